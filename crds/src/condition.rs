@@ -1,0 +1,52 @@
+//! The conditions that every kind reports, and the reasons they give.
+//!
+//! `Ready` summarises; the others say where a resource stands. Each condition is written on the
+//! first visit, with `observedGeneration`, so that `kubectl wait --for=condition=Ready` can
+//! neither hang on an absent condition nor return a stale one.
+
+/// Everything that the resource asks for is there.
+pub const READY: &str = "Ready";
+/// The spec is valid.
+pub const ACCEPTED: &str = "Accepted";
+/// What the spec declares exists in Kafka and Cassandra.
+pub const PROVISIONED: &str = "Provisioned";
+/// The worker pods run and make progress (`DataPipeline` only).
+pub const RUNNING: &str = "Running";
+
+/// Reasons of conditions: one word each, stable, for people and for programs.
+pub mod reason {
+    /// All is as declared.
+    pub const READY: &str = "Ready";
+    /// The spec is valid.
+    pub const VALID: &str = "Valid";
+    /// The spec is wrong; the message names the field and the way out.
+    pub const INVALID_SPEC: &str = "InvalidSpec";
+    /// The SQL or the schema is wrong; the message names the sink, the line and the column.
+    pub const INVALID_SQL: &str = "InvalidSQL";
+    /// What exists has another type, primary key or partition count, and can't be altered to fit.
+    pub const INCOMPATIBLE: &str = "Incompatible";
+    /// An older resource claims the same topic or keyspace.
+    pub const RESOURCE_CONFLICT: &str = "ResourceConflict";
+    /// A Secret that the spec names, or a key in it, isn't there.
+    pub const SECRET_MISSING: &str = "SecretMissing";
+    /// Kafka can't be reached.
+    pub const KAFKA_UNREACHABLE: &str = "KafkaUnreachable";
+    /// Kafka refuses the credentials or the operation.
+    pub const KAFKA_REFUSED: &str = "KafkaRefused";
+    /// Cassandra can't be reached.
+    pub const CASSANDRA_UNREACHABLE: &str = "CassandraUnreachable";
+    /// Cassandra refuses the credentials or the statement.
+    pub const CASSANDRA_REFUSED: &str = "CassandraRefused";
+    /// A step before this one has failed or isn't done.
+    pub const WAITING: &str = "Waiting";
+    /// Pods are being started or replaced.
+    pub const PROGRESSING: &str = "Progressing";
+    /// Pods run and make progress.
+    pub const RUNNING: &str = "Running";
+    /// `spec.paused` is set.
+    pub const PAUSED: &str = "Paused";
+    /// A worker reports an error and retries.
+    pub const WORKER_ERROR: &str = "WorkerError";
+    /// The resource is being deleted.
+    pub const DELETING: &str = "Deleting";
+}

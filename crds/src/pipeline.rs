@@ -1,0 +1,267 @@
+//! `DataPipeline`: source → topic → SQL → tables, as one resource.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::core::v1::ResourceRequirements, apimachinery::pkg::apis::meta::v1::Condition,
+};
+use kube::{CustomResource, KubeSchema, ResourceExt, core::Rule};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    DeletionPolicy,
+    connection::{CassandraConnection, KafkaConnection},
+    keyspace::PrimaryKey,
+    source::Source,
+};
+
+/// A pipeline: records come from a source, go through a Kafka topic and SQL, and become rows.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "millstream.dev",
+    version = "v1alpha1",
+    kind = "DataPipeline",
+    namespaced,
+    status = "DataPipelineStatus",
+    derive = "PartialEq",
+    shortname = "dp",
+    category = "millstream",
+    doc = "A pipeline: records come from a source, go through a Kafka topic and SQL, and become rows.",
+    scale(spec_replicas_path = ".spec.replicas", status_replicas_path = ".status.replicas", label_selector_path = ".status.selector"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
+    printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.replicas"),
+    printcolumn(name = "Lag", type_ = "integer", json_path = ".status.lag"),
+    printcolumn(name = "Rows", type_ = "integer", json_path = ".status.rows"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].message", priority = 1),
+    validation = Rule::new("self.metadata.name.size() <= 50").message("metadata.name may have 50 characters at most: the names of the pods are made from it")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct DataPipelineSpec {
+    /// Stop the workers, after they have finished what they hold; nothing else changes.
+    #[serde(default)]
+    pub paused: bool,
+    /// Number of process pods. Also set by `kubectl scale` and autoscalers.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub replicas: i32,
+    /// Where the records come from.
+    pub source: Source,
+    /// The shape of a record, as SQL column definitions; nested with `STRUCT<>` and `ARRAY<>`.
+    #[schemars(length(min = 1, max = 65536))]
+    pub schema: String,
+    /// The Kafka topic between the source and the sinks.
+    #[serde(default)]
+    pub topic: PipelineTopic,
+    /// Where the rows go. Each sink has a consumer group of its own: one that stands still does not
+    /// stop the others.
+    #[schemars(length(min = 1, max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub sinks: Vec<Sink>,
+    /// Whether the topic, and the tables that this pipeline declared, are removed with it.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+    /// Resources of each worker container; the operator's default where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+    /// The Kafka cluster; the operator's default where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kafka: Option<KafkaConnection>,
+    /// The Cassandra cluster; the operator's default where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cassandra: Option<CassandraConnection>,
+}
+
+fn one() -> i32 {
+    1
+}
+
+impl DataPipeline {
+    /// The name of the pipeline's topic in Kafka.
+    pub fn topic_name(&self) -> String {
+        self.spec
+            .topic
+            .name
+            .clone()
+            .unwrap_or_else(|| self.name_any())
+    }
+
+    /// The name of the topic that takes the records which can't be processed.
+    pub fn dead_letter_topic_name(&self) -> String {
+        format!("{}.dead-letter", self.topic_name())
+    }
+}
+
+/// The topic of a pipeline.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.name) == has(oldSelf.name) && (!has(self.name) || self.name == oldSelf.name)").message("topic.name is immutable: make a new pipeline instead"))]
+#[x_kube(validation = Rule::new("self.partitions == oldSelf.partitions").message("topic.partitions is immutable: more partitions would move keys between them and break the order of updates"))]
+pub struct PipelineTopic {
+    /// Name in Kafka; the pipeline's name where absent. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 237), regex(pattern = r"^[a-zA-Z0-9._-]+$"))]
+    pub name: Option<String>,
+    /// Number of partitions, and so of process pods that can work side by side. Immutable.
+    #[serde(default = "four")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub partitions: i32,
+    /// Replicas of each partition; the brokers' default where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 32767))]
+    pub replication_factor: Option<i32>,
+    /// Topic configuration, as Kafka names it. Keys that aren't listed aren't managed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub config: BTreeMap<String, String>,
+    /// JSON Pointers to the fields whose values are the record's key; where absent, the fields
+    /// behind the sinks' primary keys. Records of one key stay in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub key: Vec<String>,
+}
+
+fn four() -> i32 {
+    4
+}
+
+impl Default for PipelineTopic {
+    fn default() -> Self {
+        PipelineTopic {
+            name: None,
+            partitions: four(),
+            replication_factor: None,
+            config: BTreeMap::new(),
+            key: Vec::new(),
+        }
+    }
+}
+
+/// A sink: a query over the topic's records, and the table that takes its rows.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Sink {
+    /// Name of the sink, unique in the pipeline.
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+    )]
+    pub name: String,
+    /// A `SELECT` over `records`. Besides the schema's columns there are `_key`, `_partition`,
+    /// `_offset` and `_timestamp`.
+    #[schemars(length(min = 1, max = 65536))]
+    pub sql: String,
+    /// The Cassandra table that takes the rows.
+    pub cassandra: CassandraSink,
+}
+
+/// A Cassandra table that takes rows.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct CassandraSink {
+    /// Name of the keyspace in Cassandra. It is made where neither a Keyspace resource nor
+    /// Cassandra has it.
+    #[schemars(length(min = 1, max = 48), regex(pattern = r"^[a-z][a-z0-9_]*$"))]
+    pub keyspace: String,
+    /// Name of the table.
+    #[schemars(length(min = 1, max = 48), regex(pattern = r"^[a-z][a-z0-9_]*$"))]
+    pub table: String,
+    /// The primary key, where the pipeline declares the table (from the SQL's result); absent where
+    /// a Keyspace resource declares it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub primary_key: Option<PrimaryKey>,
+    /// Consistency level of the writes.
+    #[serde(default)]
+    pub consistency: ConsistencyLevel,
+}
+
+/// How many replicas must have a row before it counts as written.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConsistencyLevel {
+    /// One replica.
+    #[serde(rename = "ONE")]
+    One,
+    /// One replica in the local datacenter.
+    #[serde(rename = "LOCAL_ONE")]
+    LocalOne,
+    /// Most replicas of the local datacenter.
+    #[default]
+    #[serde(rename = "LOCAL_QUORUM")]
+    LocalQuorum,
+    /// Most replicas of all datacenters.
+    #[serde(rename = "QUORUM")]
+    Quorum,
+    /// Most replicas of each datacenter.
+    #[serde(rename = "EACH_QUORUM")]
+    EachQuorum,
+    /// All replicas.
+    #[serde(rename = "ALL")]
+    All,
+}
+
+/// What was last seen of the pipeline.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct DataPipelineStatus {
+    /// The generation of the spec that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready`, `Accepted`, `Provisioned`, `Running`.
+    #[serde(default)]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// Number of process pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i32>,
+    /// Label selector of the process pods, for autoscalers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// Records in the topic since it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<i64>,
+    /// Lag of the sink that lags most, in records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag: Option<i64>,
+    /// Rows written by all sinks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<i64>,
+    /// What was last seen of the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceStatus>,
+    /// What was last seen of each sink.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub sinks: Vec<SinkStatus>,
+}
+
+/// What was last seen of the source.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceStatus {
+    /// Whether a source with an end has given all its records.
+    #[serde(default)]
+    pub complete: bool,
+    /// The last error, while it lasts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}
+
+/// What was last seen of a sink.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct SinkStatus {
+    /// Name of the sink.
+    pub name: String,
+    /// Records in the topic that it has not committed yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag: Option<i64>,
+    /// Rows written; a record that is written again after a crash counts once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<i64>,
+    /// Records that went to the dead-letter topic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_lettered: Option<i64>,
+    /// The last error, while it lasts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}

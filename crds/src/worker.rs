@@ -1,0 +1,200 @@
+//! What the operator tells a worker, and what a worker answers.
+//!
+//! The operator writes a [`WorkerConfig`] into a ConfigMap; the worker reads it once at its start.
+//! Credentials are never in it: they are files of a mounted Secret, named in [`credentials`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    connection::{CassandraConnection, KafkaConnection},
+    keyspace::TableSpec,
+    pipeline::ConsistencyLevel,
+    source::Source,
+};
+
+/// Port of the worker's HTTP endpoints: `/healthz`, `/readyz`, `/metrics`, `/status`.
+pub const HTTP_PORT: u16 = 8080;
+
+/// Largest record that goes through a pipeline, in bytes; larger ones go to the dead letter.
+/// Kafka's own default for `max.message.bytes`.
+pub const MAX_RECORD_BYTES: usize = 1024 * 1024;
+
+/// `max.message.bytes` of a dead-letter topic; of a record that is larger, the beginning is kept.
+pub const MAX_DEAD_LETTER_BYTES: usize = 10 * 1024 * 1024;
+
+/// File names in the folder of mounted credentials; a file that isn't needed isn't there.
+pub mod credentials {
+    /// SASL user name for Kafka.
+    pub const KAFKA_USERNAME: &str = "kafka-username";
+    /// SASL password for Kafka.
+    pub const KAFKA_PASSWORD: &str = "kafka-password";
+    /// Certificate authority of Kafka, PEM.
+    pub const KAFKA_CA: &str = "kafka-ca.crt";
+    /// User name for Cassandra.
+    pub const CASSANDRA_USERNAME: &str = "cassandra-username";
+    /// Password for Cassandra.
+    pub const CASSANDRA_PASSWORD: &str = "cassandra-password";
+    /// Certificate authority of Cassandra, PEM.
+    pub const CASSANDRA_CA: &str = "cassandra-ca.crt";
+}
+
+/// Headers of a record in a dead-letter topic. Numbers are decimal text.
+pub mod dead_letter {
+    /// Why the record is here, in one sentence.
+    pub const REASON: &str = "millstream-reason";
+    /// `namespace/name` of the pipeline.
+    pub const PIPELINE: &str = "millstream-pipeline";
+    /// `ingest`, or the name of the sink that couldn't take the record.
+    pub const STAGE: &str = "millstream-stage";
+    /// The topic that the record was in, or was meant for.
+    pub const TOPIC: &str = "millstream-topic";
+    /// The partition that the record was in.
+    pub const PARTITION: &str = "millstream-partition";
+    /// The record's offset.
+    pub const OFFSET: &str = "millstream-offset";
+    /// Bytes of the whole record, where only its beginning is kept.
+    pub const TRUNCATED_FROM: &str = "millstream-truncated-from";
+}
+
+/// A worker's configuration: the stage is configuration, the loop is one.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(tag = "stage", rename_all = "camelCase")]
+pub enum WorkerConfig {
+    /// Source → topic.
+    Ingest(IngestConfig),
+    /// Topic → SQL → sinks.
+    Process(ProcessConfig),
+}
+
+/// A resource's identity.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct PipelineRef {
+    /// Namespace of the DataPipeline.
+    pub namespace: String,
+    /// Name of the DataPipeline.
+    pub name: String,
+}
+
+impl std::fmt::Display for PipelineRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl PipelineRef {
+    /// Consumer group of a sink.
+    pub fn sink_group(&self, sink: &str) -> String {
+        format!("millstream.{}.{}.{sink}", self.namespace, self.name)
+    }
+
+    /// Consumer group under which the ingest stage keeps its position: no consumer ever joins it,
+    /// the position is the metadata of the offset that is committed for partition 0.
+    pub fn ingest_group(&self) -> String {
+        // `_` can't be in the name of a sink.
+        self.sink_group("_ingest")
+    }
+}
+
+/// The topic between the stages.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct TopicRef {
+    /// Name in Kafka.
+    pub name: String,
+    /// Identity in Kafka. A topic with another id is another topic.
+    pub id: String,
+    /// Microseconds since 1970; a row's write timestamp is this plus the record's offset.
+    pub timestamp_base: i64,
+    /// Number of partitions.
+    pub partitions: i32,
+}
+
+/// Configuration of the ingest stage.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct IngestConfig {
+    /// The pipeline.
+    pub pipeline: PipelineRef,
+    /// The Kafka cluster.
+    pub kafka: KafkaConnection,
+    /// Where the records go.
+    pub topic: TopicRef,
+    /// Where the records go that can't be processed.
+    pub dead_letter_topic: String,
+    /// JSON Pointers to the fields that make the record's key.
+    pub key: Vec<String>,
+    /// Where the records come from.
+    pub source: Source,
+    /// The shape of a record, as in the DataPipeline.
+    pub schema: String,
+}
+
+/// Configuration of the process stage.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ProcessConfig {
+    /// The pipeline.
+    pub pipeline: PipelineRef,
+    /// The Kafka cluster.
+    pub kafka: KafkaConnection,
+    /// The Cassandra cluster.
+    pub cassandra: CassandraConnection,
+    /// Where the records come from.
+    pub topic: TopicRef,
+    /// Where the records go that can't be processed.
+    pub dead_letter_topic: String,
+    /// The shape of a record, as in the DataPipeline.
+    pub schema: String,
+    /// The sinks.
+    pub sinks: Vec<SinkConfig>,
+}
+
+/// Configuration of a sink.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct SinkConfig {
+    /// Name of the sink.
+    pub name: String,
+    /// The query, as in the DataPipeline.
+    pub sql: String,
+    /// Keyspace of the table.
+    pub keyspace: String,
+    /// The table as it is declared.
+    pub table: TableSpec,
+    /// Consistency level of the writes.
+    pub consistency: ConsistencyLevel,
+}
+
+/// What the worker answers under `/status`.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerStatus {
+    /// Whether a source with an end has given all its records, and Kafka has them.
+    #[serde(default)]
+    pub complete: bool,
+    /// Errors that last: of the ingest stage under `ingest`, of the process stage under the sink's
+    /// name. Never a secret.
+    #[serde(default)]
+    pub errors: std::collections::BTreeMap<String, String>,
+}
+
+/// Cumulative counts of a sink and a topic partition, kept as the metadata of the committed offset:
+/// they move exactly when the offset moves.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct CommitMetadata {
+    /// Rows written.
+    #[serde(default)]
+    pub rows: i64,
+    /// Records sent to the dead-letter topic.
+    #[serde(default)]
+    pub dead_lettered: i64,
+}
+
+impl CommitMetadata {
+    /// Parses a committed offset's metadata; what isn't ours counts as nothing.
+    pub fn parse(metadata: &str) -> Self {
+        serde_json::from_str(metadata).unwrap_or_default()
+    }
+}

@@ -1,0 +1,65 @@
+//! Builds, brings up, demonstrates and tests Millstream: `cargo xtask --help`.
+
+mod cache;
+mod debian;
+mod environment;
+mod oci;
+mod process;
+mod progress;
+mod provider;
+mod services;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use provider::{Action, ProviderName};
+use services::Service;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, about)]
+struct Xtask {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Brings up Kubernetes, Kafka, Cassandra, Redis and the schema registry on this machine.
+    Up {
+        /// Where Kubernetes runs; kind where a Docker engine answers, else a node of our own.
+        #[arg(long)]
+        provider: Option<ProviderName>,
+    },
+    /// Stops everything that `up` started and removes its data.
+    Down {
+        #[arg(long)]
+        provider: Option<ProviderName>,
+    },
+    /// Shows what runs, and where.
+    Status {
+        /// Prints the addresses, credentials and paths as JSON; fails when nothing is up.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Starts, stops or restarts one of the data services; its data stays.
+    Service { action: Action, service: Service },
+    /// Gives container images, as OCI archives, to the cluster.
+    Load {
+        #[arg(required = true, value_name = "IMAGE.TAR")]
+        images: Vec<PathBuf>,
+    },
+    /// Prints the path of the kubeconfig: `export KUBECONFIG=$(cargo xtask kubeconfig)`.
+    Kubeconfig,
+}
+
+fn main() -> Result<()> {
+    match Xtask::parse().command {
+        Command::Up { provider } => provider::up(provider).map(drop),
+        Command::Down { provider } => provider::down(provider),
+        Command::Status { json } => provider::status(json),
+        Command::Service { action, service } => provider::service(action, service),
+        Command::Load { images } => provider::load(&images),
+        Command::Kubeconfig => provider::kubeconfig(),
+    }
+}

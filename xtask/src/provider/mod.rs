@@ -1,0 +1,177 @@
+//! Where Kubernetes and the data services run: two providers behind one interface.
+
+mod kind;
+mod node;
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::cache;
+use crate::environment::{Environment, run_folder};
+use crate::process;
+use crate::progress::Progress;
+use crate::services::Service;
+
+/// The providers by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProviderName {
+    /// Kubernetes in Docker; the services are pods from the public images.
+    Kind,
+    /// A one-node Kubernetes in namespaces of its own, from package registries alone.
+    Node,
+}
+
+/// What is done to a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Action {
+    Start,
+    Stop,
+    Restart,
+}
+
+/// One part of what is up, for `status`.
+pub struct Part {
+    pub name: String,
+    /// In a word or two, with the process id where there is one.
+    pub state: String,
+    pub address: String,
+}
+
+/// A place for Kubernetes and the services.
+pub trait Provider {
+    /// Brings everything up, or up again what died; returns at once what already runs.
+    fn up(&self, progress: &Progress) -> Result<Environment>;
+    /// Leaves no process, interface, route or data.
+    fn down(&self, progress: &Progress) -> Result<()>;
+    /// Empty when nothing is up.
+    fn parts(&self) -> Result<Vec<Part>>;
+    fn service(&self, action: Action, service: Service, progress: &Progress) -> Result<()>;
+    /// Gives images, as OCI archives, to the cluster.
+    fn load(&self, images: &[PathBuf]) -> Result<()>;
+}
+
+fn provider(name: ProviderName) -> Result<Box<dyn Provider>> {
+    Ok(match name {
+        ProviderName::Kind => Box::new(kind::Kind::new()?),
+        ProviderName::Node => Box::new(node::Node::new(run_folder()?)),
+    })
+}
+
+/// The one asked for; else the one that is up; else the one that this machine can run.
+fn choose(asked: Option<ProviderName>) -> Result<Box<dyn Provider>> {
+    let running = Environment::load()?.map(|environment| environment.provider);
+    if let (Some(asked), Some(running)) = (asked, running)
+        && asked != running
+    {
+        bail!("the provider {running:?} is up: run `cargo xtask down` first");
+    }
+    let name = asked.or(running).unwrap_or_else(|| {
+        let mut docker = Command::new("docker");
+        match process::succeeds(docker.arg("info"), Duration::from_secs(5)) {
+            true => ProviderName::Kind,
+            false => ProviderName::Node,
+        }
+    });
+    provider(name)
+}
+
+/// One command at a time changes what runs.
+fn exclusively() -> Result<std::fs::File> {
+    cache::lock(&cache::root()?.join("run.lock"))
+}
+
+/// Brings everything up; safe to call when it is.
+///
+/// # Errors
+/// The part that failed, why, and where its log is.
+pub fn up(asked: Option<ProviderName>) -> Result<Environment> {
+    let _lock = exclusively()?;
+    let progress = Progress::new();
+    let environment = choose(asked)?.up(&progress)?;
+    environment.save()?;
+    let at = &environment.addresses;
+    progress.say(format!(
+        "up: Kafka {}, Cassandra {}, Redis {}, registry {}",
+        at.kafka, at.cassandra, at.redis, at.registry
+    ));
+    println!("export KUBECONFIG={}", environment.kubeconfig.display());
+    Ok(environment)
+}
+
+/// # Errors
+/// When something can't be removed.
+pub fn down(asked: Option<ProviderName>) -> Result<()> {
+    let _lock = exclusively()?;
+    let progress = Progress::new();
+    choose(asked)?.down(&progress)?;
+    progress.say("down: nothing is left running");
+    Ok(())
+}
+
+/// # Errors
+/// With `json`, when nothing is up.
+pub fn status(json: bool) -> Result<()> {
+    let environment = Environment::load()?;
+    let parts = match &environment {
+        Some(environment) => provider(environment.provider)?.parts()?,
+        None => Vec::new(),
+    };
+    let Some(environment) = environment.filter(|_| !parts.is_empty()) else {
+        if json {
+            bail!("nothing is up: run `cargo xtask up`");
+        }
+        println!("nothing is up: run `cargo xtask up`");
+        return Ok(());
+    };
+    if json {
+        println!("{}", serde_json::to_string_pretty(&environment)?);
+        return Ok(());
+    }
+    for part in &parts {
+        println!("{:<24} {:<24} {}", part.name, part.state, part.address);
+    }
+    println!("\nlogs        {}", environment.logs.display());
+    println!("kubeconfig  {}", environment.kubeconfig.display());
+    Ok(())
+}
+
+/// # Errors
+/// When nothing is up, or the service doesn't do as it is told.
+pub fn service(action: Action, service: Service) -> Result<()> {
+    let _lock = exclusively()?;
+    let environment = running()?;
+    provider(environment.provider)?.service(action, service, &Progress::new())
+}
+
+/// # Errors
+/// When nothing is up, or an archive isn't an image.
+pub fn load(images: &[PathBuf]) -> Result<()> {
+    let _lock = exclusively()?;
+    for image in images {
+        if !image.is_file() {
+            bail!("there is no {}", image.display());
+        }
+    }
+    provider(running()?.provider)?.load(images)
+}
+
+/// # Errors
+/// When nothing is up.
+pub fn kubeconfig() -> Result<()> {
+    println!("{}", running()?.kubeconfig.display());
+    Ok(())
+}
+
+/// The environment that is up.
+///
+/// # Errors
+/// When nothing is.
+pub fn running() -> Result<Environment> {
+    Environment::load()?.context("nothing is up: run `cargo xtask up`")
+}
