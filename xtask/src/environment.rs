@@ -86,7 +86,7 @@ impl Environment {
     }
 }
 
-fn file(run: &Path) -> PathBuf {
+pub fn file(run: &Path) -> PathBuf {
     run.join("environment.json")
 }
 

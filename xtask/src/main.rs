@@ -8,6 +8,7 @@ mod process;
 mod progress;
 mod provider;
 mod services;
+mod template;
 
 use std::path::PathBuf;
 

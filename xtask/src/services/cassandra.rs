@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use super::jars::Jars;
 use super::{CASSANDRA_PASSWORD, CASSANDRA_USER, Launch, Place, wire};
 use crate::progress::Progress;
-use crate::provider::render;
+use crate::template::render;
 
 pub(super) const PORT: u16 = 9042;
 pub(super) const JARS: Jars = Jars {

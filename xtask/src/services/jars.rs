@@ -32,10 +32,9 @@ impl Jars {
             maven
                 .args(["--batch-mode", "--strict-checksums", "--file"])
                 .arg(pom)
-                .arg(format!("org.apache.maven.plugins:maven-dependency-plugin:{}", self.goal))
+                .arg(format!("org.apache.maven.plugins:maven-dependency-plugin:3.8.1:{}", self.goal))
                 .arg(format!("-DoutputDirectory={}", folder.display()))
-                .arg("-DincludeScope=runtime")
-                .arg("-Dmdep.useSubDirectoryPerArtifact=false");
+                .arg("-DincludeScope=runtime");
             let log = cache::root()?.join(format!("maven-{}.log", self.name));
             process::logged(&mut maven, &log, &step, Duration::from_secs(900))
                 .with_context(|| format!("fetching {}", self.name))?;

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use super::jars::Jars;
 use super::{Launch, Place, wire};
 use crate::progress::Progress;
-use crate::provider::render;
+use crate::template::render;
 
 pub(super) const PORT: u16 = 9092;
 pub(super) const JARS: Jars = Jars {

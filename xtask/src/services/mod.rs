@@ -22,6 +22,10 @@ use crate::progress::Progress;
 
 pub const CASSANDRA_USER: &str = "cassandra";
 pub const CASSANDRA_PASSWORD: &str = "cassandra";
+/// Kafka's second listener: SASL_PLAINTEXT with PLAIN and SCRAM-SHA-512.
+pub const KAFKA_SASL_PORT: u16 = 9094;
+/// Where the registry's Confluent-compatible API lies.
+pub const REGISTRY_API: &str = "/apis/ccompat/v7";
 pub const KAFKA_USER: &str = "app";
 pub const KAFKA_PASSWORD: &str = "app-secret";
 

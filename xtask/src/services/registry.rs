@@ -5,12 +5,10 @@ use std::net::SocketAddr;
 use anyhow::{Result, ensure};
 
 use super::jars::Jars;
-use super::{Launch, Place, wire};
+use super::{Launch, Place, REGISTRY_API, wire};
 use crate::progress::Progress;
 
 pub(super) const PORT: u16 = 8081;
-/// Under it lies the API that Confluent's clients speak.
-pub(super) const API: &str = "/apis/ccompat/v7";
 pub(super) const JARS: Jars = Jars {
     name: "registry",
     pom: include_str!("../../services/registry/pom.xml"),
@@ -46,7 +44,7 @@ pub(super) fn launch(place: &Place, progress: &Progress) -> Result<Launch> {
 /// Asks for the compatibility rule, and sets it as Confluent's registry has it: the start
 /// value here is `NONE`.
 pub(super) fn probe(address: SocketAddr) -> Result<()> {
-    let path = format!("{API}/config");
+    let path = format!("{REGISTRY_API}/config");
     let (status, body) = wire::http(address, "GET", &path, "")?;
     ensure!(status.contains(" 200"), "{status}");
     if body.contains("BACKWARD") {

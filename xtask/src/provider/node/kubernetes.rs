@@ -1,0 +1,231 @@
+//! Kubernetes itself: its programs, their order, and when it serves.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::layout::{API_PORT, Layout, NODE, NODE_NAME, SERVICES, text};
+use super::namespaces::{Namespaces, Unit};
+use super::units::{Units, words};
+use crate::process::{self, SHORT};
+use crate::progress::Progress;
+
+/// For a loaded machine; an idle one takes seconds.
+const TIMEOUT: Duration = Duration::from_secs(180);
+const ETCD: &str = "http://127.0.0.1:2379";
+const ETCD_PEER: &str = "http://127.0.0.1:2380";
+
+/// The names of the parts, in the order they start.
+pub(super) const PARTS: [&str; 8] = [
+    "etcd",
+    "apiserver",
+    "containerd",
+    "controller-manager",
+    "scheduler",
+    "kubelet",
+    "proxy",
+    "dns",
+];
+
+/// The cluster in the node.
+pub(super) struct Kubernetes<'a> {
+    pub(super) layout: &'a Layout,
+    pub(super) binaries: &'a Path,
+}
+
+impl Kubernetes<'_> {
+    /// Starts what doesn't run and returns when pods can.
+    pub(super) fn up(&self, node: &Namespaces, units: &Units, progress: &Progress) -> Result<()> {
+        let step = progress.step("Kubernetes");
+        let unit = |name: &'static str, command: Vec<String>| Unit { name, command };
+        // 1. What needs nothing.
+        let mut first = false;
+        first |= units.start(&unit("etcd", self.etcd()))?;
+        first |= units.start(&unit("apiserver", self.apiserver()))?;
+        let runtime = units.start(&unit("containerd", self.containerd()))?;
+        if runtime {
+            self.import(node, units, &self.binaries.join("pause.tar"))?;
+        }
+        // 2. The API server: before its RBAC roles exist, the others give up or back off.
+        units.wait("apiserver", "the API server is ready", TIMEOUT, || self.api_is_ready())?;
+        // 3. What needs it.
+        for (name, command) in [
+            ("controller-manager", self.controller_manager()),
+            ("scheduler", self.scheduler()),
+            ("kubelet", self.kubelet()),
+            ("proxy", self.proxy()),
+            ("dns", self.dns()),
+        ] {
+            first |= units.start(&unit(name, command))?;
+        }
+        // 4. A pod can start.
+        units.wait("kubelet", "the node is Ready", TIMEOUT, || self.node_is_ready())?;
+        units.wait("controller-manager", "the default service account exists", TIMEOUT, || {
+            let mut get = self.kubectl();
+            Ok(process::succeeds(get.args(["get", "serviceaccount", "default"]), SHORT))
+        })?;
+        if first || runtime {
+            step.done("ready");
+        }
+        Ok(())
+    }
+
+    /// Gives an image archive to containerd.
+    pub(super) fn load(&self, node: &Namespaces, image: &Path) -> Result<()> {
+        let mut import = node.enter();
+        import
+            .args(["ctr", "--namespace", "k8s.io", "--address"])
+            .arg(self.layout.containerd_socket())
+            .args(["images", "import"])
+            .arg(image);
+        process::output(&mut import, Duration::from_secs(300))
+            .map(drop)
+            .with_context(|| format!("loading {}", image.display()))
+    }
+
+    pub(super) fn kubectl_path(&self) -> PathBuf {
+        self.binaries.join("kubectl")
+    }
+
+    fn import(&self, node: &Namespaces, units: &Units, image: &Path) -> Result<()> {
+        let image = image.canonicalize()?;
+        units.wait("containerd", "containerd takes images", TIMEOUT, || {
+            Ok(self.layout.containerd_socket().exists() && self.load(node, &image).is_ok())
+        })
+    }
+
+    fn kubectl(&self) -> Command {
+        let mut kubectl = Command::new(self.kubectl_path());
+        kubectl
+            .arg("--kubeconfig")
+            .arg(self.layout.kubeconfig())
+            .arg("--request-timeout=5s")
+            // Its discovery cache belongs to the cluster.
+            .arg(format!("--cache-dir={}", self.layout.run.join("kubectl").display()));
+        kubectl
+    }
+
+    fn api_is_ready(&self) -> Result<bool> {
+        let mut get = self.kubectl();
+        Ok(process::succeeds(get.args(["get", "--raw", "/readyz"]), SHORT))
+    }
+
+    fn node_is_ready(&self) -> Result<bool> {
+        let path = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
+        let mut get = self.kubectl();
+        let ready = process::output(get.args(["get", "node", NODE_NAME, "-o", path]), SHORT);
+        Ok(ready.is_ok_and(|status| status.trim() == "True"))
+    }
+
+    fn program(&self, name: &str) -> String {
+        text(&self.binaries.join(name))
+    }
+
+    fn config(&self, name: &str) -> String {
+        text(&self.layout.config().join(name))
+    }
+
+    fn pki(&self, name: &str) -> String {
+        text(&self.layout.pki().join(name))
+    }
+
+    fn etcd(&self) -> Vec<String> {
+        let data = text(&self.layout.data("etcd"));
+        words([
+            self.program("etcd"),
+            "--name=node0".into(),
+            format!("--data-dir={data}"),
+            format!("--listen-client-urls={ETCD}"),
+            format!("--advertise-client-urls={ETCD}"),
+            format!("--listen-peer-urls={ETCD_PEER}"),
+            format!("--initial-advertise-peer-urls={ETCD_PEER}"),
+            format!("--initial-cluster=node0={ETCD_PEER}"),
+            // The data lives as long as the machine stays up.
+            "--unsafe-no-fsync".into(),
+            "--log-level=warn".into(),
+        ])
+    }
+
+    fn apiserver(&self) -> Vec<String> {
+        words([
+            self.program("kube-apiserver"),
+            format!("--etcd-servers={ETCD}"),
+            "--bind-address=0.0.0.0".into(),
+            format!("--secure-port={API_PORT}"),
+            format!("--advertise-address={NODE}"),
+            format!("--tls-cert-file={}", self.pki("apiserver.crt")),
+            format!("--tls-private-key-file={}", self.pki("apiserver.key")),
+            format!("--client-ca-file={}", self.pki("ca.crt")),
+            format!("--token-auth-file={}", self.pki("tokens.csv")),
+            "--authorization-mode=Node,RBAC".into(),
+            "--service-account-issuer=https://kubernetes.default.svc".into(),
+            format!("--service-account-key-file={}", self.pki("service-account.pub")),
+            format!("--service-account-signing-key-file={}", self.pki("service-account.key")),
+            format!("--service-cluster-ip-range={SERVICES}"),
+            "--allow-privileged=true".into(),
+            format!("--kubelet-client-certificate={}", self.pki("kubelet-client.crt")),
+            format!("--kubelet-client-key={}", self.pki("kubelet-client.key")),
+            "--kubelet-preferred-address-types=InternalIP".into(),
+            format!("--audit-policy-file={}", self.config("audit.yaml")),
+            format!("--audit-log-path={}", text(&self.layout.audit_log())),
+            "--profiling=false".into(),
+        ])
+    }
+
+    fn containerd(&self) -> Vec<String> {
+        words(["containerd".into(), "--config".into(), self.config("containerd.toml")])
+    }
+
+    fn controller_manager(&self) -> Vec<String> {
+        let kubeconfig = self.config("controller-manager.kubeconfig");
+        words([
+            self.program("kube-controller-manager"),
+            format!("--kubeconfig={kubeconfig}"),
+            format!("--authentication-kubeconfig={kubeconfig}"),
+            format!("--authorization-kubeconfig={kubeconfig}"),
+            format!("--service-account-private-key-file={}", self.pki("service-account.key")),
+            format!("--root-ca-file={}", self.pki("ca.crt")),
+            "--use-service-account-credentials".into(),
+            "--leader-elect=false".into(),
+            "--bind-address=127.0.0.1".into(),
+            "--secure-port=10257".into(),
+            format!("--cert-dir={}", self.pki("controller-manager")),
+        ])
+    }
+
+    fn scheduler(&self) -> Vec<String> {
+        let kubeconfig = self.config("scheduler.kubeconfig");
+        words([
+            self.program("kube-scheduler"),
+            format!("--kubeconfig={kubeconfig}"),
+            format!("--authentication-kubeconfig={kubeconfig}"),
+            format!("--authorization-kubeconfig={kubeconfig}"),
+            "--leader-elect=false".into(),
+            "--bind-address=127.0.0.1".into(),
+            "--secure-port=10259".into(),
+            format!("--cert-dir={}", self.pki("scheduler")),
+        ])
+    }
+
+    fn kubelet(&self) -> Vec<String> {
+        words([
+            self.program("kubelet"),
+            format!("--config={}", self.config("kubelet.yaml")),
+            format!("--kubeconfig={}", self.config("kubelet.kubeconfig")),
+            format!("--root-dir={}", text(&self.layout.run.join("kubelet"))),
+            format!("--cert-dir={}", self.pki("kubelet")),
+            format!("--hostname-override={NODE_NAME}"),
+            format!("--node-ip={NODE}"),
+        ])
+    }
+
+    fn proxy(&self) -> Vec<String> {
+        words([self.program("kube-proxy"), format!("--config={}", self.config("proxy.yaml"))])
+    }
+
+    fn dns(&self) -> Vec<String> {
+        words([self.program("coredns"), "-conf".into(), self.config("Corefile")])
+    }
+}

