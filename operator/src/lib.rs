@@ -1,1 +1,210 @@
-//! stub
+//! The operator of Millstream: the only writer of Kafka's topics, of Cassandra's schema, and of
+//! the status of DataPipelines, Topics and Keyspaces. It never touches a record.
+//!
+//! Each kind has a folder. A reconcile observes, plans (pure), applies and reports. Only `kafka`
+//! and `cassandra` know their drivers.
+
+pub mod cassandra;
+pub mod claims;
+pub mod conditions;
+pub mod config;
+pub mod connections;
+pub mod context;
+pub mod controller;
+pub mod credentials;
+pub mod deadline;
+pub mod error;
+pub mod kafka;
+pub mod keyspace;
+pub mod metrics;
+pub mod pipeline;
+pub mod server;
+pub mod topic;
+
+use std::{
+    net::Ipv4Addr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use futures::StreamExt;
+use kube::{
+    Api, Client,
+    core::DeserializeGuard,
+    runtime::{
+        Controller, WatchStreamExt, controller as kube_controller,
+        events::{Recorder, Reporter},
+        reflector::{self, Store, reflector},
+        watcher,
+    },
+};
+use millstream_api::{DataPipeline, Keyspace, Topic};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{Config, Options},
+    context::{Context, Kind, Stores},
+    controller::Reconcile,
+    credentials::Credentials,
+    metrics::Metrics,
+    pipeline::children::{MANAGED_BY, OPERATOR},
+};
+
+/// How long running reconciles may take after SIGTERM.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// Runs the operator until SIGTERM or Ctrl-C.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let config = Arc::new(Config::load(&options.config)?);
+    let client = Client::try_default()
+        .await
+        .context("can't find out how to reach the Kubernetes API: set KUBECONFIG, or run in a pod")?;
+    let stop = CancellationToken::new();
+
+    let topics = topic::controller(watch::<Topic>(&client, &stop));
+    let keyspaces = keyspace::controller(watch::<Keyspace>(&client, &stop));
+    let pipelines = pipeline::controller(watch::<DataPipeline>(&client, &stop), &client);
+    let stores = Stores {
+        topics: topics.store(),
+        keyspaces: keyspaces.store(),
+        pipelines: pipelines.store(),
+        deployments: reflect(&client),
+        config_maps: reflect(&client),
+        pods: reflect(&client),
+    };
+    let metrics = Arc::new(Metrics::default());
+    let context = Arc::new(Context {
+        credentials: Credentials {
+            client: client.clone(),
+            config: config.clone(),
+            folder: options.credentials_dir.clone(),
+        },
+        config,
+        resync: options.resync,
+        stores,
+        metrics: metrics.clone(),
+        recorder: Recorder::new(client.clone(), reporter()),
+        http: reqwest::Client::builder()
+            .timeout(Duration::from_secs(2))
+            .build()?,
+        client,
+        kafkas: Default::default(),
+        cassandras: Default::default(),
+        memory: Default::default(),
+    });
+
+    let ready = Arc::new(AtomicBool::new(false));
+    serve(options.http_port, server::Health { metrics, ready: ready.clone() }, stop.clone()).await?;
+    tokio::spawn(stop_on_signal(stop.clone()));
+    tokio::spawn(announce(context.clone(), ready));
+
+    let work = async {
+        tokio::join!(
+            run_controller(topics, context.clone()),
+            run_controller(keyspaces, context.clone()),
+            run_controller(pipelines, context.clone()),
+        )
+    };
+    tokio::select! {
+        _ = work => tracing::info!("stopped"),
+        () = async { stop.cancelled().await; tokio::time::sleep(DRAIN).await } => {
+            tracing::warn!("stopped before all reconciles were done");
+        }
+    }
+    Ok(())
+}
+
+/// Workers' objects must be there before a pipeline is looked at: it would think them gone.
+async fn run_controller<K: Reconcile>(
+    controller: Controller<DeserializeGuard<K>>,
+    context: Arc<Context>,
+) {
+    let filled = async {
+        let stores = &context.stores;
+        let _ = tokio::join!(
+            stores.deployments.wait_until_ready(),
+            stores.config_maps.wait_until_ready(),
+            stores.pods.wait_until_ready(),
+        );
+    };
+    filled.await;
+    controller::run(controller, context).await;
+}
+
+fn watch<K: Kind>(client: &Client, stop: &CancellationToken) -> Controller<DeserializeGuard<K>> {
+    let settings = kube_controller::Config::default()
+        .concurrency(16)
+        .debounce(Duration::from_millis(100));
+    Controller::new(Api::all(client.clone()), watcher::Config::default())
+        .with_config(settings)
+        .graceful_shutdown_on(stop.clone().cancelled_owned())
+}
+
+/// Watches what the operator made of a kind.
+fn reflect<K>(client: &Client) -> Store<K>
+where
+    K: Kind,
+{
+    let (store, writer) = reflector::store();
+    let mine = watcher::Config::default().labels(&format!("{MANAGED_BY}={OPERATOR}"));
+    let stream = reflector(writer, watcher::watcher(Api::<K>::all(client.clone()), mine))
+        .default_backoff()
+        .touched_objects();
+    tokio::spawn(stream.for_each(|event| async move {
+        if let Err(error) = event {
+            tracing::warn!(kind = %K::kind(&()), %error, "watch");
+        }
+    }));
+    store
+}
+
+fn reporter() -> Reporter {
+    Reporter {
+        controller: "millstream.dev/operator".into(),
+        instance: std::env::var("HOSTNAME").ok(),
+    }
+}
+
+async fn announce(context: Arc<Context>, ready: Arc<AtomicBool>) {
+    let stores = &context.stores;
+    let _ = tokio::join!(
+        stores.topics.wait_until_ready(),
+        stores.keyspaces.wait_until_ready(),
+        stores.pipelines.wait_until_ready(),
+    );
+    ready.store(true, Ordering::Relaxed);
+    tracing::info!("watching DataPipelines, Topics and Keyspaces");
+}
+
+async fn serve(port: u16, health: server::Health, stop: CancellationToken) -> anyhow::Result<()> {
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
+        .await
+        .with_context(|| format!("can't listen on port {port}: choose another with --http-port"))?;
+    let server = axum::serve(listener, server::router(health))
+        .with_graceful_shutdown(stop.cancelled_owned());
+    tokio::spawn(server.into_future());
+    Ok(())
+}
+
+async fn stop_on_signal(stop: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = match signal(SignalKind::terminate()) {
+        Ok(terminate) => terminate,
+        Err(error) => return tracing::error!(%error, "can't listen for SIGTERM"),
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    tracing::info!("stopping: running reconciles are finished first");
+    stop.cancel();
+}
+
+/// Bytes in hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

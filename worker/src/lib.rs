@@ -1,1 +1,94 @@
-//! stub
+//! The worker: one loop (read → transform → write → acknowledge → commit); the stage is
+//! configuration.
+//!
+//! - [`stage::ingest`]: records of a [`source`] become records of the topic.
+//! - [`stage::process`]: records of the topic go through SQL ([`transform`]) into a [`sink`].
+//!
+//! A worker may die at any instant: a position or an offset is committed only after everything
+//! before it has been acknowledged, and writing a record again changes nothing.
+
+pub mod batch;
+pub mod config;
+pub mod dead_letter;
+pub mod decode;
+pub mod kafka;
+pub mod metrics;
+pub mod pointer;
+pub mod position;
+pub mod retry;
+pub mod server;
+pub mod sink;
+pub mod source;
+pub mod stage;
+pub mod status;
+pub mod transform;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use millstream_api::worker::WorkerConfig;
+use tokio_util::sync::CancellationToken;
+
+use crate::{config::Credentials, metrics::Metrics, status::Status};
+
+/// A drain that takes longer is given up; what isn't committed is done again by the next worker.
+const DRAIN: Duration = Duration::from_secs(15);
+
+/// Runs the stage until SIGTERM or SIGINT, then drains it. Fails only on what a restart or a
+/// new configuration has to mend.
+pub async fn run(
+    config: WorkerConfig,
+    credentials: Credentials,
+    http_port: u16,
+) -> anyhow::Result<()> {
+    let status = Arc::new(Status::default());
+    let metrics = Arc::new(Metrics::default());
+    let shutdown = CancellationToken::new();
+    let listener = tokio::net::TcpListener::bind(("0.0.0.0", http_port))
+        .await
+        .with_context(|| format!("can't listen on port {http_port}"))?;
+    tracing::info!(address = %listener.local_addr()?, "listening");
+    let server = tokio::spawn(server::serve(listener, status.clone(), metrics.clone()));
+    tokio::spawn(cancel_on_signal(shutdown.clone()));
+
+    let stage = async {
+        match config {
+            WorkerConfig::Ingest(config) => {
+                stage::ingest::run(config, &credentials, status, metrics, shutdown.clone()).await
+            }
+            WorkerConfig::Process(config) => {
+                stage::process::run(config, &credentials, status, metrics, shutdown.clone()).await
+            }
+        }
+    };
+    let given_up = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(DRAIN).await;
+    };
+    let result = tokio::select! {
+        result = stage => result,
+        () = given_up => {
+            tracing::warn!("the drain took longer than {DRAIN:?}; what isn't committed will be done again");
+            Ok(())
+        }
+    };
+    server.abort();
+    result
+}
+
+async fn cancel_on_signal(shutdown: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        tracing::error!("signals can't be received; the worker will not drain");
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("draining");
+    shutdown.cancel();
+}

@@ -1,1 +1,115 @@
-fn main() {}
+//! `millstream-worker`: runs one stage of a DataPipeline.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use millstream_worker::config::Credentials;
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const EXAMPLES: &str = "\
+Examples:
+  Run as the operator does:
+    millstream-worker run --config /etc/millstream/worker.yaml --credentials-dir /etc/millstream/credentials
+
+  Run by hand, and see what it does:
+    RUST_LOG=millstream_worker=debug millstream-worker run --config worker.yaml --http-port 0 --log-format human";
+
+/// Runs one stage of a DataPipeline: source to topic, or topic through SQL to tables.
+#[derive(Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the stage that the configuration names, until SIGTERM or SIGINT.
+    #[command(after_help = EXAMPLES)]
+    Run(Run),
+}
+
+#[derive(clap::Args)]
+struct Run {
+    /// The configuration, as the operator writes it.
+    #[arg(
+        long,
+        env = "MILLSTREAM_CONFIG",
+        default_value = "/etc/millstream/worker.yaml"
+    )]
+    config: PathBuf,
+    /// The folder with the credentials for Kafka and Cassandra, one file each.
+    #[arg(
+        long,
+        env = "MILLSTREAM_CREDENTIALS_DIR",
+        default_value = "/etc/millstream/credentials"
+    )]
+    credentials_dir: PathBuf,
+    /// Port of /healthz, /readyz, /metrics and /status; 0 for any that is free.
+    #[arg(long, env = "MILLSTREAM_HTTP_PORT", default_value_t = millstream_api::worker::HTTP_PORT)]
+    http_port: u16,
+    /// How log lines are written.
+    #[arg(long, env = "MILLSTREAM_LOG_FORMAT", default_value = "json")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+fn main() -> ExitCode {
+    // Two providers are linked in (ring and aws-lc), so rustls can't choose by itself.
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
+        eprintln!("the TLS provider was installed twice");
+        return ExitCode::FAILURE;
+    }
+    let Command::Run(run) = Arguments::parse().command;
+    start_logging(run.log_format);
+    match run_stage(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_stage(run: Run) -> anyhow::Result<()> {
+    let config = millstream_worker::config::load(&run.config)?;
+    let credentials = Credentials::new(run.credentials_dir);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        // The rebalance callback of a consumer may block one of them.
+        .worker_threads(
+            std::thread::available_parallelism()
+                .map_or(2, |n| n.get())
+                .max(2),
+        )
+        .build()?;
+    let result = runtime.block_on(millstream_worker::run(config, credentials, run.http_port));
+    // What still blocks on a server that doesn't answer must not hold up the end.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    result
+}
+
+fn start_logging(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("info,scylla=error,librdkafka=error"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Human => builder.init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}

@@ -1,7 +1,7 @@
 //! Debian packages: what is missing is named, with the reason, and installed.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
@@ -57,7 +57,7 @@ pub fn ensure(packages: &[&str], why: &str, progress: &Progress) -> Result<()> {
 /// # Errors
 /// As [`ensure`].
 pub fn ensure_program(program: &str, package: &str, why: &str, progress: &Progress) -> Result<()> {
-    if on_path(program) {
+    if find(program).is_some() {
         return Ok(());
     }
     ensure(&[package], why, progress)
@@ -70,13 +70,16 @@ pub fn is_root() -> Result<bool> {
     Ok(id.trim() == "0")
 }
 
-fn on_path(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+/// Where the path has `program`.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
 }
 
 fn missing<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
-    if !on_path("dpkg-query") {
+    if find("dpkg-query").is_none() {
         bail!(
             "this needs Debian or Ubuntu (there is no dpkg-query): use `--provider kind` with a \
              Docker engine instead"
@@ -88,8 +91,16 @@ fn missing<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
         .args(packages)
         .output()?;
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-    let installed = |name: &str| listed.lines().any(|line| line == format!("{name} installed"));
-    Ok(packages.iter().copied().filter(|name| !installed(name)).collect())
+    let installed = |name: &str| {
+        listed
+            .lines()
+            .any(|line| line == format!("{name} installed"))
+    };
+    Ok(packages
+        .iter()
+        .copied()
+        .filter(|name| !installed(name))
+        .collect())
 }
 
 fn lists_are_stale() -> bool {
@@ -117,7 +128,8 @@ fn apt(arguments: &[&str], log: &Path, step: &crate::progress::Step) -> Result<(
 /// One that a killed `up` left behind is recognised by its text, and removed.
 struct NoAutostart(Option<&'static Path>);
 
-const STAY_OFF: &str = "#!/bin/sh\n# written by Millstream's xtask while it installs packages\nexit 101\n";
+const STAY_OFF: &str =
+    "#!/bin/sh\n# written by Millstream's xtask while it installs packages\nexit 101\n";
 
 impl NoAutostart {
     fn new() -> Result<Self> {

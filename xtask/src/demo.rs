@@ -45,7 +45,8 @@ pub fn demo(options: &Options) -> Result<()> {
 fn show(progress: &Progress) -> Result<()> {
     let (environment, images) = test::installed(progress)?;
     let apis = std::fs::read_to_string(root().join("examples/apis/deploy.yaml"))?;
-    install::apply(&environment, &apis.replace("millstream/apis:latest", &images.apis.reference))?;
+    let published = concat!("millstream/apis:", env!("CARGO_PKG_VERSION"));
+    install::apply(&environment, &apis.replace(published, &images.apis.reference))?;
     let rollout = ["-n", "millstream-examples", "rollout", "status", "deployment/apis", "--timeout=60s"];
     process::output(kubectl(&environment).args(rollout), Duration::from_secs(70))?;
 

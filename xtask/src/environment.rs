@@ -81,7 +81,9 @@ impl Environment {
         let run = run_folder()?;
         let mut file_at = tempfile::NamedTempFile::new_in(&run)?;
         serde_json::to_writer_pretty(&mut file_at, self)?;
-        file_at.persist(file(&run)).context("writing environment.json")?;
+        file_at
+            .persist(file(&run))
+            .context("writing environment.json")?;
         Ok(())
     }
 }
@@ -118,6 +120,6 @@ mod tests {
             logs: "logs".into(),
             services: vec![Service::Kafka],
         };
-        insta::assert_json_snapshot!(environment);
+        insta::assert_yaml_snapshot!(environment);
     }
 }

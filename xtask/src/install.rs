@@ -38,10 +38,20 @@ pub fn install(environment: &Environment, images: &Images, progress: &Progress) 
     let step = progress.step("installing the charts");
     apply(environment, &namespace_and_credentials(environment))?;
     let charts = root().join("charts");
-    helm(environment, "millstream-crds", &charts.join("millstream-crds"), &[])?;
+    helm(
+        environment,
+        "millstream-crds",
+        &charts.join("millstream-crds"),
+        &[],
+    )?;
     let values = values(&environment.in_cluster, images);
     let values: Vec<_> = values.iter().map(String::as_str).collect();
-    helm(environment, "millstream", &charts.join("millstream"), &values)?;
+    helm(
+        environment,
+        "millstream",
+        &charts.join("millstream"),
+        &values,
+    )?;
     step.done(format!("done: the operator runs in {NAMESPACE}"));
     Ok(())
 }
@@ -53,7 +63,13 @@ pub fn install(environment: &Environment, images: &Images, progress: &Progress) 
 pub fn apply(environment: &Environment, manifests: &str) -> Result<()> {
     let file = tempfile::NamedTempFile::new()?;
     std::fs::write(file.path(), manifests)?;
-    process::run(kubectl(environment).arg("apply").arg("--server-side").arg("-f").arg(file.path()))
+    process::run(
+        kubectl(environment)
+            .arg("apply")
+            .arg("--server-side")
+            .arg("-f")
+            .arg(file.path()),
+    )
 }
 
 fn helm(environment: &Environment, release: &str, chart: &Path, values: &[&str]) -> Result<()> {
@@ -67,14 +83,19 @@ fn helm(environment: &Environment, release: &str, chart: &Path, values: &[&str])
         command.args(["--set-string", value]);
     }
     let why = || format!("see `kubectl -n {NAMESPACE} get pods,events`");
-    process::output(&mut command, HELM).with_context(why).map(drop)
+    process::output(&mut command, HELM)
+        .with_context(why)
+        .map(drop)
 }
 
 /// The connections are those of the services that `up` started.
 fn values(services: &Addresses, images: &Images) -> Vec<String> {
     let image = |name: &str, reference: &str| {
         let (repository, tag) = reference.rsplit_once(':').unwrap_or((reference, ""));
-        [format!("image.{name}.repository={repository}"), format!("image.{name}.tag={tag}")]
+        [
+            format!("image.{name}.repository={repository}"),
+            format!("image.{name}.tag={tag}"),
+        ]
     };
     let mut values = vec![
         format!("kafka.bootstrapServers={}", services.kafka),
@@ -87,7 +108,11 @@ fn values(services: &Addresses, images: &Images) -> Vec<String> {
 }
 
 fn namespace_and_credentials(environment: &Environment) -> String {
-    let Environment { cassandra_user, cassandra_password, .. } = environment;
+    let Environment {
+        cassandra_user,
+        cassandra_password,
+        ..
+    } = environment;
     format!(
         "apiVersion: v1
 kind: Namespace

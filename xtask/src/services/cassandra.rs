@@ -20,35 +20,35 @@ const LOGBACK: &str = include_str!("../../services/cassandra/logback.xml");
 /// The Java options, one a line; `#` begins a comment.
 const JVM: &str = include_str!("../../services/cassandra/jvm.options");
 
-pub(super) fn launch(place: &Place, progress: &Progress) -> Result<Launch> {
-    let jars = JARS.fetch(progress)?;
-    let data = place.data.display().to_string();
-    let config = place.config.display().to_string();
-    let address = place.address.to_string();
-    let values: &[(&str, &str)] = &[
-        ("address", &address),
-        ("data", &data),
-        ("config", &config),
-    ];
-    std::fs::write(place.config.join("cassandra.yaml"), render(YAML, values)?)?;
+pub(super) fn configure(place: &Place) -> Result<()> {
+    std::fs::write(place.config.join("cassandra.yaml"), fill(YAML, place)?)?;
     std::fs::write(place.config.join("logback.xml"), LOGBACK)?;
     std::fs::create_dir_all(place.data.join("triggers"))?;
+    Ok(())
+}
 
-    let mut server = vec!["java".to_owned()];
-    let options = render(JVM, values)?;
+fn fill(template: &str, place: &Place) -> Result<String> {
+    let values = [
+        ("address", &*place.address.to_string()),
+        ("data", &*place.data.display().to_string()),
+        ("config", &*place.config.display().to_string()),
+    ];
+    render(template, &values)
+}
+
+pub(super) fn command(place: &Place, progress: &Progress) -> Result<Launch> {
+    let jars = JARS.fetch(progress)?;
+    let options = fill(JVM, place)?;
     let options = options.lines().map(str::trim);
     let options = options.filter(|line| !line.is_empty() && !line.starts_with('#'));
-    server.extend(options.map(str::to_owned));
+    let mut server: Vec<_> = options.map(str::to_owned).collect();
     server.extend([
         "-cp".to_owned(),
         // Jars alone: a folder on the class path would turn class-data sharing off.
         format!("{}/*", jars.display()),
         "org.apache.cassandra.service.CassandraDaemon".to_owned(),
     ]);
-    Ok(Launch {
-        before: None,
-        server,
-    })
+    Launch::java(place, server)
 }
 
 // Opcodes of the CQL native protocol, version 4.
@@ -65,7 +65,11 @@ pub(super) fn probe(address: SocketAddr) -> Result<()> {
     let token = format!("\0{CASSANDRA_USER}\0{CASSANDRA_PASSWORD}");
     let mut credentials = (token.len() as u32).to_be_bytes().to_vec();
     credentials.extend(token.bytes());
-    expect(&mut stream, &frame(AUTH_RESPONSE, &credentials), AUTH_SUCCESS)
+    expect(
+        &mut stream,
+        &frame(AUTH_RESPONSE, &credentials),
+        AUTH_SUCCESS,
+    )
 }
 
 fn frame(opcode: u8, body: &[u8]) -> Vec<u8> {

@@ -3,15 +3,18 @@
 //! Each file says how its server is started and asks it, in its own protocol, whether it
 //! serves; where the process lives is the provider's business.
 
+mod archive;
 mod cassandra;
 mod jars;
+mod java;
 mod kafka;
 mod redis;
 mod registry;
 mod wire;
 
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -26,8 +29,10 @@ pub const CASSANDRA_PASSWORD: &str = "cassandra";
 pub const KAFKA_SASL_PORT: u16 = 9094;
 /// Where the registry's Confluent-compatible API lies.
 pub const REGISTRY_API: &str = "/apis/ccompat/v7";
-pub const KAFKA_USER: &str = "app";
-pub const KAFKA_PASSWORD: &str = "app-secret";
+pub const KAFKA_USERS: [(&str, &str); 2] = [("admin", "admin-secret"), ("app", "app-secret")];
+/// The one that status tells of.
+pub const KAFKA_USER: &str = KAFKA_USERS[1].0;
+pub const KAFKA_PASSWORD: &str = KAFKA_USERS[1].1;
 
 /// The services by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
@@ -65,29 +70,35 @@ impl Service {
         Duration::from_secs(180)
     }
 
-    /// Fetches the server's jars into the cache.
+    /// Fetches the server's jars and prepares fast starts; gives the Java options for them.
     ///
     /// # Errors
-    /// When Maven fails.
-    pub fn fetch(self, progress: &Progress) -> Result<()> {
-        match self {
-            Self::Kafka => kafka::JARS.fetch(progress).map(drop),
-            Self::Cassandra => cassandra::JARS.fetch(progress).map(drop),
-            Self::Registry => registry::JARS.fetch(progress).map(drop),
-            Self::Redis => Ok(()),
-        }
+    /// When Maven fails, or the server doesn't start at all.
+    pub fn fetch(self, progress: &Progress) -> Result<Vec<String>> {
+        archive::options(self, progress)
     }
 
     /// Writes the server's configuration and says how it is started.
     ///
     /// # Errors
-    /// When the jars aren't there or a file can't be written.
+    /// When the jars can't be fetched or a file can't be written.
     pub fn launch(self, place: &Place, progress: &Progress) -> Result<Launch> {
+        fs::create_dir_all(place.data)?;
+        fs::create_dir_all(place.config)?;
         match self {
-            Self::Kafka => kafka::launch(place, progress),
-            Self::Cassandra => cassandra::launch(place, progress),
-            Self::Redis => redis::launch(place),
-            Self::Registry => registry::launch(place, progress),
+            Self::Kafka => kafka::configure(place)?,
+            Self::Cassandra => cassandra::configure(place)?,
+            Self::Redis | Self::Registry => {}
+        }
+        self.command(place, progress)
+    }
+
+    fn command(self, place: &Place, progress: &Progress) -> Result<Launch> {
+        match self {
+            Self::Kafka => kafka::command(place, progress),
+            Self::Cassandra => cassandra::command(place, progress),
+            Self::Redis => Ok(redis::command(place)),
+            Self::Registry => registry::command(place, progress),
         }
     }
 
@@ -111,14 +122,67 @@ pub struct Place<'a> {
     pub address: IpAddr,
     /// For its files; kept while the environment is up.
     pub data: &'a Path,
-    pub config: PathBuf,
+    pub config: &'a Path,
+    /// Those that [`Service::fetch`] gave.
+    pub java_options: Vec<String>,
 }
 
-/// Commands that start a server.
+/// How a server is started.
 #[derive(Debug)]
 pub struct Launch {
-    /// Runs to its end first: formats a storage folder, say.
-    pub before: Option<Vec<String>>,
-    /// The server, in the foreground.
-    pub server: Vec<String>,
+    /// What the process is in the end.
+    pub program: &'static str,
+    /// Stays in the foreground.
+    pub command: Vec<String>,
+}
+
+impl Launch {
+    fn new(program: &'static str, arguments: Vec<String>) -> Self {
+        let command = [vec![program.to_owned()], arguments].concat();
+        Self { program, command }
+    }
+
+    fn java(place: &Place, arguments: Vec<String>) -> Result<Self> {
+        let java = java::find()?.program.display().to_string();
+        Ok(Self {
+            program: "java",
+            command: [vec![java], place.java_options.clone(), arguments].concat(),
+        })
+    }
+
+    /// Runs another command first; the server starts if that succeeds.
+    fn after(mut self, first: &[String]) -> Self {
+        let script = format!("{} && exec {}", quoted(first), quoted(&self.command));
+        self.command = vec!["sh".to_owned(), "-c".to_owned(), script];
+        self
+    }
+}
+
+/// Words as a shell takes them literally.
+fn quoted(words: &[String]) -> String {
+    let words = words
+        .iter()
+        .map(|word| format!("'{}'", word.replace('\'', r"'\''")));
+    words.collect::<Vec<_>>().join(" ")
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_starts_after_its_preparation_and_only_if_that_succeeds() {
+        let run = |first: &str| {
+            let launch = Launch::new("echo", words(&["it's", "$HOME"])).after(&words(&[first]));
+            let (program, arguments) = launch.command.split_first().unwrap();
+            let output = std::process::Command::new(program).args(arguments).output();
+            String::from_utf8(output.unwrap().stdout).unwrap()
+        };
+        assert_eq!(run("true"), "it's $HOME\n");
+        assert_eq!(run("false"), "");
+    }
 }

@@ -15,11 +15,10 @@ pub(super) const JARS: Jars = Jars {
     goal: "unpack",
 };
 
-pub(super) fn launch(place: &Place, progress: &Progress) -> Result<Launch> {
+pub(super) fn command(place: &Place, progress: &Progress) -> Result<Launch> {
     let jars = JARS.fetch(progress)?;
     let data = place.data.display();
     let server = vec![
-        "java".to_owned(),
         "-Xmx256m".to_owned(),
         "-XX:+UseSerialGC".to_owned(),
         "-XX:TieredStopAtLevel=1".to_owned(),
@@ -33,12 +32,11 @@ pub(super) fn launch(place: &Place, progress: &Progress) -> Result<Launch> {
         format!("-Dapicurio.datasource.url=jdbc:h2:file:{data}/registry"),
         format!("-Djava.io.tmpdir={data}"),
         "-jar".to_owned(),
-        jars.join("apicurio-registry-app-3.0.9-runner.jar").display().to_string(),
+        jars.join("apicurio-registry-app-3.0.9-runner.jar")
+            .display()
+            .to_string(),
     ];
-    Ok(Launch {
-        before: None,
-        server,
-    })
+    Launch::java(place, server)
 }
 
 /// Asks for the compatibility rule, and sets it as Confluent's registry has it: the start

@@ -44,7 +44,9 @@ pub(super) fn binaries(progress: &Progress) -> Result<PathBuf> {
     let flags = linker_flags()?;
     let mut parts = vec![GO_MOD, GO_SUM, go.trim(), &flags, PAUSE_IMAGE];
     parts.extend(MAINS);
-    cache::entry("bin", &cache::key(&parts), |folder| build(folder, &flags, progress))
+    cache::entry("bin", &cache::key(&parts), |folder| {
+        build(folder, &flags, progress)
+    })
 }
 
 fn build(folder: &Path, flags: &str, progress: &Progress) -> Result<()> {
@@ -58,7 +60,16 @@ fn build(folder: &Path, flags: &str, progress: &Progress) -> Result<()> {
     ] {
         let mut build = go();
         build
-            .args(["build", "-v", "-trimpath", "-tags", "providerless", "-ldflags", flags, "-o"])
+            .args([
+                "build",
+                "-v",
+                "-trimpath",
+                "-tags",
+                "providerless",
+                "-ldflags",
+                flags,
+                "-o",
+            ])
             .args([folder.join(name).as_os_str(), package.as_ref()]);
         process::logged(&mut build, &log, &step, TIMEOUT)?;
     }
@@ -97,7 +108,10 @@ fn linker_flags() -> Result<String> {
     };
     let minor = rest.split('.').next().unwrap_or(rest);
     let mut flags = "-s -w".to_owned();
-    for package in ["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"] {
+    for package in [
+        "k8s.io/component-base/version",
+        "k8s.io/client-go/pkg/version",
+    ] {
         for (name, value) in [
             ("gitVersion", version),
             ("gitMajor", major),
@@ -127,6 +141,9 @@ mod tests {
     fn the_programs_carry_the_version_of_the_module() {
         assert_eq!(kubernetes_version(GO_MOD).unwrap(), "v1.36.3");
         let flags = linker_flags().unwrap();
-        assert!(flags.contains("-X k8s.io/client-go/pkg/version.gitMinor=36 "), "{flags}");
+        assert!(
+            flags.contains("-X k8s.io/client-go/pkg/version.gitMinor=36 "),
+            "{flags}"
+        );
     }
 }

@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::layout::{API_PORT, CGROUP, Layout, NODE, PAUSE_IMAGE, PODS, text};
+use super::mounts;
 use super::pki::{self, USERS};
 use crate::process::{self, SHORT};
 use crate::template::render;
@@ -37,8 +38,9 @@ pub(super) fn write(layout: &Layout) -> Result<()> {
     fs::create_dir_all(config.join("cni"))?;
     // Pods ask the cluster's DNS, which forwards nothing.
     fs::write(config.join("resolv.conf"), "")?;
-    let (run, node) = (text(&layout.run), NODE.to_string());
+    let (run, node, covered) = (text(&layout.run), NODE.to_string(), mounts::list());
     let values = [
+        ("covered", covered.as_str()),
         ("run", run.as_str()),
         ("node", node.as_str()),
         ("pods", PODS),
@@ -65,11 +67,18 @@ fn write_kubeconfigs(layout: &Layout, tokens: &[String]) -> Result<()> {
     for ((name, _, _), token) in USERS.iter().zip(tokens) {
         let (path, host) = match *name {
             "admin" => (layout.kubeconfig(), NODE.to_string()),
-            _ => (layout.config().join(format!("{name}.kubeconfig")), "127.0.0.1".to_owned()),
+            _ => (
+                layout.config().join(format!("{name}.kubeconfig")),
+                "127.0.0.1".to_owned(),
+            ),
         };
         let server = format!("{host}:{API_PORT}");
-        let values: [(&str, &str); 4] =
-            [("server", &server), ("ca", &authority), ("user", name), ("token", token)];
+        let values: [(&str, &str); 4] = [
+            ("server", &server),
+            ("ca", &authority),
+            ("user", name),
+            ("token", token),
+        ];
         pki::write_secret(&path, &render(KUBECONFIG, &values)?)?;
     }
     Ok(())
@@ -79,8 +88,14 @@ fn write_kubeconfigs(layout: &Layout, tokens: &[String]) -> Result<()> {
 fn containerd_major() -> Result<u32> {
     let version = process::output(Command::new("containerd").arg("--version"), SHORT)?;
     let number = version.split_whitespace().nth(2).unwrap_or_default();
-    let major = number.trim_start_matches('v').split('.').next().unwrap_or_default();
-    major.parse().with_context(|| format!("containerd calls itself {version}"))
+    let major = number
+        .trim_start_matches('v')
+        .split('.')
+        .next()
+        .unwrap_or_default();
+    major
+        .parse()
+        .with_context(|| format!("containerd calls itself {version}"))
 }
 
 #[cfg(test)]
@@ -89,7 +104,12 @@ mod tests {
 
     #[test]
     fn the_templates_are_yaml_once_their_values_are_in() {
-        let values = [("run", "/run"), ("node", "10.97.0.2"), ("pods", PODS), ("cgroup", CGROUP)];
+        let values = [
+            ("run", "/run"),
+            ("node", "10.97.0.2"),
+            ("pods", PODS),
+            ("cgroup", CGROUP),
+        ];
         for (name, template) in TEMPLATES.iter().filter(|(name, _)| name.ends_with(".yaml")) {
             let text = render(template, &values).unwrap();
             let parsed: serde_json::Value = serde_saphyr::from_str(&text).unwrap();

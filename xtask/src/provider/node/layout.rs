@@ -60,6 +60,11 @@ impl Layout {
         self.run.join("containerd.sock")
     }
 
+    /// The folders outside the run folder that were made for it.
+    pub(super) fn made_folders(&self) -> PathBuf {
+        self.run.join("made-folders")
+    }
+
     /// Made by process 1 once the namespaces are fit to live in.
     pub(super) fn namespaces_ready(&self) -> PathBuf {
         self.run.join("namespaces-ready")

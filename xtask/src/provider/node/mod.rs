@@ -13,6 +13,7 @@ mod cgroups;
 mod config;
 mod kubernetes;
 mod layout;
+mod mounts;
 mod namespaces;
 mod net;
 mod pki;
@@ -21,18 +22,16 @@ mod units;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use self::kubernetes::Kubernetes;
-use self::layout::{API_PORT, Layout, NODE, address, text};
+use self::layout::{API_PORT, Layout, NODE, address};
 use self::namespaces::{Namespaces, Unit};
 use self::units::Units;
 use super::{Action, Part, Provider, ProviderName};
 use crate::debian;
 use crate::environment::{Addresses, Environment};
-use crate::process;
 use crate::progress::Progress;
 use crate::services::{self, Place, Service};
 
@@ -57,10 +56,10 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) fn new(run: PathBuf) -> Result<Self> {
-        Ok(Self {
+    pub(super) fn new(run: PathBuf) -> Self {
+        Self {
             layout: Layout { run },
-        })
+        }
     }
 
     fn find(&self) -> Option<Namespaces> {
@@ -77,7 +76,9 @@ impl Node {
         thread::scope(|scope| {
             let jars = scope.spawn(|| {
                 let fetched = Service::ALL.iter().map(|service| service.fetch(progress));
-                fetched.collect::<Result<()>>()
+                fetched
+                    .map(|options| options.map(drop))
+                    .collect::<Result<()>>()
             });
             let binaries = build::binaries(progress);
             join(jars)?;
@@ -87,14 +88,13 @@ impl Node {
 
     /// The namespaces that are there, or new ones over an empty run folder.
     fn namespaces(&self, progress: &Progress) -> Result<Namespaces> {
-        cgroups::create()?;
         let node = match self.find() {
             Some(node) => node,
             None => {
                 let step = progress.step("the node's namespaces");
-                net::disconnect()?;
                 self.clear()?;
                 fs::create_dir_all(self.layout.logs())?;
+                mounts::create(&self.layout)?;
                 config::write(&self.layout)?;
                 let init = self.layout.config().join("init.sh");
                 let node = Namespaces::create(&self.layout, &init)?;
@@ -102,11 +102,17 @@ impl Node {
                 node
             }
         };
+        cgroups::create()?;
         net::connect(&node)?;
         Ok(node)
     }
 
+    /// Ends the node and takes away what it leaves.
     fn clear(&self) -> Result<()> {
+        namespaces::end_all(&self.layout)?;
+        net::disconnect()?;
+        cgroups::remove()?;
+        mounts::remove(&self.layout)?;
         match fs::remove_dir_all(&self.layout.run) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("removing {}", self.layout.run.display()))
@@ -115,47 +121,34 @@ impl Node {
         }
     }
 
-    fn start_service(
-        &self,
-        service: Service,
-        node: &Namespaces,
-        units: &Units,
-        progress: &Progress,
-    ) -> Result<()> {
+    fn start_service(&self, service: Service, units: &Units, progress: &Progress) -> Result<()> {
         let name = service.name();
         if !units.runs(name) {
             let step = progress.step(name);
             let place = Place {
                 address: address(),
                 data: &self.layout.data(name),
-                config: self.layout.config().join(name),
+                config: &self.layout.config().join(name),
+                java_options: service.fetch(progress)?,
             };
-            fs::create_dir_all(place.data)?;
-            fs::create_dir_all(&place.config)?;
             let launch = service.launch(&place, progress)?;
-            if let Some(before) = launch.before {
-                let mut command = node.enter();
-                let log = self.layout.log(name);
-                process::logged(command.args(before), &log, &step, Duration::from_secs(120))?;
-            }
-            let command = launch.server;
-            units.start(&Unit { name, command })?;
-            self.await_service(service, units)?;
+            units.start(&Unit {
+                name,
+                program: launch.program.to_owned(),
+                command: launch.command,
+            })?;
+            Self::await_service(service, units)?;
             step.done("ready");
             return Ok(());
         }
-        self.await_service(service, units)
+        Self::await_service(service, units)
     }
 
-    fn await_service(&self, service: Service, units: &Units) -> Result<()> {
-        let mut said = String::new();
+    fn await_service(service: Service, units: &Units) -> Result<()> {
         let what = format!("{} answers", service.name());
-        let waited = units.wait(service.name(), &what, service.start_timeout(), || {
-            let answer = service.probe(address());
-            said = answer.as_ref().err().map(|error| format!("{error:#}")).unwrap_or_default();
-            Ok(answer.is_ok())
-        });
-        waited.with_context(|| said)
+        units.wait(service.name(), &what, service.start_timeout(), || {
+            service.probe(address())
+        })
     }
 
     fn environment(&self, binaries: &Path) -> Environment {
@@ -164,7 +157,11 @@ impl Node {
             kafka_sasl: format!("{NODE}:{}", services::KAFKA_SASL_PORT),
             cassandra: format!("{NODE}:{}", Service::Cassandra.port()),
             redis: format!("{NODE}:{}", Service::Redis.port()),
-            registry: format!("http://{NODE}:{}{}", Service::Registry.port(), services::REGISTRY_API),
+            registry: format!(
+                "http://{NODE}:{}{}",
+                Service::Registry.port(),
+                services::REGISTRY_API
+            ),
         };
         Environment {
             provider: ProviderName::Node,
@@ -196,8 +193,8 @@ impl Provider for Node {
         };
         thread::scope(|scope| {
             let starts = Service::ALL.map(|service| {
-                let (node, units) = (&node, &units);
-                scope.spawn(move || self.start_service(service, node, units, progress))
+                let units = &units;
+                scope.spawn(move || self.start_service(service, units, progress))
             });
             let cluster = kubernetes.up(&node, &units, progress);
             starts.into_iter().try_for_each(join)?;
@@ -212,11 +209,6 @@ impl Provider for Node {
     fn down(&self, progress: &Progress) -> Result<()> {
         require_root()?;
         let step = progress.step("stopping the node");
-        if let Some(node) = self.find() {
-            node.destroy()?;
-        }
-        net::disconnect()?;
-        cgroups::remove()?;
         self.clear()?;
         step.done("done");
         Ok(())
@@ -255,7 +247,7 @@ impl Provider for Node {
         }
         if action != Action::Stop {
             let units = Units::new(&node, &self.layout);
-            self.start_service(service, &node, &units, progress)?;
+            self.start_service(service, &units, progress)?;
         }
         Ok(())
     }

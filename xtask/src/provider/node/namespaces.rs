@@ -26,8 +26,20 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub(super) struct Unit {
     pub(super) name: &'static str,
-    /// The program and its arguments.
+    /// What the process is when it serves; it may begin as a shell that prepares.
+    pub(super) program: String,
+    /// The command line that starts it.
     pub(super) command: Vec<String>,
+}
+
+impl Unit {
+    pub(super) fn new<const N: usize>(name: &'static str, command: [String; N]) -> Self {
+        Self {
+            name,
+            program: command.first().cloned().unwrap_or_default(),
+            command: command.into(),
+        }
+    }
 }
 
 /// A unit that was started; ends when it ends.
@@ -48,6 +60,23 @@ pub(super) struct Namespaces {
     layout: Layout,
     init: u32,
     pid_namespace: std::path::PathBuf,
+}
+
+/// Ends every process of the node, and any that is about to make one; the kernel takes
+/// mounts and interfaces away with the last.
+///
+/// Process 1 is gone only when all others of its namespace are.
+pub(super) fn end_all(layout: &Layout) -> Result<()> {
+    let run = layout.run.display().to_string();
+    process::wait_until("every process of the node ends", SHORT, || {
+        let ours = |pid: &u32| marks(*pid).is_some_and(|(of, _)| of == run);
+        let alive: Vec<_> = pids().into_iter().filter(ours).collect();
+        for pid in &alive {
+            // It may be gone by now: the next round tells.
+            let _ = signal(*pid, "KILL");
+        }
+        Ok(alive.is_empty().then_some(()))
+    })
 }
 
 impl Namespaces {
@@ -71,7 +100,14 @@ impl Namespaces {
         let log = layout.log(INIT);
         let mut unshare = Command::new("setsid");
         unshare
-            .args(["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"])
+            .args([
+                "unshare",
+                "--net",
+                "--mount",
+                "--pid",
+                "--fork",
+                "--kill-child",
+            ])
             .args(["--mount-proc", "--propagation", "private", "--", "bash"])
             .arg(script);
         let mut child = spawn(layout, &mut unshare, INIT, "bash", &log)?;
@@ -81,18 +117,6 @@ impl Namespaces {
             }
             let ready = layout.namespaces_ready().exists();
             Ok(ready.then(|| Self::find(layout)).flatten())
-        })
-    }
-
-    /// Ends every process in them; the kernel takes mounts and interfaces away with the last.
-    pub(super) fn destroy(self) -> Result<()> {
-        signal(self.init, "KILL")?;
-        // The kernel lets process 1 go only after all others of its namespace have gone.
-        let what = format!("process {} of the node ends", self.init);
-        process::wait_until(&what, SHORT, || {
-            let gone = fs::read_link(format!("/proc/{}/ns/pid", self.init));
-            let gone = gone.map_or(true, |now| now != self.pid_namespace);
-            Ok((gone && pids().into_iter().all(|pid| !self.holds(pid))).then_some(()))
         })
     }
 
@@ -126,7 +150,6 @@ impl Namespaces {
 
     /// Starts a unit in the background, detached from this terminal.
     pub(super) fn start(&self, unit: &Unit) -> Result<Started> {
-        let program = unit.command.first().context("a unit has a program")?;
         let mut command = Command::new("setsid");
         let enter = self.enter();
         command
@@ -134,7 +157,7 @@ impl Namespaces {
             .args(enter.get_args())
             .args(&unit.command);
         let log = self.layout.log(unit.name);
-        spawn(&self.layout, &mut command, unit.name, program, &log)
+        spawn(&self.layout, &mut command, unit.name, &unit.program, &log)
     }
 
     /// Asks a unit to end and waits until it has; nothing to do if it doesn't run.
@@ -165,7 +188,10 @@ fn spawn(
     let log_start = output.metadata()?.len();
     let child = command
         .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        )
         .env("HOME", &layout.run)
         .env("LANG", "C.UTF-8")
         .env(RUN, &layout.run)

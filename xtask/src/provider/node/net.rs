@@ -22,7 +22,9 @@ pub(super) fn connect(node: &Namespaces) -> Result<()> {
     if !process::succeeds(&mut inside(&show), SHORT) || !exists() {
         unplug()?;
         let init = node.init().to_string();
-        ip(&["link", "add", HOST_END, "type", "veth", "peer", "name", NODE_END, "netns", &init])?;
+        ip(&[
+            "link", "add", HOST_END, "type", "veth", "peer", "name", NODE_END, "netns", &init,
+        ])?;
     }
     let (host, node) = (format!("{HOST}/30"), format!("{NODE}/30"));
     ip(&["address", "replace", &host, "dev", HOST_END])?;
@@ -30,11 +32,21 @@ pub(super) fn connect(node: &Namespaces) -> Result<()> {
     process::run(&mut inside(&["address", "replace", &node, "dev", NODE_END]))?;
     process::run(&mut inside(&["link", "set", NODE_END, "up"]))?;
     let gateway = HOST.to_string();
-    process::run(&mut inside(&["route", "replace", "default", "via", &gateway]))?;
+    process::run(&mut inside(&[
+        "route", "replace", "default", "via", &gateway,
+    ]))?;
     for range in [PODS, SERVICES] {
         // When the node is gone, a stale pod address must not leave the machine.
         ip(&["route", "replace", "unreachable", range, "metric", "4000"])?;
-        ip(&["route", "replace", range, "via", &NODE.to_string(), "dev", HOST_END])?;
+        ip(&[
+            "route",
+            "replace",
+            range,
+            "via",
+            &NODE.to_string(),
+            "dev",
+            HOST_END,
+        ])?;
     }
     Ok(())
 }
@@ -44,7 +56,10 @@ pub(super) fn disconnect() -> Result<()> {
     unplug()?;
     for range in [PODS, SERVICES] {
         let routes = process::output(Command::new("ip").args(["route", "show", range]), SHORT)?;
-        if routes.lines().any(|route| route.starts_with("unreachable") && route.contains("4000")) {
+        if routes
+            .lines()
+            .any(|route| route.starts_with("unreachable") && route.contains("4000"))
+        {
             ip(&["route", "delete", "unreachable", range, "metric", "4000"])?;
         }
     }

@@ -32,25 +32,56 @@ pub(super) fn create(folder: &Path) -> Result<Vec<String>> {
     key(folder, "ca")?;
     openssl(
         folder,
-        &["req", "-x509", "-new", "-key", "ca.key", "-subj", "/CN=millstream", "-days", DAYS,
-          "-out", "ca.crt"],
+        &[
+            "req",
+            "-x509",
+            "-new",
+            "-key",
+            "ca.key",
+            "-subj",
+            "/CN=millstream",
+            "-days",
+            DAYS,
+            "-out",
+            "ca.crt",
+        ],
     )?;
-    let names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
-        "kubernetes.default.svc.cluster.local"].map(|name| format!("DNS:{name}")).join(",");
+    let names = [
+        "localhost",
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+    ]
+    .map(|name| format!("DNS:{name}"))
+    .join(",");
     let names = format!("subjectAltName={names},IP:127.0.0.1,IP:{NODE},IP:{API_SERVICE}");
     certificate(folder, "apiserver", "/CN=kube-apiserver", &names)?;
     let client = "extendedKeyUsage=clientAuth";
-    certificate(folder, "kubelet-client", "/O=system:masters/CN=kube-apiserver", client)?;
+    certificate(
+        folder,
+        "kubelet-client",
+        "/O=system:masters/CN=kube-apiserver",
+        client,
+    )?;
     key(folder, "service-account")?;
     openssl(
         folder,
-        &["ec", "-in", "service-account.key", "-pubout", "-out", "service-account.pub"],
+        &[
+            "ec",
+            "-in",
+            "service-account.key",
+            "-pubout",
+            "-out",
+            "service-account.pub",
+        ],
     )?;
 
     let tokens = USERS.iter().map(|_| random()).collect::<Result<Vec<_>>>()?;
-    let lines = USERS.iter().zip(&tokens).map(|((id, user, group), token)| {
-        format!("{token},{user},{id},\"{group}\"\n")
-    });
+    let lines = USERS
+        .iter()
+        .zip(&tokens)
+        .map(|((id, user, group), token)| format!("{token},{user},{id},\"{group}\"\n"));
     write_secret(&folder.join("tokens.csv"), &lines.collect::<String>())?;
     Ok(tokens)
 }
@@ -58,7 +89,12 @@ pub(super) fn create(folder: &Path) -> Result<Vec<String>> {
 /// Writes a file that only root reads.
 pub(super) fn write_secret(path: &Path, text: &str) -> Result<()> {
     let mut options = fs::OpenOptions::new();
-    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
+    let file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path);
     std::io::Write::write_all(
         &mut file.with_context(|| format!("writing {}", path.display()))?,
         text.as_bytes(),
@@ -68,21 +104,55 @@ pub(super) fn write_secret(path: &Path, text: &str) -> Result<()> {
 
 fn certificate(folder: &Path, name: &str, subject: &str, extension: &str) -> Result<()> {
     key(folder, name)?;
-    let (key, request, extensions) =
-        (format!("{name}.key"), format!("{name}.csr"), format!("{name}.ext"));
-    openssl(folder, &["req", "-new", "-key", &key, "-subj", subject, "-out", &request])?;
+    let (key, request, extensions) = (
+        format!("{name}.key"),
+        format!("{name}.csr"),
+        format!("{name}.ext"),
+    );
+    openssl(
+        folder,
+        &[
+            "req", "-new", "-key", &key, "-subj", subject, "-out", &request,
+        ],
+    )?;
     fs::write(folder.join(&extensions), extension)?;
     let certificate = format!("{name}.crt");
     openssl(
         folder,
-        &["x509", "-req", "-in", &request, "-CA", "ca.crt", "-CAkey", "ca.key",
-          "-CAcreateserial", "-days", DAYS, "-extfile", &extensions, "-out", &certificate],
+        &[
+            "x509",
+            "-req",
+            "-in",
+            &request,
+            "-CA",
+            "ca.crt",
+            "-CAkey",
+            "ca.key",
+            "-CAcreateserial",
+            "-days",
+            DAYS,
+            "-extfile",
+            &extensions,
+            "-out",
+            &certificate,
+        ],
     )
 }
 
 fn key(folder: &Path, name: &str) -> Result<()> {
     let file = format!("{name}.key");
-    openssl(folder, &["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", &file])
+    openssl(
+        folder,
+        &[
+            "ecparam",
+            "-name",
+            "prime256v1",
+            "-genkey",
+            "-noout",
+            "-out",
+            &file,
+        ],
+    )
 }
 
 fn openssl(folder: &Path, arguments: &[&str]) -> Result<()> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use super::layout::Layout;
 use super::namespaces::{Namespaces, Started, Unit};
@@ -47,36 +47,39 @@ impl<'a> Units<'a> {
         Ok(true)
     }
 
-    /// Polls until `ready`; an error quotes the unit's log, at once if the unit has ended.
+    /// Polls until `ready` succeeds; its last error tells why it didn't, with the unit's log.
+    /// Gives up at once when the unit ends.
     pub(super) fn wait(
         &self,
         unit: &str,
         what: &str,
         timeout: Duration,
-        mut ready: impl FnMut() -> Result<bool>,
+        mut ready: impl FnMut() -> Result<()>,
     ) -> Result<()> {
-        let result = process::wait_until(what, timeout, || {
-            if ready()? {
-                return Ok(Some(()));
+        let mut not_yet = None;
+        let waited = process::wait_until(what, timeout, || {
+            match ready() {
+                Ok(()) => return Ok(Some(())),
+                Err(reason) => not_yet = Some(reason),
             }
             if self.lock().get_mut(unit).is_some_and(Started::has_ended) {
                 bail!("{unit} ended");
             }
             Ok(None)
         });
-        result.with_context(|| {
-            let start = self.lock().get(unit).map_or(0, |started| started.log_start);
-            let log = process::quoted(&self.layout.log(unit), start);
-            format!("{unit} failed to start; {log}")
-        })
+        let Err(error) = waited else {
+            return Ok(());
+        };
+        let error = match not_yet {
+            Some(reason) => reason.context(error.to_string()),
+            None => error,
+        };
+        let start = self.lock().get(unit).map_or(0, |started| started.log_start);
+        let log = process::quoted(&self.layout.log(unit), start);
+        Err(error.context(format!("{unit} failed to start; {log}")))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, Started>> {
         self.started.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A command line.
-pub(super) fn words<const N: usize>(words: [String; N]) -> Vec<String> {
-    words.into()
 }

@@ -1,0 +1,102 @@
+//! What a test does with pods and pipelines.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, ListParams};
+use millstream_api::worker::PipelineRef;
+use millstream_api::{DataPipeline, condition};
+
+use crate::{Namespace, PATIENCE, await_condition, eventually};
+
+impl Namespace {
+    /// Waits until the pipeline is ready at its current spec.
+    ///
+    /// # Errors
+    /// When it isn't within two minutes.
+    pub async fn ready(&self, pipeline: &str) -> Result<DataPipeline> {
+        await_condition(&self.api(), pipeline, condition::READY, PATIENCE).await
+    }
+
+    /// Waits until the sink has acknowledged every record that is in the topic now. Asks Kafka, not
+    /// the operator.
+    ///
+    /// # Errors
+    /// When there is lag after `timeout`.
+    pub async fn drained(
+        &self,
+        pipeline: &str,
+        sink: &str,
+        topic: &str,
+        timeout: Duration,
+    ) -> Result<()> {
+        let pipeline = PipelineRef {
+            namespace: self.name.clone(),
+            name: pipeline.to_owned(),
+        };
+        let group = pipeline.sink_group(sink);
+        eventually(timeout, async || {
+            let lag = self.kafka.lag(&group, topic)?;
+            ensure!(lag == 0, "{group} lags by {lag} records");
+            Ok(())
+        })
+        .await
+    }
+
+    /// The pods of one stage (`ingest` or `process`) of a pipeline that aren't being deleted.
+    ///
+    /// # Errors
+    /// When the API server doesn't answer.
+    pub async fn pods(&self, pipeline: &str, stage: &str) -> Result<Vec<Pod>> {
+        let labels = ListParams::default().labels(&format!("millstream.dev/pipeline={pipeline}"));
+        let mut pods = self.api::<Pod>().list(&labels).await?.items;
+        let prefix = format!("{pipeline}-{stage}-");
+        pods.retain(|pod| {
+            pod.name_any().starts_with(&prefix) && pod.metadata.deletion_timestamp.is_none()
+        });
+        Ok(pods)
+    }
+
+    /// Waits until so many pods of a stage are ready, and there are no others.
+    ///
+    /// # Errors
+    /// When it isn't so within two minutes.
+    pub async fn ready_pods(&self, pipeline: &str, stage: &str, count: usize) -> Result<Vec<Pod>> {
+        eventually(PATIENCE, async || {
+            let pods = self.pods(pipeline, stage).await?;
+            let ready = pods.iter().filter(|pod| is_ready(pod)).count();
+            ensure!(
+                ready == count && pods.len() == count,
+                "{ready} of {} {stage} pods are ready, not {count} of {count}",
+                pods.len()
+            );
+            Ok(pods)
+        })
+        .await
+    }
+
+    /// Kills a pod: no SIGTERM, no drain.
+    ///
+    /// # Errors
+    /// When the API server doesn't answer.
+    pub async fn kill(&self, pod: &Pod) -> Result<()> {
+        let name = pod.name_any();
+        let namespace = pod.namespace().unwrap_or_else(|| self.name.clone());
+        let api = kube::Api::<Pod>::namespaced(self.client.clone(), &namespace);
+        api.delete(&name, &DeleteParams::default().grace_period(0))
+            .await?;
+        Ok(())
+    }
+}
+
+/// Whether the pod's readiness probe succeeds.
+pub fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    let mut conditions = conditions.into_iter().flatten();
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}

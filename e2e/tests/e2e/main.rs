@@ -1,0 +1,15 @@
+//! The promises of Millstream, held against real Kubernetes, Kafka and Cassandra: one a file.
+//!
+//! `cargo xtask test --only e2e [FILTER]` runs them. They share one machine, so one at a time.
+
+mod crashes;
+mod crd;
+mod dead_letter;
+mod deletion;
+mod ingest;
+mod keyspace;
+mod mistakes;
+mod orders;
+mod steady;
+mod topic;
+mod users;

@@ -1,0 +1,194 @@
+//! Conditions: built from what the steps say, merged with those that are there.
+
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
+use millstream_api::condition::{self, reason};
+
+use crate::error::Error;
+
+/// What one step says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub condition: &'static str,
+    pub holds: Holds,
+    pub reason: String,
+    pub message: String,
+}
+
+/// A condition's status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    True,
+    False,
+    Unknown,
+}
+
+impl Holds {
+    fn as_str(self) -> &'static str {
+        match self {
+            Holds::True => "True",
+            Holds::False => "False",
+            Holds::Unknown => "Unknown",
+        }
+    }
+}
+
+impl Verdict {
+    pub fn new(
+        condition: &'static str,
+        holds: Holds,
+        reason: &str,
+        message: impl Into<String>,
+    ) -> Self {
+        Verdict {
+            condition,
+            holds,
+            reason: reason.into(),
+            message: clip(message.into()),
+        }
+    }
+}
+
+/// Kubernetes takes messages of 32 KiB; nobody reads that much.
+fn clip(mut message: String) -> String {
+    const LONGEST: usize = 1000;
+    if message.len() > LONGEST {
+        message.truncate(message.floor_char_boundary(LONGEST));
+        message.push('…');
+    }
+    message
+}
+
+/// Verdicts of a resource that is accepted first and provisioned then.
+pub fn accepted_and_provisioned(outcome: Result<&str, &Error>) -> Vec<Verdict> {
+    let accepted = Verdict::new(
+        condition::ACCEPTED,
+        Holds::True,
+        reason::VALID,
+        "the spec is valid",
+    );
+    match outcome {
+        Ok(message) => vec![
+            accepted,
+            Verdict::new(
+                condition::PROVISIONED,
+                Holds::True,
+                reason::READY,
+                message,
+            ),
+        ],
+        Err(error) if error.condition() == condition::ACCEPTED => vec![
+            refused(error),
+            Verdict::new(
+                condition::PROVISIONED,
+                Holds::Unknown,
+                reason::WAITING,
+                "not looked at before the spec is accepted",
+            ),
+        ],
+        Err(error) => vec![accepted, refused(error)],
+    }
+}
+
+/// The verdict of the step that an error stopped.
+pub fn refused(error: &Error) -> Verdict {
+    Verdict::new(
+        error.condition(),
+        Holds::False,
+        error.reason(),
+        error.to_string(),
+    )
+}
+
+/// The conditions to write: `Ready`, which is the first verdict that doesn't hold, and the verdicts.
+/// `lastTransitionTime` moves only where the status does.
+pub fn merge(
+    current: &[Condition],
+    verdicts: &[Verdict],
+    ready_message: &str,
+    generation: Option<i64>,
+) -> Vec<Condition> {
+    let ready = match verdicts.iter().find(|verdict| verdict.holds != Holds::True) {
+        Some(stopped) => Verdict::new(
+            condition::READY,
+            Holds::False,
+            &stopped.reason,
+            stopped.message.clone(),
+        ),
+        None => Verdict::new(condition::READY, Holds::True, reason::READY, ready_message),
+    };
+    let now = Time(Timestamp::now());
+    std::iter::once(&ready)
+        .chain(verdicts)
+        .map(|verdict| {
+            let status = verdict.holds.as_str();
+            let before = current
+                .iter()
+                .find(|condition| condition.type_ == verdict.condition && condition.status == status);
+            Condition {
+                type_: verdict.condition.into(),
+                status: status.into(),
+                reason: verdict.reason.clone(),
+                message: verdict.message.clone(),
+                observed_generation: generation,
+                last_transition_time: before
+                    .map_or_else(|| now.clone(), |before| before.last_transition_time.clone()),
+            }
+        })
+        .collect()
+}
+
+/// The condition of a type, if it is there.
+pub fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|condition| condition.type_ == type_)
+}
+
+/// Whether a condition is True and about this generation.
+pub fn holds(conditions: &[Condition], type_: &str, generation: Option<i64>) -> bool {
+    find(conditions, type_).is_some_and(|condition| {
+        condition.status == "True" && condition.observed_generation == generation
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transition_time_moves_only_with_the_status() {
+        let ok = accepted_and_provisioned(Ok("topic t has 4 partitions"));
+        let mut first = merge(&[], &ok, "all there", Some(1));
+        for condition in &mut first {
+            condition.last_transition_time = Time(Timestamp::UNIX_EPOCH);
+        }
+        assert_eq!(merge(&first, &ok, "all there", Some(1)), first);
+
+        let error = Error::Incompatible("column a".into());
+        let failed = merge(&first, &accepted_and_provisioned(Err(&error)), "", Some(2));
+        let moved: Vec<_> = failed
+            .iter()
+            .map(|c| {
+                let moved = c.last_transition_time.0 != Timestamp::UNIX_EPOCH;
+                (c.type_.as_str(), c.status.as_str(), c.reason.as_str(), moved)
+            })
+            .collect();
+        assert_eq!(
+            moved,
+            [
+                ("Ready", "False", "Incompatible", true),
+                ("Accepted", "True", "Valid", false),
+                ("Provisioned", "False", "Incompatible", true),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_spec_that_is_refused_leaves_the_rest_unknown() {
+        let error = Error::InvalidSpec("no".into());
+        let conditions = merge(&[], &accepted_and_provisioned(Err(&error)), "", Some(1));
+        let said: Vec<_> = conditions.iter().map(|c| c.status.as_str()).collect();
+        assert_eq!(said, ["False", "False", "Unknown"]);
+    }
+}

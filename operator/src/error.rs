@@ -1,0 +1,91 @@
+//! Why a reconcile stopped: which condition says so, and when it is tried again.
+
+use millstream_api::condition::{self, reason};
+
+use crate::{cassandra::CassandraError, kafka::KafkaError};
+
+/// Why a reconcile stopped. The message is what the person reads in the condition.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The spec is wrong.
+    #[error("{0}")]
+    InvalidSpec(String),
+    /// The SQL or the schema is wrong.
+    #[error("{0}")]
+    InvalidSql(String),
+    /// What exists can't be altered to fit.
+    #[error("{0}")]
+    Incompatible(String),
+    /// Somebody else's claim is older.
+    #[error("{0}")]
+    Conflict(String),
+    /// A Secret, or a key in it, isn't there.
+    #[error("{0}")]
+    SecretMissing(String),
+    /// A step before this one isn't done.
+    #[error("{0}")]
+    Waiting(String),
+    /// A child isn't as it must be; the reason is the child's own.
+    #[error("{message}")]
+    Child {
+        reason: String,
+        message: String,
+    },
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
+    #[error(transparent)]
+    Cassandra(#[from] CassandraError),
+    /// The API server refused or didn't answer.
+    #[error("the Kubernetes API refuses: {0}")]
+    Kubernetes(String),
+}
+
+impl From<kube::Error> for Error {
+    fn from(error: kube::Error) -> Self {
+        Error::Kubernetes(match error {
+            kube::Error::Api(status) => status.message,
+            other => other.to_string(),
+        })
+    }
+}
+
+impl Error {
+    /// The condition that turns False.
+    pub fn condition(&self) -> &'static str {
+        match self {
+            Error::InvalidSpec(_) | Error::InvalidSql(_) | Error::Conflict(_) => {
+                condition::ACCEPTED
+            }
+            _ => condition::PROVISIONED,
+        }
+    }
+
+    /// The reason that the condition gives.
+    pub fn reason(&self) -> &str {
+        match self {
+            Error::InvalidSpec(_) => reason::INVALID_SPEC,
+            Error::InvalidSql(_) => reason::INVALID_SQL,
+            Error::Incompatible(_) => reason::INCOMPATIBLE,
+            Error::Conflict(_) => reason::RESOURCE_CONFLICT,
+            Error::SecretMissing(_) => reason::SECRET_MISSING,
+            Error::Waiting(_) | Error::Kubernetes(_) => reason::WAITING,
+            Error::Child { reason, .. } => reason,
+            Error::Kafka(KafkaError::Unreachable { .. }) => reason::KAFKA_UNREACHABLE,
+            Error::Kafka(KafkaError::Refused { .. }) => reason::KAFKA_REFUSED,
+            Error::Cassandra(CassandraError::Unreachable { .. }) => reason::CASSANDRA_UNREACHABLE,
+            Error::Cassandra(CassandraError::Refused { .. }) => reason::CASSANDRA_REFUSED,
+        }
+    }
+
+    /// Whether trying again soon can help, without anybody changing a resource.
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Error::Waiting(_)
+                | Error::Child { .. }
+                | Error::Kubernetes(_)
+                | Error::Kafka(KafkaError::Unreachable { .. })
+                | Error::Cassandra(CassandraError::Unreachable { .. })
+        )
+    }
+}

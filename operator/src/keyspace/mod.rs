@@ -1,0 +1,209 @@
+//! `Keyspace`: created, or adopted; tables and columns are added online; drift of options is put
+//! right; what would lose data is refused.
+
+mod accept;
+pub mod ddl;
+mod deletion;
+pub mod plan;
+
+use std::sync::Arc;
+
+use kube::{
+    Resource, ResourceExt,
+    core::DeserializeGuard,
+    runtime::{Controller, controller::Action, events::EventType},
+};
+use millstream_api::{DeletionPolicy, Keyspace, KeyspaceStatus, condition};
+
+use self::plan::{KeyspaceChange, KeyspacePlan, ObservedKeyspace, plan};
+use crate::{
+    cassandra::Cassandra,
+    claims, conditions,
+    context::Context,
+    controller::{Reconcile, namespace},
+    error::Error,
+    metrics::System,
+};
+
+/// Holds a Keyspace until its tables are dropped in Cassandra.
+const FINALIZER: &str = "millstream.dev/keyspace";
+
+/// The controller of Keyspaces watches nothing else.
+pub fn controller(
+    controller: Controller<DeserializeGuard<Keyspace>>,
+) -> Controller<DeserializeGuard<Keyspace>> {
+    controller
+}
+
+impl Reconcile for Keyspace {
+    async fn reconcile(&self, context: &Context) -> Result<Action, Error> {
+        if self.meta().deletion_timestamp.is_some() {
+            return deletion::reconcile(self, context).await;
+        }
+        let deletes = self.spec.deletion_policy == DeletionPolicy::Delete;
+        context.hold(self, FINALIZER, deletes).await?;
+        let mut progress = Progress::default();
+        let outcome = provision(self, context, &mut progress).await;
+        report(self, context, &progress, &outcome).await?;
+        outcome.map(|()| Action::requeue(context.resync))
+    }
+}
+
+/// What a visit did, however it ended.
+#[derive(Default)]
+struct Progress {
+    drift: Vec<String>,
+    tables: Option<i32>,
+}
+
+async fn provision(
+    keyspace: &Keyspace,
+    context: &Context,
+    progress: &mut Progress,
+) -> Result<(), Error> {
+    let name = keyspace.keyspace_name();
+    // 1. Accept. (no client)
+    accept::validate(&name, &keyspace.spec)?;
+    let rivals = rivals(keyspace, context);
+    if let Some(rival) = claims::older(keyspace.meta(), rivals.iter().map(Resource::meta)) {
+        return Err(Error::Conflict(format!(
+            "Keyspace {rival} is older and claims the keyspace `{name}` of this Cassandra too: put the tables there, or delete one of the two"
+        )));
+    }
+    // 2. Observe.
+    let cassandra = connect(keyspace, context).await?;
+    let observed = cassandra.describe(&name).await?;
+    // 3. Plan. (no client)
+    let plan = planned(keyspace, context, observed.as_ref());
+    // 4. Apply.
+    apply(keyspace, context, &cassandra, &plan, progress).await?;
+    progress.tables = Some((keyspace.spec.tables.len() - plan.refusals.len()) as i32);
+    match plan.refusals.into_values().reduce(|all, one| format!("{all}; {one}")) {
+        Some(refusals) => Err(Error::Incompatible(refusals)),
+        None => Ok(()),
+    }
+}
+
+fn planned(
+    keyspace: &Keyspace,
+    context: &Context,
+    observed: Option<&ObservedKeyspace>,
+) -> KeyspacePlan {
+    plan(
+        &keyspace.keyspace_name(),
+        &keyspace.spec,
+        &context.config.keyspace_replication,
+        observed,
+    )
+}
+
+/// The connection of a Keyspace.
+async fn connect(keyspace: &Keyspace, context: &Context) -> Result<Arc<Cassandra>, Error> {
+    let own = keyspace.spec.cassandra.as_ref();
+    let access = context
+        .credentials
+        .cassandra(&namespace(keyspace), own)
+        .await?;
+    context.cassandra(&access).await
+}
+
+/// Other Keyspaces that claim the same keyspace of the same Cassandra.
+fn rivals(keyspace: &Keyspace, context: &Context) -> Vec<Keyspace> {
+    let servers = |keyspace: &Keyspace| -> Option<Vec<String>> {
+        let own = keyspace.spec.cassandra.as_ref();
+        let connection = own.or(context.config.cassandra.as_ref())?;
+        Some(connection.contact_points.clone())
+    };
+    let Some(mine) = servers(keyspace) else {
+        return Vec::new();
+    };
+    let shares = |theirs: Vec<String>| {
+        let mine = mine.iter().map(String::as_str);
+        claims::same_cluster(mine, theirs.iter().map(String::as_str))
+    };
+    let mut rivals = context.stores.keyspaces();
+    rivals.retain(|rival| {
+        rival.uid() != keyspace.uid()
+            && rival.keyspace_name() == keyspace.keyspace_name()
+            && servers(rival).is_some_and(shares)
+    });
+    rivals
+}
+
+async fn apply(
+    keyspace: &Keyspace,
+    context: &Context,
+    cassandra: &Cassandra,
+    plan: &KeyspacePlan,
+    progress: &mut Progress,
+) -> Result<(), Error> {
+    let name = keyspace.keyspace_name();
+    let before = keyspace.status.as_ref();
+    let was_as_declared = before.is_some_and(|status| {
+        let generation = keyspace.meta().generation;
+        conditions::holds(&status.conditions, condition::PROVISIONED, generation)
+    });
+    for change in &plan.changes {
+        context.metrics.wrote(System::Cassandra);
+        cassandra.alter(&ddl::statement(&name, change)).await?;
+        let what = change.describe();
+        let (type_, reason) = if was_as_declared {
+            progress.drift.push(what.clone());
+            (EventType::Warning, "DriftCorrected")
+        } else {
+            (EventType::Normal, change.event_reason())
+        };
+        let note = format!("{what} (keyspace `{name}`)");
+        context.event(keyspace, type_, reason, note).await;
+    }
+    Ok(())
+}
+
+async fn report(
+    keyspace: &Keyspace,
+    context: &Context,
+    progress: &Progress,
+    outcome: &Result<(), Error>,
+) -> Result<(), Error> {
+    let name = keyspace.keyspace_name();
+    let before = keyspace.status.clone().unwrap_or_default();
+    let generation = keyspace.meta().generation;
+    let message = match keyspace.spec.tables.len() {
+        1 => format!("keyspace `{name}` has the table as declared"),
+        tables => format!("keyspace `{name}` has the {tables} tables as declared"),
+    };
+    let verdicts = conditions::accepted_and_provisioned(
+        outcome.as_ref().map(|()| message.as_str()),
+    );
+    let drift = (!progress.drift.is_empty()).then(|| progress.drift.join("; "));
+    let status = KeyspaceStatus {
+        observed_generation: generation,
+        conditions: conditions::merge(&before.conditions, &verdicts, &message, generation),
+        tables: progress.tables.or(before.tables),
+        last_drift: drift.or(before.last_drift.clone()),
+        keyspace_name: Some(name),
+    };
+    if keyspace.status.as_ref() == Some(&status) {
+        return Ok(());
+    }
+    context
+        .patch_status::<Keyspace>(keyspace.meta(), &status)
+        .await?;
+    context
+        .event_of_transition(keyspace, &before.conditions, &status.conditions)
+        .await;
+    Ok(())
+}
+
+impl KeyspaceChange {
+    /// Reason of the event.
+    fn event_reason(&self) -> &'static str {
+        match self {
+            KeyspaceChange::CreateKeyspace { .. } => "KeyspaceCreated",
+            KeyspaceChange::AlterKeyspace { .. } => "KeyspaceAltered",
+            KeyspaceChange::CreateTable(_) => "TableCreated",
+            KeyspaceChange::AddColumn { .. } => "ColumnAdded",
+            KeyspaceChange::AlterOptions { .. } => "TableAltered",
+        }
+    }
+}

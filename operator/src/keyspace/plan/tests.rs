@@ -1,0 +1,125 @@
+use std::fmt::Write;
+
+use super::*;
+use crate::keyspace::ddl;
+
+const SPEC: &str = "
+replication: {class: NetworkTopologyStrategy, datacenters: {dc1: 3}}
+durableWrites: true
+tables:
+  - name: users
+    columns:
+      - {name: id, type: uuid}
+      - {name: ts, type: timestamp}
+      - {name: name, type: text}
+      - {name: tags, type: 'frozen<list<text>>'}
+    primaryKey: {partitionKey: [id], clusteringKey: [{name: ts, order: DESC}]}
+    options: {defaultTimeToLive: 60, comment: it's}
+";
+
+fn users() -> ObservedTable {
+    let column = |name: &str, cql_type: &str| (name.to_string(), cql_type.to_string());
+    ObservedTable {
+        columns: BTreeMap::from([
+            column("id", "uuid"),
+            column("ts", "timestamp"),
+            column("name", "text"),
+            column("tags", "frozen<list<text>>"),
+            column("of_others", "int"),
+        ]),
+        partition_key: vec!["id".into()],
+        clustering_key: vec![("ts".into(), Order::Descending)],
+        options: TableOptions {
+            default_time_to_live: Some(60),
+            gc_grace_seconds: Some(864000),
+            comment: Some("it's".into()),
+        },
+    }
+}
+
+fn observed(users: ObservedTable) -> ObservedKeyspace {
+    let class = "org.apache.cassandra.locator.NetworkTopologyStrategy";
+    ObservedKeyspace {
+        replication: BTreeMap::from([
+            ("class".into(), class.into()),
+            ("dc1".into(), "3".into()),
+        ]),
+        durable_writes: true,
+        tables: BTreeMap::from([("users".into(), users)]),
+    }
+}
+
+/// The statements and refusals for what is there, as text.
+fn planned(observed: Option<&ObservedKeyspace>) -> String {
+    let spec: KeyspaceSpec = serde_saphyr::from_str(SPEC).unwrap();
+    let plan = plan("ks", &spec, &Replication::simple(1), observed);
+    let mut text = String::new();
+    for change in &plan.changes {
+        writeln!(text, "{}", change.describe()).unwrap();
+        writeln!(text, "  {}", ddl::statement("ks", change)).unwrap();
+    }
+    for refusal in plan.refusals.values() {
+        writeln!(text, "refused: {refusal}").unwrap();
+    }
+    text
+}
+
+#[test]
+fn creates_everything() {
+    insta::assert_snapshot!(planned(None), @"");
+}
+
+#[test]
+fn does_nothing_where_all_is_as_declared() {
+    assert_eq!(planned(Some(&observed(users()))), "");
+}
+
+#[test]
+fn adds_columns_and_puts_options_right() {
+    let mut table = users();
+    table.columns.remove("name");
+    table.options.default_time_to_live = Some(0);
+    table.options.comment = None;
+    let mut keyspace = observed(table);
+    keyspace.durable_writes = false;
+    keyspace.replication.insert("dc1".into(), "1".into());
+    insta::assert_snapshot!(planned(Some(&keyspace)), @"");
+}
+
+#[test]
+fn refuses_another_type_and_alters_nothing_of_the_table() {
+    let mut table = users();
+    table.columns.insert("name".into(), "int".into());
+    table.columns.remove("tags");
+    insta::assert_snapshot!(planned(Some(&observed(table))), @"");
+}
+
+#[test]
+fn refuses_another_primary_key() {
+    let mut other_column = users();
+    other_column.partition_key = vec!["name".into()];
+    let mut other_order = users();
+    other_order.clustering_key = vec![("ts".into(), Order::Ascending)];
+    let refusals = [other_column, other_order].map(|table| planned(Some(&observed(table))));
+    insta::assert_snapshot!(refusals.join(""), @"");
+}
+
+#[test]
+fn types_are_compared_by_meaning() {
+    for (declared, there, same) in [
+        ("varchar", "text", true),
+        ("tuple<int,text>", "frozen<tuple<int, text>>", true),
+        ("list<tuple<int>>", "list<frozen<tuple<int>>>", true),
+        (
+            "frozen<map<text, list<int>>>",
+            "frozen<map<text, frozen<list<int>>>>",
+            true,
+        ),
+        ("list<int>", "frozen<list<int>>", false),
+        ("int", "bigint", false),
+        ("text", "address", false),
+    ] {
+        let declared: CqlType = declared.parse().unwrap();
+        assert_eq!(same_type(&declared, there), same, "{declared} and {there}");
+    }
+}

@@ -1,0 +1,153 @@
+//! Prometheus metrics of the operator.
+
+use std::time::Duration;
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+/// All metrics; cheap to share.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    reconciles: Family<Reconciles, Counter>,
+    seconds: Family<KindLabel, Histogram, fn() -> Histogram>,
+    writes: Family<Writes, Counter>,
+    lag: Family<SinkLabels, Gauge>,
+    rows: Family<SinkLabels, Gauge>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Reconciles {
+    kind: String,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct KindLabel {
+    kind: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Writes {
+    system: &'static str,
+}
+
+/// A pipeline's sink.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct SinkLabels {
+    pub namespace: String,
+    pub pipeline: String,
+    pub sink: String,
+}
+
+/// What the operator writes to.
+#[derive(Clone, Copy, Debug)]
+pub enum System {
+    Kafka,
+    Cassandra,
+    Kubernetes,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("millstream");
+        let seconds: Family<_, _, fn() -> Histogram> =
+            Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 4.0, 8)));
+        let metrics = Metrics {
+            reconciles: Family::default(),
+            seconds,
+            writes: Family::default(),
+            lag: Family::default(),
+            rows: Family::default(),
+            registry: Registry::default(),
+        };
+        registry.register(
+            "reconciles",
+            "Reconciles by kind and result",
+            metrics.reconciles.clone(),
+        );
+        registry.register(
+            "reconcile_seconds",
+            "Seconds that a reconcile took",
+            metrics.seconds.clone(),
+        );
+        registry.register(
+            "external_writes",
+            "Writes to Kafka, Cassandra and the Kubernetes API; flat while nothing changes",
+            metrics.writes.clone(),
+        );
+        registry.register(
+            "pipeline_lag",
+            "Records that a sink has not committed yet",
+            metrics.lag.clone(),
+        );
+        registry.register("pipeline_rows", "Rows that a sink has written", metrics.rows.clone());
+        for system in [System::Kafka, System::Cassandra, System::Kubernetes] {
+            // Present from the start, so that a query for them finds a zero.
+            let _ = metrics.writes.get_or_create(&Writes::of(system));
+        }
+        Metrics { registry, ..metrics }
+    }
+}
+
+impl Writes {
+    fn of(system: System) -> Self {
+        Writes {
+            system: match system {
+                System::Kafka => "kafka",
+                System::Cassandra => "cassandra",
+                System::Kubernetes => "kubernetes",
+            },
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts a write to another system.
+    pub fn wrote(&self, system: System) {
+        self.writes.get_or_create(&Writes::of(system)).inc();
+    }
+
+    /// Counts a reconcile.
+    pub fn reconciled(&self, kind: &str, result: &'static str, took: Duration) {
+        let kind = kind.to_string();
+        self.seconds
+            .get_or_create(&KindLabel { kind: kind.clone() })
+            .observe(took.as_secs_f64());
+        self.reconciles
+            .get_or_create(&Reconciles { kind, result })
+            .inc();
+    }
+
+    /// Says how far a sink is.
+    pub fn sink(&self, labels: &SinkLabels, lag: Option<i64>, rows: Option<i64>) {
+        if let Some(lag) = lag {
+            self.lag.get_or_create(labels).set(lag);
+        }
+        if let Some(rows) = rows {
+            self.rows.get_or_create(labels).set(rows);
+        }
+    }
+
+    /// Forgets a sink that is gone.
+    pub fn forget_sink(&self, labels: &SinkLabels) {
+        self.lag.remove(labels);
+        self.rows.remove(labels);
+    }
+
+    /// All metrics in OpenMetrics text.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing into a String doesn't fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        text
+    }
+}

@@ -1,0 +1,217 @@
+//! Whether a pipeline makes sense: schema, SQL, tables, key. Pure: no client, no clock.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+use kube::ResourceExt;
+use millstream_api::{
+    DataPipeline, Keyspace,
+    keyspace::{PrimaryKey, TableSpec},
+    pipeline::Sink,
+    worker::SinkConfig,
+};
+use millstream_plan::{PlanError, RecordSchema, SinkPlan, key_pointers};
+
+use super::children::keyspace_manager;
+use crate::error::Error;
+
+/// A pipeline that makes sense.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Accepted {
+    /// JSON Pointers to the fields that make a record's key.
+    pub key: Vec<String>,
+    pub sinks: Vec<SinkConfig>,
+    /// By keyspace: the tables that the pipeline declares itself.
+    pub declared: BTreeMap<String, Vec<TableSpec>>,
+}
+
+impl From<PlanError> for Error {
+    fn from(error: PlanError) -> Self {
+        match error {
+            // What is wrong with the key is wrong with `topic.key` or with a primary key.
+            PlanError::Key(problem) => Error::InvalidSpec(problem.to_string()),
+            other => Error::InvalidSql(other.to_string()),
+        }
+    }
+}
+
+/// Checks a pipeline against the Keyspaces of its namespace.
+pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepted, Error> {
+    let manager = keyspace_manager(&pipeline.name_any());
+    let schema = RecordSchema::parse(&pipeline.spec.schema)?;
+    let mut planned = Vec::new();
+    let mut declared: BTreeMap<String, Vec<TableSpec>> = BTreeMap::new();
+    for sink in &pipeline.spec.sinks {
+        let plan = SinkPlan::new(&schema, &sink.name, &sink.sql)?;
+        let keyspace = find_keyspace(keyspaces, &sink.cassandra.keyspace);
+        let (table, mine) = table(sink, &plan, keyspace, &manager)?;
+        if mine {
+            let tables = declared.entry(sink.cassandra.keyspace.clone()).or_default();
+            declare(tables, &table, &sink.name)?;
+        } else {
+            declared.entry(sink.cassandra.keyspace.clone()).or_default();
+        }
+        planned.push((sink, plan, table));
+    }
+    let with_tables: Vec<_> = planned
+        .iter()
+        .map(|(_, plan, table)| (plan, table))
+        .collect();
+    let key = key_pointers(&pipeline.spec.topic.key, &with_tables)?;
+    let sinks = planned
+        .into_iter()
+        .map(|(sink, _, table)| SinkConfig {
+            name: sink.name.clone(),
+            sql: sink.sql.clone(),
+            keyspace: sink.cassandra.keyspace.clone(),
+            table,
+            consistency: sink.cassandra.consistency,
+        })
+        .collect();
+    Ok(Accepted {
+        key,
+        sinks,
+        declared,
+    })
+}
+
+/// The Keyspace that has a keyspace: of several that claim it the oldest, as it is the one that
+/// wins.
+pub fn find_keyspace<'a>(keyspaces: &'a [Keyspace], name: &str) -> Option<&'a Keyspace> {
+    keyspaces
+        .iter()
+        .filter(|keyspace| keyspace.keyspace_name() == name)
+        .min_by_key(|keyspace| {
+            let created = keyspace.creation_timestamp().map(|time| time.0);
+            (created, keyspace.uid())
+        })
+}
+
+/// The table of a sink, and whether the pipeline declares it.
+fn table(
+    sink: &Sink,
+    plan: &SinkPlan,
+    keyspace: Option<&Keyspace>,
+    manager: &str,
+) -> Result<(TableSpec, bool), Error> {
+    let name = &sink.cassandra.table;
+    let there = keyspace.and_then(|keyspace| {
+        let table = keyspace.spec.tables.iter().find(|table| table.name == *name)?;
+        let owners = owners(keyspace, name);
+        let others: Vec<_> = owners.iter().filter(|owner| *owner != manager).collect();
+        let by_pipelines = others.iter().all(|owner| owner.starts_with(&keyspace_manager("")));
+        (!others.is_empty()).then_some((keyspace, table, by_pipelines))
+    });
+    match (there, &sink.cassandra.primary_key) {
+        (None, Some(primary_key)) => Ok((plan.declare_table(name, primary_key)?, true)),
+        (None, None) => Err(Error::InvalidSpec(format!(
+            "sink `{}`: no Keyspace of this namespace declares table {}.{name}: give cassandra.primaryKey here and the pipeline declares the table, or declare it in a Keyspace",
+            sink.name, sink.cassandra.keyspace
+        ))),
+        (Some((keyspace, table, by_pipelines)), wanted) => {
+            if let Some(wanted) = wanted {
+                same_primary_key(sink, wanted, keyspace, table)?;
+                if by_pipelines {
+                    // Pipelines share a table: each declares the columns that it writes.
+                    let mine = plan.declare_table(name, wanted)?;
+                    same_types(sink, &mine, keyspace, table)?;
+                    return Ok((mine, true));
+                }
+            }
+            plan.check_table(&sink.cassandra.keyspace, table)?;
+            Ok((table.clone(), false))
+        }
+    }
+}
+
+fn same_primary_key(
+    sink: &Sink,
+    wanted: &PrimaryKey,
+    keyspace: &Keyspace,
+    table: &TableSpec,
+) -> Result<(), Error> {
+    if *wanted == table.primary_key {
+        return Ok(());
+    }
+    let columns = |key: &PrimaryKey| key.columns().collect::<Vec<_>>().join(", ");
+    Err(Error::InvalidSpec(format!(
+        "sink `{}`: primaryKey ({}) isn't that of table {} in Keyspace `{}` ({}): take it out here, or make them the same",
+        sink.name,
+        columns(wanted),
+        table.name,
+        keyspace.name_any(),
+        columns(&table.primary_key),
+    )))
+}
+
+fn same_types(
+    sink: &Sink,
+    mine: &TableSpec,
+    keyspace: &Keyspace,
+    theirs: &TableSpec,
+) -> Result<(), Error> {
+    for column in &mine.columns {
+        let there = theirs.columns.iter().find(|there| there.name == column.name);
+        if let Some(there) = there
+            && there.cql_type != column.cql_type
+        {
+            return Err(Error::InvalidSql(format!(
+                "sink `{}`: column `{}` of table {} is `{}` here and `{}` for another pipeline in Keyspace `{}`: CAST it to the same type",
+                sink.name,
+                column.name,
+                mine.name,
+                column.cql_type,
+                there.cql_type,
+                keyspace.name_any(),
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Adds a table to those that the pipeline declares; two sinks may write into one.
+fn declare(tables: &mut Vec<TableSpec>, table: &TableSpec, sink: &str) -> Result<(), Error> {
+    let Some(known) = tables.iter_mut().find(|known| known.name == table.name) else {
+        tables.push(table.clone());
+        return Ok(());
+    };
+    if known.primary_key != table.primary_key {
+        return Err(Error::InvalidSpec(format!(
+            "sink `{sink}`: another sink declares table {} with another primaryKey: make them the same",
+            table.name
+        )));
+    }
+    for column in &table.columns {
+        match known.columns.iter().find(|there| there.name == column.name) {
+            None => known.columns.push(column.clone()),
+            Some(there) if there.cql_type == column.cql_type => {}
+            Some(there) => {
+                return Err(Error::InvalidSql(format!(
+                    "sink `{sink}`: column `{}` of table {} is `{}` here and `{}` in another sink: CAST it to the same type",
+                    column.name, table.name, column.cql_type, there.cql_type
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The field managers that declare a table of a Keyspace.
+fn owners(keyspace: &Keyspace, table: &str) -> Vec<String> {
+    let key = format!("k:{{\"name\":\"{table}\"}}");
+    let owns = |entry: &ManagedFieldsEntry| {
+        let fields = entry.fields_v1.as_ref()?;
+        let tables = fields.0.get("f:spec")?.get("f:tables")?;
+        // Whoever set the list before it was a map owns it whole.
+        (tables.get(&key).is_some() || tables.as_object()?.is_empty()).then_some(())
+    };
+    keyspace
+        .managed_fields()
+        .iter()
+        .filter(|entry| owns(entry).is_some())
+        .filter_map(|entry| entry.manager.clone())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,102 @@
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::FieldsV1;
+use millstream_api::KeyspaceSpec;
+use serde_json::json;
+
+use super::*;
+
+fn pipeline(sinks: &str) -> DataPipeline {
+    let head = "
+apiVersion: millstream.dev/v1alpha1
+kind: DataPipeline
+metadata: {name: users, namespace: shop}
+spec:
+  source: {generator: {}}
+  schema: id UUID, name TEXT, age BIGINT
+  sinks:
+";
+    serde_saphyr::from_str(&format!("{head}{sinks}")).unwrap()
+}
+
+/// A Keyspace `ks` with a table `t`, declared by a field manager.
+fn keyspace(manager: &str, age: &str) -> Keyspace {
+    let spec: KeyspaceSpec = serde_saphyr::from_str(&format!(
+        "{{tables: [{{name: t, columns: [{{name: id, type: uuid}}, {{name: age, type: {age}}}], primaryKey: {{partitionKey: [id]}}}}]}}"
+    ))
+    .unwrap();
+    let mut keyspace = Keyspace::new("ks", spec);
+    let fields = json!({"f:spec": {"f:tables": {"k:{\"name\":\"t\"}": {".": {}}}}});
+    keyspace.metadata.managed_fields = Some(vec![ManagedFieldsEntry {
+        manager: Some(manager.into()),
+        fields_v1: Some(FieldsV1(fields)),
+        ..ManagedFieldsEntry::default()
+    }]);
+    keyspace
+}
+
+fn sink(sql: &str, primary_key: &str) -> String {
+    format!(
+        "    - {{name: s, sql: '{sql}', cassandra: {{keyspace: ks, table: t, {primary_key}}}}}\n"
+    )
+}
+
+const BY_ID: &str = "primaryKey: {partitionKey: [id]}";
+
+#[test]
+fn declares_a_table_that_nobody_else_declares() {
+    let pipeline = pipeline(&sink("SELECT id, name FROM records", BY_ID));
+    for keyspaces in [vec![], vec![keyspace("millstream-pipeline-users", "int")]] {
+        let accepted = accept(&pipeline, &keyspaces).unwrap();
+        assert_eq!(accepted.key, ["/id"]);
+        let columns = &accepted.declared["ks"][0].columns;
+        let columns: Vec<_> = columns
+            .iter()
+            .map(|column| format!("{} {}", column.name, column.cql_type))
+            .collect();
+        assert_eq!(columns, ["id uuid", "name text"]);
+    }
+}
+
+#[test]
+fn a_table_that_a_person_declares_is_checked_and_left_to_them() {
+    let pipeline = pipeline(&sink("SELECT id, age FROM records", ""));
+    let accepted = accept(&pipeline, &[keyspace("kubectl", "bigint")]).unwrap();
+    assert!(accepted.declared["ks"].is_empty());
+    assert_eq!(accepted.sinks[0].table.columns.len(), 2);
+}
+
+#[test]
+fn pipelines_share_a_table_column_by_column() {
+    let pipeline = pipeline(&sink("SELECT id, name FROM records", BY_ID));
+    let theirs = keyspace("millstream-pipeline-others", "bigint");
+    let accepted = accept(&pipeline, &[theirs]).unwrap();
+    assert_eq!(accepted.declared["ks"][0].columns.len(), 2);
+}
+
+#[test]
+fn says_what_is_wrong_and_where() {
+    let by_age = "primaryKey: {partitionKey: [age]}";
+    let cases = [
+        (sink("SELECT id, age FROM records", ""), vec![]),
+        (sink("SELECT idd FROM records", BY_ID), vec![]),
+        (
+            sink("SELECT id, age FROM records", ""),
+            vec![keyspace("kubectl", "int")],
+        ),
+        (
+            sink("SELECT id, age FROM records", by_age),
+            vec![keyspace("kubectl", "bigint")],
+        ),
+        (
+            sink("SELECT id, age FROM records", BY_ID),
+            vec![keyspace("millstream-pipeline-others", "int")],
+        ),
+    ];
+    let said: Vec<_> = cases
+        .iter()
+        .map(|(sinks, keyspaces)| {
+            let error = accept(&pipeline(sinks), keyspaces).unwrap_err();
+            format!("{}: {error}", error.reason())
+        })
+        .collect();
+    insta::assert_snapshot!(said.join("\n"));
+}

@@ -1,0 +1,152 @@
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Secret},
+};
+use millstream_api::{KeyspaceSpec, Topic};
+
+use super::*;
+
+const PIPELINE: &str = "
+apiVersion: millstream.dev/v1alpha1
+kind: DataPipeline
+metadata: {name: users, namespace: shop, uid: 1-2-3}
+spec:
+  replicas: 2
+  source: {generator: {count: 10}}
+  schema: id UUID
+  topic: {name: users_created, partitions: 2}
+  deletionPolicy: Delete
+  sinks:
+    - name: by-id
+      sql: SELECT id FROM records
+      cassandra: {keyspace: spark_streams, table: users, primaryKey: {partitionKey: [id]}}
+";
+
+fn pipeline() -> DataPipeline {
+    serde_saphyr::from_str(PIPELINE).unwrap()
+}
+
+fn worker() -> config::Worker {
+    serde_saphyr::from_str(
+        "{image: 'millstream/worker:1', imagePullPolicy: IfNotPresent, resources: {limits: {memory: 1Gi}}}",
+    )
+    .unwrap()
+}
+
+fn yaml(object: &Value) -> String {
+    serde_saphyr::to_string(object).unwrap()
+}
+
+#[test]
+fn topics() {
+    let pipeline = pipeline();
+    let topic = topic(&pipeline, true);
+    insta::assert_snapshot!("topic", yaml(&topic));
+    insta::assert_snapshot!("dead_letter_topic", yaml(&dead_letter_topic(&pipeline)));
+    let read: Topic = serde_json::from_value(topic).unwrap();
+    assert_eq!(read.topic_name(), "users_created");
+}
+
+#[test]
+fn pods_of_a_stage() {
+    let pipeline = pipeline();
+    let pods = Pods {
+        stage: Stage::Process,
+        replicas: 2,
+        worker: &worker(),
+        yaml: "stage: process",
+        credentials: Some("77"),
+    };
+    let object = deployment(&pipeline, &pods);
+    insta::assert_snapshot!("process_deployment", yaml(&object));
+    // What Kubernetes' own types don't know would be lost in reading it.
+    let read: Deployment = serde_json::from_value(object.clone()).unwrap();
+    assert_eq!(serde_json::to_value(read).unwrap(), object);
+}
+
+#[test]
+fn without_credentials_there_is_no_secret_to_mount() {
+    let pods = Pods {
+        stage: Stage::Ingest,
+        replicas: 1,
+        worker: &worker(),
+        yaml: "stage: ingest",
+        credentials: None,
+    };
+    let object = deployment(&pipeline(), &pods);
+    assert!(!object.to_string().contains("secretName"));
+    assert_eq!(object["spec"]["strategy"]["type"], "Recreate");
+}
+
+#[test]
+fn pods_are_replaced_when_configuration_or_secret_change() {
+    let pipeline = pipeline();
+    let worker = worker();
+    let template = |yaml: &str, credentials: &str| {
+        let pods = Pods {
+            stage: Stage::Process,
+            replicas: 1,
+            worker: &worker,
+            yaml,
+            credentials: Some(credentials),
+        };
+        deployment(&pipeline, &pods)["spec"]["template"].to_string()
+    };
+    assert_eq!(template("a", "1"), template("a", "1"));
+    assert_ne!(template("a", "1"), template("b", "1"));
+    assert_ne!(template("a", "1"), template("a", "2"));
+}
+
+#[test]
+fn a_keyspace_that_a_person_made_is_given_tables_only() {
+    let pipeline = pipeline();
+    let table: TableSpec = serde_saphyr::from_str(
+        "{name: users, columns: [{name: id, type: uuid}], primaryKey: {partitionKey: [id]}}",
+    )
+    .unwrap();
+    let made = keyspace(&pipeline, "spark_streams", None, std::slice::from_ref(&table));
+    insta::assert_snapshot!("keyspace", yaml(&made));
+
+    let spec: KeyspaceSpec = serde_saphyr::from_str("{keyspaceName: spark_streams}").unwrap();
+    let existing = Keyspace::new("ours", spec);
+    let part = keyspace(&pipeline, "spark_streams", Some(&existing), &[table]);
+    assert_eq!(part["metadata"]["name"], "ours");
+    assert!(part["metadata"].get("ownerReferences").is_none());
+    let spec: Vec<_> = part["spec"].as_object().unwrap().keys().collect();
+    assert_eq!(spec, ["tables"]);
+}
+
+#[test]
+fn credentials_and_configuration_are_objects_that_kubernetes_knows() {
+    let pipeline = pipeline();
+    let files = BTreeMap::from([("kafka-password", "geheim".to_string())]);
+    let secret: Secret = serde_json::from_value(credentials(&pipeline, &files)).unwrap();
+    let data = secret.data.unwrap();
+    assert_eq!(data["kafka-password"].0, b"geheim");
+    let object = config_map(&pipeline, Stage::Ingest, "stage: ingest");
+    let config: ConfigMap = serde_json::from_value(object).unwrap();
+    assert_eq!(config.data.unwrap()["worker.yaml"], "stage: ingest");
+}
+
+#[test]
+fn a_workers_configuration_can_be_read_back() {
+    let config = WorkerConfig::Ingest(millstream_api::worker::IngestConfig {
+        pipeline: millstream_api::worker::PipelineRef {
+            namespace: "no".into(),
+            name: "1e3".into(),
+        },
+        kafka: serde_saphyr::from_str("{bootstrapServers: 'k:9092'}").unwrap(),
+        topic: millstream_api::worker::TopicRef {
+            name: "on".into(),
+            id: "0x1f".into(),
+            timestamp_base: 1_700_000_000_000_000,
+            partitions: 4,
+        },
+        dead_letter_topic: "on.dead-letter".into(),
+        key: vec!["/login/uuid".into()],
+        source: pipeline().spec.source,
+        schema: "id UUID, -- with a comment: and a colon\nname TEXT\n".into(),
+    });
+    let yaml = worker_yaml(&config).unwrap();
+    assert_eq!(serde_saphyr::from_str::<WorkerConfig>(&yaml).unwrap(), config);
+}

@@ -1,0 +1,188 @@
+//! A pipeline goes, and what it made goes with it: pods first, then the tables that it declared and
+//! its consumer groups. Its Topics delete themselves.
+
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::{
+    Resource, ResourceExt,
+    api::DeleteParams,
+    runtime::{controller::Action, events::EventType},
+};
+use millstream_api::{DataPipeline, DeletionPolicy, Keyspace, keyspace::TableSpec};
+use serde_json::json;
+
+use super::{
+    FINALIZER,
+    accept::{accept, find_keyspace},
+    children::{self, Stage, keyspace_manager},
+    observe::pods,
+    provision::{cassandra_access, kafka_access, keyspaces, pipeline_ref, watched},
+};
+use crate::{
+    context::Context, controller::namespace, deadline::Deadline, error::Error, keyspace::ddl,
+    keyspace::plan::plan, metrics::{SinkLabels, System},
+};
+
+pub async fn reconcile(pipeline: &DataPipeline, context: &Context) -> Result<Action, Error> {
+    forget(pipeline, context);
+    if !pipeline.finalizers().iter().any(|held| held == FINALIZER) {
+        return Ok(Action::await_change());
+    }
+    if pipeline.spec.deletion_policy == DeletionPolicy::Delete {
+        let over = Deadline::of(pipeline.meta()).is_over();
+        match remove(pipeline, context).await {
+            Ok(()) => {}
+            Err(error) if over => {
+                let note = format!("some of what the pipeline made is left: {error}");
+                context
+                    .event(pipeline, EventType::Warning, "LeftBehind", note)
+                    .await;
+            }
+            Err(error) => {
+                tracing::info!(pipeline = pipeline.name_any(), "not removed yet: {error}");
+                return Ok(Action::requeue(Deadline::RETRY));
+            }
+        }
+    }
+    context.hold(pipeline, FINALIZER, false).await?;
+    Ok(Action::await_change())
+}
+
+fn forget(pipeline: &DataPipeline, context: &Context) {
+    context.memory.forget(&pipeline.uid().unwrap_or_default());
+    for sink in &pipeline.spec.sinks {
+        context.metrics.forget_sink(&SinkLabels {
+            namespace: namespace(pipeline),
+            pipeline: pipeline.name_any(),
+            sink: sink.name.clone(),
+        });
+    }
+}
+
+async fn remove(pipeline: &DataPipeline, context: &Context) -> Result<(), Error> {
+    stop(pipeline, context).await?;
+    let keyspaces = keyspaces(pipeline, context);
+    // A pipeline that was never accepted has declared nothing.
+    if let Ok(accepted) = accept(pipeline, &keyspaces) {
+        for (name, tables) in &accepted.declared {
+            if !tables.is_empty() {
+                drop_tables(pipeline, context, find_keyspace(&keyspaces, name), name, tables)
+                    .await?;
+            }
+        }
+    }
+    delete_groups(pipeline, context).await
+}
+
+/// Deletes the Deployments, and waits until their pods are gone.
+async fn stop(pipeline: &DataPipeline, context: &Context) -> Result<(), Error> {
+    let api = context.api::<Deployment>(&namespace(pipeline));
+    for stage in Stage::ALL {
+        let name = stage.object_name(pipeline);
+        let there = watched(&context.stores.deployments, pipeline, &name)
+            .filter(|live| live.metadata.deletion_timestamp.is_none());
+        if there.is_none_or(|live| super::ensure::check_owner(pipeline, &*live).is_err()) {
+            continue;
+        }
+        context.metrics.wrote(System::Kubernetes);
+        match api.delete(&name, &DeleteParams::background()).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if pods(pipeline, context).is_empty() {
+        return Ok(());
+    }
+    Err(Error::Waiting("the pods finish what they hold".into()))
+}
+
+/// Takes the pipeline's tables off the Keyspace, and then drops them: in the other order the
+/// Keyspace would make them anew.
+async fn drop_tables(
+    pipeline: &DataPipeline,
+    context: &Context,
+    keyspace: Option<&Keyspace>,
+    name: &str,
+    tables: &[TableSpec],
+) -> Result<(), Error> {
+    if let Some(keyspace) = keyspace {
+        let declares = |keyspace: &Keyspace| {
+            let annotation = format!("applied.millstream.dev/{}", pipeline.name_any());
+            keyspace.annotations().contains_key(&annotation)
+        };
+        if !declares(keyspace) {
+            // Never got that far, or the tables are dropped already.
+            return Ok(());
+        }
+    }
+    let access = cassandra_access(pipeline, context).await?;
+    let cassandra = context.cassandra(&access).await?;
+    let observed = cassandra.describe(name).await?;
+    let Some((keyspace, observed)) = keyspace.zip(observed) else {
+        return Ok(());
+    };
+    let mut mine = keyspace.spec.clone();
+    mine.tables = tables.to_vec();
+    let replication = &context.config.keyspace_replication;
+    let refused = plan(name, &mine, replication, Some(&observed)).refusals;
+    let left = release(pipeline, context, keyspace, name).await?;
+    for table in tables {
+        let wanted_by_others = left.spec.tables.iter().any(|there| there.name == table.name)
+            || used_by_others(pipeline, context, name, &table.name);
+        // One with another key or other types was never this pipeline's.
+        if wanted_by_others || refused.contains_key(&table.name) {
+            let note = format!("table {name}.{} is left in Cassandra: it isn't this pipeline's alone", table.name);
+            context
+                .event(pipeline, EventType::Normal, "LeftInCassandra", note)
+                .await;
+            continue;
+        }
+        context.metrics.wrote(System::Cassandra);
+        cassandra.alter(&ddl::drop_table(name, &table.name)).await?;
+    }
+    Ok(())
+}
+
+/// Applies the pipeline's part of the Keyspace without tables: those that nobody else declares are
+/// gone from it.
+async fn release(
+    pipeline: &DataPipeline,
+    context: &Context,
+    keyspace: &Keyspace,
+    name: &str,
+) -> Result<Keyspace, Error> {
+    let mut part = children::keyspace(pipeline, name, Some(keyspace), &[]);
+    let annotation = format!("applied.millstream.dev/{}", pipeline.name_any());
+    part["metadata"]["annotations"] = json!({annotation: "released"});
+    let manager = keyspace_manager(&pipeline.name_any());
+    context.apply(&namespace(pipeline), &manager, &part).await
+}
+
+/// Whether another pipeline, of any namespace, has a sink in the table.
+fn used_by_others(
+    pipeline: &DataPipeline,
+    context: &Context,
+    keyspace: &str,
+    table: &str,
+) -> bool {
+    context
+        .stores
+        .pipelines()
+        .iter()
+        .filter(|other| other.uid() != pipeline.uid() && other.meta().deletion_timestamp.is_none())
+        .flat_map(|other| &other.spec.sinks)
+        .any(|sink| sink.cassandra.keyspace == keyspace && sink.cassandra.table == table)
+}
+
+async fn delete_groups(pipeline: &DataPipeline, context: &Context) -> Result<(), Error> {
+    let access = kafka_access(pipeline, context).await?;
+    let kafka = context.kafka(&access).await?;
+    let me = pipeline_ref(pipeline);
+    let sinks = pipeline.spec.sinks.iter();
+    let mut groups: Vec<_> = sinks.map(|sink| me.sink_group(&sink.name)).collect();
+    groups.push(me.ingest_group());
+    let groups: Vec<_> = groups.iter().map(String::as_str).collect();
+    context.metrics.wrote(System::Kafka);
+    kafka.delete_groups(&groups).await?;
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! Sees to it that a child is as it must be, and writes only where it isn't.
+
+use kube::{Resource, ResourceExt};
+use millstream_api::DataPipeline;
+use serde_json::{Value, json};
+
+use super::children::hash;
+use crate::{
+    context::{Context, Kind, MANAGER},
+    controller::namespace,
+    error::Error,
+};
+
+/// Annotation with the hash of what was last applied: it tells when something was taken out.
+const APPLIED: &str = "millstream.dev/applied-hash";
+
+/// Applies a child that belongs to the pipeline alone, if it isn't there as it must be.
+pub async fn ensure<K: Kind>(
+    pipeline: &DataPipeline,
+    context: &Context,
+    live: Option<&K>,
+    desired: Value,
+) -> Result<(), Error> {
+    if let Some(live) = live {
+        check_owner(pipeline, live)?;
+    }
+    ensure_part(pipeline, context, live, desired, MANAGER, APPLIED).await
+}
+
+/// Applies the pipeline's part of an object that others have a part in.
+pub async fn ensure_part<K: Kind>(
+    pipeline: &DataPipeline,
+    context: &Context,
+    live: Option<&K>,
+    mut desired: Value,
+    manager: &str,
+    annotation: &str,
+) -> Result<(), Error> {
+    let hash = hash(&desired.to_string());
+    desired["metadata"]["annotations"][annotation] = json!(hash);
+    if let Some(live) = live {
+        let live = serde_json::to_value(live)
+            .map_err(|error| Error::Kubernetes(error.to_string()))?;
+        if includes(&live, &desired) {
+            return Ok(());
+        }
+    }
+    context
+        .apply::<K>(&namespace(pipeline), manager, &desired)
+        .await?;
+    Ok(())
+}
+
+/// Refuses to take over what somebody else made under the same name.
+pub fn check_owner<K: Kind>(pipeline: &DataPipeline, live: &K) -> Result<(), Error> {
+    let kind = K::kind(&());
+    let name = live.name_any();
+    let owner = live
+        .owner_references()
+        .iter()
+        .find(|owner| owner.controller == Some(true));
+    match owner {
+        Some(owner) if Some(&owner.uid) == pipeline.meta().uid.as_ref() => Ok(()),
+        Some(owner)
+            if owner.name == pipeline.name_any() && owner.kind == DataPipeline::kind(&()) =>
+        {
+            Err(Error::Waiting(format!(
+                "{kind} `{name}` of the deleted pipeline of the same name is still being removed"
+            )))
+        }
+        _ => Err(Error::Conflict(format!(
+            "{kind} `{name}` exists and doesn't belong to this pipeline, which needs one of this name: rename or delete one of the two"
+        ))),
+    }
+}
+
+/// Whether an object has everything that is wanted; it may have more.
+pub fn includes(live: &Value, wanted: &Value) -> bool {
+    match (live, wanted) {
+        (Value::Object(live), Value::Object(wanted)) => {
+            wanted.iter().all(|(key, wanted)| match live.get(key) {
+                Some(live) => includes(live, wanted),
+                None => false,
+            })
+        }
+        // Lists of objects are maps by name or uid: others may have put in more.
+        (Value::Array(live), Value::Array(wanted)) if wanted.iter().all(Value::is_object) => {
+            wanted
+                .iter()
+                .all(|wanted| live.iter().any(|live| includes(live, wanted)))
+        }
+        (Value::String(live), Value::String(wanted)) => {
+            live == wanted || quantity(live).is_some() && quantity(live) == quantity(wanted)
+        }
+        (live, wanted) => live == wanted,
+    }
+}
+
+/// A quantity such as `1500m` or `2Gi`: the API server writes them its own way.
+fn quantity(text: &str) -> Option<f64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match &text[digits.len()..] {
+        "m" => 1e-3,
+        "" => 1.0,
+        "k" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        "Ki" => 1024.0,
+        "Mi" => 1024.0 * 1024.0,
+        "Gi" => 1024.0 * 1024.0 * 1024.0,
+        _ => return None,
+    };
+    let number: f64 = digits.parse().ok()?;
+    Some((number * factor * 1e3).round())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_is_fine_and_less_or_other_is_not() {
+        let live = json!({
+            "spec": {"replicas": 2, "defaulted": true},
+            "list": [{"name": "a", "x": 1, "y": 2}, {"name": "b"}],
+            "args": ["run", "fast"],
+            "cpu": "1500m", "memory": "1Gi",
+        });
+        for (wanted, there) in [
+            (json!({"spec": {"replicas": 2}}), true),
+            (json!({"spec": {"replicas": 3}}), false),
+            (json!({"list": [{"name": "a", "x": 1}]}), true),
+            (json!({"list": [{"name": "c"}]}), false),
+            (json!({"args": ["run"]}), false),
+            (json!({"cpu": "1.5", "memory": "1024Mi"}), true),
+            (json!({"cpu": "2"}), false),
+            (json!({"absent": 1}), false),
+        ] {
+            assert_eq!(includes(&live, &wanted), there, "{wanted}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! `DataPipeline`: source → topic → SQL → tables. Accept, provision, run, observe, report.
+
+pub mod accept;
+pub mod children;
+mod deletion;
+mod ensure;
+mod observe;
+mod provision;
+mod report;
+
+use std::time::Duration;
+
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    core::DeserializeGuard,
+    runtime::{
+        Controller,
+        controller::Action,
+        reflector::{ObjectRef, Store},
+        watcher,
+    },
+};
+use millstream_api::{DataPipeline, DeletionPolicy, Keyspace, Topic};
+
+use self::{
+    accept::accept,
+    children::{MANAGED_BY, OPERATOR},
+    observe::observe,
+    provision::{keyspaces, provision},
+    report::report,
+};
+use crate::{context::Context, controller::Reconcile, error::Error};
+
+/// Holds a DataPipeline until what it made outside Kubernetes is removed.
+const FINALIZER: &str = "millstream.dev/pipeline";
+
+/// How often lag and rows are looked at.
+const PACE: Duration = Duration::from_secs(5);
+
+/// The controller of DataPipelines watches their children, and the Keyspaces that they write to.
+pub fn controller(
+    controller: Controller<DeserializeGuard<DataPipeline>>,
+    client: &Client,
+) -> Controller<DeserializeGuard<DataPipeline>> {
+    let mine = || watcher::Config::default().labels(&format!("{MANAGED_BY}={OPERATOR}"));
+    let all = watcher::Config::default;
+    let pipelines = controller.store();
+    controller
+        .owns(Api::<Deployment>::all(client.clone()), mine())
+        .owns(Api::<ConfigMap>::all(client.clone()), mine())
+        .owns(Api::<DeserializeGuard<Topic>>::all(client.clone()), mine())
+        .watches(
+            Api::<DeserializeGuard<Keyspace>>::all(client.clone()),
+            all(),
+            move |keyspace| users(&pipelines, &keyspace),
+        )
+}
+
+/// The pipelines that write to a keyspace.
+fn users(
+    pipelines: &Store<DeserializeGuard<DataPipeline>>,
+    keyspace: &DeserializeGuard<Keyspace>,
+) -> Vec<ObjectRef<DeserializeGuard<DataPipeline>>> {
+    let Ok(keyspace) = &keyspace.0 else {
+        return Vec::new();
+    };
+    let name = keyspace.keyspace_name();
+    let state = pipelines.state();
+    let uses = state.iter().filter(|guard| {
+        guard.0.as_ref().is_ok_and(|pipeline| {
+            let mut sinks = pipeline.spec.sinks.iter();
+            pipeline.namespace() == keyspace.namespace()
+                && sinks.any(|sink| sink.cassandra.keyspace == name)
+        })
+    });
+    uses.map(|guard| ObjectRef::from_obj(guard.as_ref())).collect()
+}
+
+impl Reconcile for DataPipeline {
+    async fn reconcile(&self, context: &Context) -> Result<Action, Error> {
+        if self.meta().deletion_timestamp.is_some() {
+            return deletion::reconcile(self, context).await;
+        }
+        let deletes = self.spec.deletion_policy == DeletionPolicy::Delete;
+        context.hold(self, FINALIZER, deletes).await?;
+        let outcome = match accept(self, &keyspaces(self, context)) {
+            Ok(accepted) => provision(self, context, &accepted).await,
+            Err(error) => Err(error),
+        };
+        let observed = observe(self, context).await;
+        report(self, context, &outcome, &observed).await?;
+        outcome.map(|()| Action::requeue(PACE))
+    }
+}

@@ -1,0 +1,235 @@
+//! How far a pipeline is: pods, lag, rows, errors. Reads only.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::{StreamExt, stream};
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
+use kube::ResourceExt;
+use millstream_api::{
+    DataPipeline,
+    pipeline::SinkStatus,
+    worker::{HTTP_PORT, WorkerStatus},
+};
+
+use super::{
+    children::{PIPELINE, STAGE, Stage},
+    provision::{kafka_access, pipeline_ref, watched},
+};
+use crate::{context::Context, error::Error, kafka::Committed};
+
+/// What was seen of a pipeline.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    pub stages: BTreeMap<Stage, ObservedStage>,
+    /// What the workers answer, by stage.
+    pub workers: Vec<(Stage, WorkerStatus)>,
+    /// Nothing where Kafka couldn't be asked.
+    pub progress: Option<Progress>,
+}
+
+/// What was seen of a stage's Deployment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObservedStage {
+    pub wanted: i32,
+    pub pods: i32,
+    pub ready: i32,
+    /// Whether all pods are made from the current template.
+    pub rolled_out: bool,
+    /// Why a pod can't start, as Kubernetes says it.
+    pub trouble: Option<String>,
+}
+
+/// How far the sinks are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    pub records: i64,
+    pub sinks: Vec<SinkStatus>,
+}
+
+/// Looks at everything that a pipeline consists of.
+pub async fn observe(pipeline: &DataPipeline, context: &Context) -> Observed {
+    let pods = pods(pipeline, context);
+    let mut stages = BTreeMap::new();
+    for stage in Stage::ALL {
+        let name = stage.object_name(pipeline);
+        let deployment: Option<Arc<Deployment>> =
+            watched(&context.stores.deployments, pipeline, &name);
+        if let Some(deployment) = deployment {
+            let trouble = pods
+                .iter()
+                .filter(|(of, _)| *of == stage)
+                .find_map(|(_, pod)| trouble(pod));
+            stages.insert(stage, observed_stage(&deployment, trouble));
+        }
+    }
+    let progress = match progress(pipeline, context).await {
+        Ok(progress) => progress,
+        Err(error) => {
+            tracing::debug!(pipeline = pipeline.name_any(), "lag isn't known: {error}");
+            None
+        }
+    };
+    Observed {
+        stages,
+        workers: ask_workers(context, &pods).await,
+        progress,
+    }
+}
+
+fn observed_stage(deployment: &Deployment, trouble: Option<String>) -> ObservedStage {
+    let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas);
+    let wanted = wanted.unwrap_or(1);
+    let status = deployment.status.clone().unwrap_or_default();
+    let seen = status.observed_generation == deployment.metadata.generation;
+    ObservedStage {
+        wanted,
+        pods: status.replicas.unwrap_or(0),
+        ready: status.ready_replicas.unwrap_or(0),
+        rolled_out: seen
+            && status.updated_replicas.unwrap_or(0) == wanted
+            && status.replicas.unwrap_or(0) == wanted,
+        trouble,
+    }
+}
+
+/// The pipeline's pods.
+pub fn pods(pipeline: &DataPipeline, context: &Context) -> Vec<(Stage, Arc<Pod>)> {
+    let namespace = pipeline.namespace();
+    let name = pipeline.name_any();
+    let state = context.stores.pods.state();
+    state
+        .into_iter()
+        .filter(|pod| pod.namespace() == namespace && pod.labels().get(PIPELINE) == Some(&name))
+        .filter_map(|pod| {
+            let label = pod.labels().get(STAGE)?;
+            let stage = Stage::ALL.into_iter().find(|stage| stage.name() == label)?;
+            Some((stage, pod))
+        })
+        .collect()
+}
+
+/// Why a pod can't start, if it can't.
+fn trouble(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let name = pod.name_any();
+    let unscheduled = status.conditions.iter().flatten().find(|condition| {
+        condition.type_ == "PodScheduled" && condition.status == "False"
+    });
+    if let Some(message) = unscheduled.and_then(|condition| condition.message.as_ref()) {
+        return Some(format!("pod {name} can't be scheduled: {message}"));
+    }
+    let container = status.container_statuses.iter().flatten().next()?;
+    let waiting = container.state.as_ref()?.waiting.as_ref()?;
+    let reason = waiting.reason.as_deref()?;
+    if matches!(reason, "ContainerCreating" | "PodInitializing") {
+        return None;
+    }
+    let message = waiting.message.as_deref().unwrap_or_default();
+    Some(format!("pod {name}: {reason} {message}").trim_end().to_string())
+}
+
+/// Asks each running worker for its errors. One that doesn't answer has nothing to say.
+async fn ask_workers(
+    context: &Context,
+    pods: &[(Stage, Arc<Pod>)],
+) -> Vec<(Stage, WorkerStatus)> {
+    let running = pods.iter().filter_map(|(stage, pod)| {
+        let status = pod.status.as_ref()?;
+        let running = status.phase.as_deref() == Some("Running")
+            && pod.metadata.deletion_timestamp.is_none();
+        let address = running.then(|| status.pod_ip.clone()).flatten()?;
+        Some((*stage, address))
+    });
+    let asked: Vec<_> = running.collect();
+    let answers = stream::iter(asked).map(|(stage, address)| async move {
+        let host = if address.contains(':') {
+            format!("[{address}]")
+        } else {
+            address
+        };
+        let url = format!("http://{host}:{HTTP_PORT}/status");
+        let answer = context.http.get(url).send().await.ok()?;
+        Some((stage, answer.json::<WorkerStatus>().await.ok()?))
+    });
+    let mut answers: Vec<_> = answers
+        .buffer_unordered(8)
+        .filter_map(async |answer| answer)
+        .collect()
+        .await;
+    answers.sort_by_key(|(stage, status)| (*stage, status.errors.clone()));
+    answers
+}
+
+async fn progress(
+    pipeline: &DataPipeline,
+    context: &Context,
+) -> Result<Option<Progress>, Error> {
+    let topic = context.stores.topics().into_iter().find(|topic| {
+        topic.namespace() == pipeline.namespace() && topic.name_any() == pipeline.name_any()
+    });
+    let status = topic.and_then(|topic| topic.status);
+    let Some(partitions) = status.and_then(|status| status.partitions) else {
+        return Ok(None);
+    };
+    let access = kafka_access(pipeline, context).await?;
+    let kafka = context.kafka(&access).await?;
+    let topic = pipeline.topic_name();
+    let mut sinks = Vec::new();
+    // Committed offsets first: an end that is read later is never before them.
+    for sink in &pipeline.spec.sinks {
+        let group = pipeline_ref(pipeline).sink_group(&sink.name);
+        let committed = kafka.committed(&group, &topic, partitions).await?;
+        sinks.push((sink.name.clone(), committed));
+    }
+    let ends = kafka.ends(&topic, partitions).await?;
+    Ok(Some(Progress {
+        records: ends.iter().sum(),
+        sinks: sinks
+            .into_iter()
+            .map(|(name, committed)| sink_status(name, &committed, &ends))
+            .collect(),
+    }))
+}
+
+fn sink_status(name: String, committed: &[Committed], ends: &[i64]) -> SinkStatus {
+    let lag = committed.iter().zip(ends);
+    let lag = lag.map(|(committed, end)| (end - committed.offset.unwrap_or(0)).max(0));
+    SinkStatus {
+        name,
+        lag: Some(lag.sum()),
+        rows: Some(committed.iter().map(|c| c.counts.rows).sum()),
+        dead_lettered: Some(committed.iter().map(|c| c.counts.dead_lettered).sum()),
+        last_error: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_api::worker::CommitMetadata;
+
+    use super::*;
+
+    #[test]
+    fn lag_and_rows_are_summed_over_partitions() {
+        let counts = |rows| CommitMetadata {
+            rows,
+            dead_lettered: 1,
+        };
+        let committed = [
+            Committed {
+                offset: Some(7),
+                counts: counts(6),
+            },
+            Committed {
+                offset: None,
+                counts: CommitMetadata::default(),
+            },
+        ];
+        let status = sink_status("s".into(), &committed, &[10, 4]);
+        assert_eq!(
+            (status.lag, status.rows, status.dead_lettered),
+            (Some(7), Some(6), Some(1))
+        );
+    }
+}

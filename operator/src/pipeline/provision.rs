@@ -1,0 +1,348 @@
+//! Topic, keyspaces, consumer groups and pods: each step begins when the one before it is done, and
+//! none of them takes down what runs.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use k8s_openapi::{
+    api::{
+        apps::v1::Deployment,
+        core::v1::{ConfigMap, Secret},
+    },
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
+use kube::{
+    ResourceExt,
+    core::DeserializeGuard,
+    runtime::reflector::{ObjectRef, Store},
+};
+use millstream_api::{
+    CassandraConnection, DataPipeline, KafkaConnection, Keyspace, Topic, condition,
+    keyspace::TableSpec,
+    worker::{IngestConfig, PipelineRef, ProcessConfig, TopicRef, WorkerConfig},
+};
+
+use super::{
+    accept::{Accepted, find_keyspace},
+    children::{self, Pods, Stage, keyspace_manager},
+    ensure::{check_owner, ensure, ensure_part},
+};
+use crate::{
+    conditions,
+    context::{Context, Kind},
+    controller::namespace,
+    credentials::Access,
+    error::Error,
+    kafka::Kafka,
+    metrics::System,
+};
+
+/// Makes everything that an accepted pipeline needs, in order.
+pub async fn provision(
+    pipeline: &DataPipeline,
+    context: &Context,
+    accepted: &Accepted,
+) -> Result<(), Error> {
+    // 1. What Kafka and Cassandra must have, as resources of their own.
+    apply_topics(pipeline, context, accepted).await?;
+    for (name, tables) in &accepted.declared {
+        apply_keyspace(pipeline, context, name, tables).await?;
+    }
+    // 2. They are there.
+    let topic = await_topics(pipeline, context)?;
+    for name in accepted.declared.keys() {
+        await_keyspace(pipeline, context, name)?;
+    }
+    // 3. Every sink has a place to start from.
+    let kafka = kafka_access(pipeline, context).await?;
+    let cassandra = cassandra_access(pipeline, context).await?;
+    let admin = context.kafka(&kafka).await?;
+    let started = commit_starts(pipeline, context, &admin, &topic).await?;
+    // 4. The pods.
+    let credentials = apply_credentials(pipeline, context, &kafka, &cassandra).await?;
+    let configs = configs(pipeline, accepted, &kafka, &cassandra, &topic);
+    for (stage, config) in configs {
+        let replicas = match stage {
+            _ if pipeline.spec.paused => 0,
+            Stage::Ingest => 1,
+            Stage::Process if !started => 0,
+            Stage::Process => pipeline.spec.replicas,
+        };
+        apply_stage(pipeline, context, stage, &config, replicas, credentials.as_deref()).await?;
+    }
+    if started {
+        Ok(())
+    } else {
+        Err(Error::Waiting(
+            "a sink has no committed offset in some partition: the process pods are stopped, the offset is set to the beginning, and they are started again".into(),
+        ))
+    }
+}
+
+/// Who the pipeline is to its workers.
+pub fn pipeline_ref(pipeline: &DataPipeline) -> PipelineRef {
+    PipelineRef {
+        namespace: namespace(pipeline),
+        name: pipeline.name_any(),
+    }
+}
+
+/// The pipeline's Kafka.
+pub async fn kafka_access(
+    pipeline: &DataPipeline,
+    context: &Context,
+) -> Result<Access<KafkaConnection>, Error> {
+    let own = pipeline.spec.kafka.as_ref();
+    context.credentials.kafka(&namespace(pipeline), own).await
+}
+
+/// The pipeline's Cassandra.
+pub async fn cassandra_access(
+    pipeline: &DataPipeline,
+    context: &Context,
+) -> Result<Access<CassandraConnection>, Error> {
+    let own = pipeline.spec.cassandra.as_ref();
+    context.credentials.cassandra(&namespace(pipeline), own).await
+}
+
+/// A watched object by name.
+pub fn watched<K: Kind>(store: &Store<K>, pipeline: &DataPipeline, name: &str) -> Option<Arc<K>> {
+    store.get(&ObjectRef::new(name).within(&namespace(pipeline)))
+}
+
+fn watched_guarded<K: Kind>(
+    store: &Store<DeserializeGuard<K>>,
+    pipeline: &DataPipeline,
+    name: &str,
+) -> Option<K> {
+    let reference = ObjectRef::new(name).within(&namespace(pipeline));
+    let guard = store.get(&reference)?;
+    guard.0.as_ref().ok().cloned()
+}
+
+async fn apply_topics(
+    pipeline: &DataPipeline,
+    context: &Context,
+    accepted: &Accepted,
+) -> Result<(), Error> {
+    let topics = [
+        children::topic(pipeline, !accepted.key.is_empty()),
+        children::dead_letter_topic(pipeline),
+    ];
+    for desired in topics {
+        let name = desired["metadata"]["name"].as_str().unwrap_or_default();
+        let live: Option<Topic> = watched_guarded(&context.stores.topics, pipeline, name);
+        ensure(pipeline, context, live.as_ref(), desired).await?;
+    }
+    Ok(())
+}
+
+/// The Keyspaces of the pipeline's namespace.
+pub fn keyspaces(pipeline: &DataPipeline, context: &Context) -> Vec<Keyspace> {
+    let namespace = pipeline.namespace();
+    let mut keyspaces = context.stores.keyspaces();
+    keyspaces.retain(|keyspace| keyspace.namespace() == namespace);
+    keyspaces
+}
+
+async fn apply_keyspace(
+    pipeline: &DataPipeline,
+    context: &Context,
+    name: &str,
+    tables: &[TableSpec],
+) -> Result<(), Error> {
+    let keyspaces = keyspaces(pipeline, context);
+    let existing = find_keyspace(&keyspaces, name);
+    if tables.is_empty() {
+        // All tables are declared by somebody else.
+        return Ok(());
+    }
+    let desired = children::keyspace(pipeline, name, existing, tables);
+    if existing.is_none() {
+        let taken = desired["metadata"]["name"].as_str().unwrap_or_default();
+        if let Some(other) = keyspaces.iter().find(|other| other.name_any() == taken) {
+            return Err(Error::Conflict(format!(
+                "the pipeline needs a Keyspace for `{name}`, and its name `{taken}` is taken by one for `{}`: declare `{name}` in a Keyspace of another name",
+                other.keyspace_name()
+            )));
+        }
+    }
+    let manager = keyspace_manager(&pipeline.name_any());
+    let annotation = format!("applied.millstream.dev/{}", pipeline.name_any());
+    ensure_part(pipeline, context, existing, desired, &manager, &annotation).await
+}
+
+fn await_topics(pipeline: &DataPipeline, context: &Context) -> Result<TopicRef, Error> {
+    let store = &context.stores.topics;
+    for name in [children::dead_letter_name(pipeline), pipeline.name_any()] {
+        let topic: Option<Topic> = watched_guarded(store, pipeline, &name);
+        await_ready(topic.as_ref(), "Topic", &name, |topic| {
+            topic.status.as_ref().map(|status| &status.conditions[..])
+        })?;
+    }
+    let topic: Option<Topic> = watched_guarded(store, pipeline, &pipeline.name_any());
+    topic
+        .and_then(|topic| {
+            let name = topic.topic_name();
+            let status = topic.status?;
+            Some(TopicRef {
+                name,
+                id: status.topic_id?,
+                timestamp_base: status.timestamp_base?,
+                partitions: status.partitions?,
+            })
+        })
+        .ok_or_else(|| Error::Waiting("the topic's identity isn't known yet".into()))
+}
+
+fn await_keyspace(pipeline: &DataPipeline, context: &Context, name: &str) -> Result<(), Error> {
+    let keyspaces = keyspaces(pipeline, context);
+    let keyspace = find_keyspace(&keyspaces, name);
+    let resource = keyspace.map_or_else(|| name.to_string(), |there| there.name_any());
+    await_ready(keyspace, "Keyspace", &resource, |keyspace| {
+        keyspace.status.as_ref().map(|status| &status.conditions[..])
+    })
+}
+
+/// Whether a resource is Ready as it now is; otherwise what it says itself.
+fn await_ready<K: Kind>(
+    object: Option<&K>,
+    kind: &str,
+    name: &str,
+    conditions: impl Fn(&K) -> Option<&[Condition]>,
+) -> Result<(), Error> {
+    let waiting = || Error::Waiting(format!("{kind} `{name}` isn't ready yet"));
+    let object = object.ok_or_else(waiting)?;
+    let conditions = conditions(object).ok_or_else(waiting)?;
+    let generation = object.meta().generation;
+    if conditions::holds(conditions, condition::READY, generation) {
+        return Ok(());
+    }
+    match conditions::find(conditions, condition::READY) {
+        Some(ready) if ready.observed_generation == generation => Err(Error::Child {
+            reason: ready.reason.clone(),
+            message: format!("{kind} `{name}`: {}", ready.message),
+        }),
+        _ => Err(waiting()),
+    }
+}
+
+/// Commits the beginning of the log for every sink and partition without an offset: the workers
+/// never choose a place themselves. False where a group has members, which Kafka wants gone first.
+async fn commit_starts(
+    pipeline: &DataPipeline,
+    context: &Context,
+    kafka: &Kafka,
+    topic: &TopicRef,
+) -> Result<bool, Error> {
+    for sink in &pipeline.spec.sinks {
+        let group = pipeline_ref(pipeline).sink_group(&sink.name);
+        let committed = kafka.committed(&group, &topic.name, topic.partitions).await?;
+        let missing: Vec<_> = (0..topic.partitions)
+            .zip(&committed)
+            .filter(|(_, committed)| committed.offset.is_none())
+            .map(|(partition, _)| partition)
+            .collect();
+        if missing.is_empty() {
+            continue;
+        }
+        let starts = kafka.starts(&topic.name, topic.partitions).await?;
+        let offsets = missing
+            .into_iter()
+            .filter_map(|partition| Some((partition, *starts.get(partition as usize)?)))
+            .collect();
+        context.metrics.wrote(System::Kafka);
+        if !kafka.commit(&group, &topic.name, offsets).await? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Sees to the workers' Secret; its resource version, where there is one.
+async fn apply_credentials(
+    pipeline: &DataPipeline,
+    context: &Context,
+    kafka: &Access<KafkaConnection>,
+    cassandra: &Access<CassandraConnection>,
+) -> Result<Option<String>, Error> {
+    let mut files: BTreeMap<_, _> = kafka.files();
+    files.extend(cassandra.files());
+    if files.is_empty() {
+        return Ok(None);
+    }
+    let namespace = namespace(pipeline);
+    let name = children::credentials_name(pipeline);
+    let live = context.api::<Secret>(&namespace).get_opt(&name).await?;
+    if let Some(live) = &live {
+        check_owner(pipeline, live)?;
+        let there = live.data.iter().flatten();
+        let wanted = files.iter().map(|(file, value)| (*file, value.as_bytes()));
+        if there
+            .map(|(file, value)| (file.as_str(), value.0.as_slice()))
+            .eq(wanted)
+        {
+            return Ok(live.resource_version());
+        }
+    }
+    let desired = children::credentials(pipeline, &files);
+    let applied: Secret = context
+        .apply(&namespace, crate::context::MANAGER, &desired)
+        .await?;
+    Ok(applied.resource_version())
+}
+
+fn configs(
+    pipeline: &DataPipeline,
+    accepted: &Accepted,
+    kafka: &Access<KafkaConnection>,
+    cassandra: &Access<CassandraConnection>,
+    topic: &TopicRef,
+) -> [(Stage, WorkerConfig); 2] {
+    let ingest = IngestConfig {
+        pipeline: pipeline_ref(pipeline),
+        kafka: kafka.connection.clone(),
+        topic: topic.clone(),
+        dead_letter_topic: pipeline.dead_letter_topic_name(),
+        key: accepted.key.clone(),
+        source: pipeline.spec.source.clone(),
+        schema: pipeline.spec.schema.clone(),
+    };
+    let process = ProcessConfig {
+        pipeline: pipeline_ref(pipeline),
+        kafka: kafka.connection.clone(),
+        cassandra: cassandra.connection.clone(),
+        topic: topic.clone(),
+        dead_letter_topic: pipeline.dead_letter_topic_name(),
+        schema: pipeline.spec.schema.clone(),
+        sinks: accepted.sinks.clone(),
+    };
+    [
+        (Stage::Process, WorkerConfig::Process(process)),
+        (Stage::Ingest, WorkerConfig::Ingest(ingest)),
+    ]
+}
+
+async fn apply_stage(
+    pipeline: &DataPipeline,
+    context: &Context,
+    stage: Stage,
+    config: &WorkerConfig,
+    replicas: i32,
+    credentials: Option<&str>,
+) -> Result<(), Error> {
+    let name = stage.object_name(pipeline);
+    let yaml = children::worker_yaml(config)?;
+    let live: Option<Arc<ConfigMap>> = watched(&context.stores.config_maps, pipeline, &name);
+    let desired = children::config_map(pipeline, stage, &yaml);
+    ensure(pipeline, context, live.as_deref(), desired).await?;
+    let pods = Pods {
+        stage,
+        replicas,
+        worker: &context.config.worker,
+        yaml: &yaml,
+        credentials,
+    };
+    let live: Option<Arc<Deployment>> = watched(&context.stores.deployments, pipeline, &name);
+    let desired = children::deployment(pipeline, &pods);
+    ensure(pipeline, context, live.as_deref(), desired).await
+}

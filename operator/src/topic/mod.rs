@@ -1,0 +1,270 @@
+//! `Topic`: created, or adopted, grown and configured; drift is put right.
+
+mod deletion;
+pub mod plan;
+
+use std::sync::Arc;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::{
+    Resource, ResourceExt,
+    core::DeserializeGuard,
+    runtime::{Controller, controller::Action, events::EventType},
+};
+use millstream_api::{DeletionPolicy, KafkaConnection, Topic, TopicStatus, condition};
+
+use self::plan::{DesiredTopic, TopicChange, plan};
+use crate::{
+    claims, conditions,
+    context::Context,
+    controller::{Reconcile, namespace},
+    error::Error,
+    kafka::{Kafka, ObservedTopic, TopicMark},
+    metrics::System,
+};
+
+/// Holds a Topic until its topic is deleted in Kafka.
+const FINALIZER: &str = "millstream.dev/topic";
+
+/// On a Topic whose records are keyed: its partitions aren't grown once it exists in Kafka.
+pub const KEYED: &str = "millstream.dev/keyed";
+
+/// Seconds after which a topic's mark is written anew.
+const MARK_AGE: i64 = 24 * 60 * 60;
+
+/// The controller of Topics watches nothing else.
+pub fn controller(
+    controller: Controller<DeserializeGuard<Topic>>,
+) -> Controller<DeserializeGuard<Topic>> {
+    controller
+}
+
+impl Reconcile for Topic {
+    async fn reconcile(&self, context: &Context) -> Result<Action, Error> {
+        if self.meta().deletion_timestamp.is_some() {
+            return deletion::reconcile(self, context).await;
+        }
+        let deletes = self.spec.deletion_policy == DeletionPolicy::Delete;
+        context.hold(self, FINALIZER, deletes).await?;
+        let outcome = provision(self, context).await;
+        report(self, context, &outcome).await?;
+        outcome.map(|_| Action::requeue(context.resync))
+    }
+}
+
+/// The topic as it is after a visit.
+struct Provisioned {
+    observed: ObservedTopic,
+    mark: TopicMark,
+    drift: Option<String>,
+}
+
+async fn provision(topic: &Topic, context: &Context) -> Result<Provisioned, Error> {
+    // 1. Accept. (no client)
+    let desired = desired(topic)?;
+    if let Some(rival) = older_claim(topic, context) {
+        return Err(Error::Conflict(format!(
+            "Topic {rival} is older and claims the topic `{}` of this Kafka too: delete one of the two",
+            desired.name
+        )));
+    }
+    // 2. Observe.
+    let kafka = connect(topic, context).await?;
+    let observed = kafka.describe(&desired.name).await?;
+    // 3. Plan. (no client)
+    let changes = plan(&desired, observed.as_ref())?;
+    // 4. Apply.
+    let drift = apply(topic, context, &kafka, &desired, &changes).await?;
+    let observed = match observed {
+        Some(observed) if changes.is_empty() => observed,
+        _ => kafka.describe(&desired.name).await?.ok_or_else(|| {
+            Error::Waiting(format!("topic `{}` doesn't show up in Kafka", desired.name))
+        })?,
+    };
+    let mark = identify(topic, context, &kafka, &desired.name).await?;
+    Ok(Provisioned {
+        observed,
+        mark,
+        drift,
+    })
+}
+
+/// The connection of a Topic.
+async fn connect(topic: &Topic, context: &Context) -> Result<Arc<Kafka>, Error> {
+    let own = topic.spec.kafka.as_ref();
+    let access = context.credentials.kafka(&namespace(topic), own).await?;
+    context.kafka(&access).await
+}
+
+fn desired(topic: &Topic) -> Result<DesiredTopic, Error> {
+    let name = topic.topic_name();
+    if name == "." || name == ".." || name.len() > 249 {
+        return Err(Error::InvalidSpec(format!(
+            "`{name}` can't be a topic's name: set spec.topicName, at most 249 of a-z, A-Z, 0-9, `.`, `_` and `-`"
+        )));
+    }
+    if name.starts_with("__") {
+        return Err(Error::InvalidSpec(format!(
+            "topic `{name}` is Kafka's own: choose another name"
+        )));
+    }
+    Ok(DesiredTopic {
+        name,
+        partitions: topic.spec.partitions,
+        replication_factor: topic.spec.replication_factor,
+        config: topic.spec.config.clone(),
+        keyed: topic.annotations().contains_key(KEYED),
+    })
+}
+
+/// An older Topic of any namespace that claims the same topic of the same Kafka.
+fn older_claim(topic: &Topic, context: &Context) -> Option<String> {
+    let rivals = rivals(topic, context);
+    claims::older(topic.meta(), rivals.iter().map(Resource::meta))
+}
+
+/// Other Topics that claim the same topic of the same Kafka.
+fn rivals(topic: &Topic, context: &Context) -> Vec<Topic> {
+    let servers = |topic: &Topic| -> Option<String> {
+        let connection: Option<&KafkaConnection> = topic.spec.kafka.as_ref();
+        let connection = connection.or(context.config.kafka.as_ref())?;
+        Some(connection.bootstrap_servers.clone())
+    };
+    let Some(mine) = servers(topic) else {
+        return Vec::new();
+    };
+    let mut rivals = context.stores.topics();
+    rivals.retain(|rival| {
+        rival.uid() != topic.uid()
+            && rival.topic_name() == topic.topic_name()
+            && servers(rival).is_some_and(|theirs| {
+                claims::same_cluster([mine.as_str()], [theirs.as_str()])
+            })
+    });
+    rivals
+}
+
+/// Makes the changes; says what was put right, where the topic had been as declared before.
+async fn apply(
+    topic: &Topic,
+    context: &Context,
+    kafka: &Kafka,
+    desired: &DesiredTopic,
+    changes: &[TopicChange],
+) -> Result<Option<String>, Error> {
+    let name = &desired.name;
+    let before = topic.status.as_ref();
+    let was_as_declared = before.is_some_and(|status| {
+        conditions::holds(&status.conditions, condition::PROVISIONED, topic.meta().generation)
+    });
+    let mut drift = None;
+    for change in changes {
+        context.metrics.wrote(System::Kafka);
+        match change {
+            TopicChange::Create => {
+                let factor = desired.replication_factor;
+                kafka
+                    .create(name, desired.partitions, factor, &desired.config)
+                    .await?;
+            }
+            TopicChange::GrowPartitions { to, .. } => kafka.grow(name, *to).await?,
+            TopicChange::SetConfig { all, .. } => kafka.set_config(name, all).await?,
+        }
+        let what = change.describe();
+        let reason = match (was_as_declared, change) {
+            (true, TopicChange::Create) => "TopicRecreated",
+            (true, _) => "DriftCorrected",
+            (false, change) => change.event_reason(),
+        };
+        let type_ = if was_as_declared {
+            drift = Some(what.clone());
+            EventType::Warning
+        } else {
+            EventType::Normal
+        };
+        context
+            .event(topic, type_, reason, format!("{what} (`{name}`)"))
+            .await;
+    }
+    Ok(drift)
+}
+
+/// Who the topic is: the mark that it has, or a new one.
+async fn identify(
+    topic: &Topic,
+    context: &Context,
+    kafka: &Kafka,
+    name: &str,
+) -> Result<TopicMark, Error> {
+    let now = Timestamp::now();
+    let mark = match kafka.mark(name).await? {
+        Some(mark) if now.as_second() - mark.written < MARK_AGE => return Ok(mark),
+        Some(mark) => TopicMark {
+            written: now.as_second(),
+            ..mark
+        },
+        None => {
+            let known = topic.status.as_ref();
+            let last_base = known.and_then(|status| status.timestamp_base);
+            TopicMark {
+                id: uuid::Uuid::new_v4().to_string(),
+                // Later than any other, even where the clock was set back.
+                base: now.as_microsecond().max(last_base.map_or(0, |base| base + 1)),
+                written: now.as_second(),
+            }
+        }
+    };
+    context.metrics.wrote(System::Kafka);
+    kafka.set_mark(name, &mark).await?;
+    Ok(mark)
+}
+
+async fn report(
+    topic: &Topic,
+    context: &Context,
+    outcome: &Result<Provisioned, Error>,
+) -> Result<(), Error> {
+    let before = topic.status.clone().unwrap_or_default();
+    let generation = topic.meta().generation;
+    let message = match outcome {
+        Ok(provisioned) => message(topic, &provisioned.observed),
+        Err(_) => String::new(),
+    };
+    let verdicts =
+        conditions::accepted_and_provisioned(outcome.as_ref().map(|_| message.as_str()));
+    let mut status = TopicStatus {
+        observed_generation: generation,
+        conditions: conditions::merge(&before.conditions, &verdicts, &message, generation),
+        topic_name: Some(topic.topic_name()),
+        // What was seen last stays true enough while Kafka can't be asked.
+        ..before.clone()
+    };
+    if let Ok(provisioned) = outcome {
+        status.topic_id = Some(provisioned.mark.id.clone());
+        status.timestamp_base = Some(provisioned.mark.base);
+        status.partitions = Some(provisioned.observed.partitions);
+        status.replication_factor = Some(provisioned.observed.replication_factor);
+        status.last_drift = provisioned.drift.clone().or(before.last_drift.clone());
+    }
+    if topic.status.as_ref() == Some(&status) {
+        return Ok(());
+    }
+    context.patch_status::<Topic>(topic.meta(), &status).await?;
+    context
+        .event_of_transition(topic, &before.conditions, &status.conditions)
+        .await;
+    Ok(())
+}
+
+fn message(topic: &Topic, observed: &ObservedTopic) -> String {
+    let name = topic.topic_name();
+    let there = observed.partitions;
+    if there > topic.spec.partitions {
+        return format!(
+            "topic `{name}` has {there} partitions, more than the {} declared: a topic is never shrunk",
+            topic.spec.partitions
+        );
+    }
+    let plural = if there == 1 { "" } else { "s" };
+    format!("topic `{name}` has {there} partition{plural}")
+}

@@ -1,0 +1,212 @@
+//! What has to be done to a topic. Pure: no client, no clock.
+
+use std::collections::BTreeMap;
+
+use crate::{error::Error, kafka::ObservedTopic};
+
+/// A topic as it is declared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredTopic {
+    pub name: String,
+    pub partitions: i32,
+    pub replication_factor: Option<i32>,
+    pub config: BTreeMap<String, String>,
+    /// Records are found by their key's partition, which more partitions would move.
+    pub keyed: bool,
+}
+
+/// A change that brings a topic nearer to its declaration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TopicChange {
+    Create,
+    GrowPartitions {
+        from: i32,
+        to: i32,
+    },
+    SetConfig {
+        /// Declared keys whose values differ: what is there, and what is wanted.
+        differing: BTreeMap<String, (Option<String>, String)>,
+        /// All that is to be set on the topic: setting replaces, and keys that others have set are
+        /// theirs.
+        all: BTreeMap<String, String>,
+    },
+}
+
+/// Compares a topic with what is there.
+pub fn plan(
+    desired: &DesiredTopic,
+    observed: Option<&ObservedTopic>,
+) -> Result<Vec<TopicChange>, Error> {
+    let Some(observed) = observed else {
+        return Ok(vec![TopicChange::Create]);
+    };
+    let mut changes = Vec::new();
+    if observed.partitions < desired.partitions {
+        if desired.keyed {
+            return Err(Error::Incompatible(format!(
+                "topic `{}` exists with {} partitions, and {} are declared; more partitions would move keys between them and break the order of updates: declare {}, or use another topic",
+                desired.name, observed.partitions, desired.partitions, observed.partitions
+            )));
+        }
+        changes.push(TopicChange::GrowPartitions {
+            from: observed.partitions,
+            to: desired.partitions,
+        });
+    }
+    changes.extend(set_config(desired, observed));
+    Ok(changes)
+}
+
+fn set_config(desired: &DesiredTopic, observed: &ObservedTopic) -> Option<TopicChange> {
+    let mut differing = BTreeMap::new();
+    for (key, wanted) in &desired.config {
+        let there = observed.config.get(key).map(|there| there.value.clone());
+        if !there.as_ref().is_some_and(|there| same_value(wanted, there)) {
+            differing.insert(key.clone(), (there, wanted.clone()));
+        }
+    }
+    if differing.is_empty() {
+        return None;
+    }
+    let theirs = observed.config.iter().filter(|(_, value)| value.set_here);
+    let mut all: BTreeMap<_, _> = theirs
+        .map(|(key, value)| (key.clone(), value.value.clone()))
+        .collect();
+    all.extend(desired.config.clone());
+    Some(TopicChange::SetConfig { differing, all })
+}
+
+/// Kafka gives values back as it understood them: `TRUE` as `true`, `a, b` as `a,b`.
+fn same_value(wanted: &str, there: &str) -> bool {
+    let plain = |value: &str| {
+        let parts = value.split(',').map(str::trim);
+        parts.collect::<Vec<_>>().join(",").to_ascii_lowercase()
+    };
+    let number = |value: &str| value.trim().parse::<f64>().ok();
+    plain(wanted) == plain(there)
+        || number(wanted)
+            .zip(number(there))
+            .is_some_and(|(wanted, there)| wanted == there)
+}
+
+impl TopicChange {
+    /// The change in words, for events and for what was put right.
+    pub fn describe(&self) -> String {
+        match self {
+            TopicChange::Create => "created the topic".into(),
+            TopicChange::GrowPartitions { from, to } => {
+                format!("grew the topic from {from} to {to} partitions")
+            }
+            TopicChange::SetConfig { differing, .. } => {
+                let set: Vec<_> = differing
+                    .iter()
+                    .map(|(key, (there, wanted))| match there {
+                        Some(there) => format!("{key} from {there} to {wanted}"),
+                        None => format!("{key} to {wanted}"),
+                    })
+                    .collect();
+                format!("set {}", set.join(", "))
+            }
+        }
+    }
+
+    /// Reason of the event.
+    pub fn event_reason(&self) -> &'static str {
+        match self {
+            TopicChange::Create => "TopicCreated",
+            TopicChange::GrowPartitions { .. } => "PartitionsGrown",
+            TopicChange::SetConfig { .. } => "TopicConfigured",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::ConfigValue;
+
+    fn desired(partitions: i32, config: &[(&str, &str)]) -> DesiredTopic {
+        DesiredTopic {
+            name: "t".into(),
+            partitions,
+            replication_factor: None,
+            config: config
+                .iter()
+                .map(|(key, value)| (key.to_string(), value.to_string()))
+                .collect(),
+            keyed: false,
+        }
+    }
+
+    fn observed(partitions: i32, config: &[(&str, &str, bool)]) -> ObservedTopic {
+        let value = |value: &str, set_here| ConfigValue {
+            value: value.into(),
+            set_here,
+        };
+        ObservedTopic {
+            partitions,
+            replication_factor: 1,
+            config: config
+                .iter()
+                .map(|(key, text, set_here)| (key.to_string(), value(text, *set_here)))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn plans() {
+        let both = &[("retention.ms", "1000"), ("cleanup.policy", "delete, compact")];
+        let keyed = DesiredTopic {
+            keyed: true,
+            ..desired(4, &[])
+        };
+        let cases = [
+            ("absent", plan(&desired(4, both), None)),
+            (
+                "as declared",
+                plan(
+                    &desired(2, both),
+                    Some(&observed(
+                        2,
+                        &[
+                            ("retention.ms", "1000", true),
+                            ("cleanup.policy", "delete,compact", true),
+                        ],
+                    )),
+                ),
+            ),
+            (
+                "adopted with more partitions",
+                plan(&desired(2, &[]), Some(&observed(8, &[]))),
+            ),
+            ("grows", plan(&desired(8, &[]), Some(&observed(2, &[])))),
+            ("keyed", plan(&keyed, Some(&observed(2, &[])))),
+            (
+                "drift beside what others have set",
+                plan(
+                    &desired(2, both),
+                    Some(&observed(
+                        2,
+                        &[
+                            ("retention.ms", "5", true),
+                            ("cleanup.policy", "delete,compact", true),
+                            ("segment.ms", "7", true),
+                            ("flush.ms", "9", false),
+                        ],
+                    )),
+                ),
+            ),
+        ];
+        let printed: Vec<_> = cases
+            .iter()
+            .map(|(name, plan)| format!("{name}: {plan:#?}"))
+            .collect();
+        insta::assert_snapshot!(printed.join("\n\n"));
+    }
+
+    #[test]
+    fn values_are_compared_by_meaning() {
+        assert!(same_value("TRUE", "true") && same_value("0.50", "0.5"));
+        assert!(!same_value("1000", "1001") && !same_value("delete", "compact"));
+    }
+}

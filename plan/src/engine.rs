@@ -1,0 +1,97 @@
+//! The SQL engine: DataFusion's functions, types and expressions, without tables or plans.
+//!
+//! A query without state is a condition and a list of expressions. They are planned once and
+//! evaluated for every batch; there is no plan to run, and so nothing to wait for.
+
+use std::sync::{Arc, LazyLock};
+
+use datafusion::{
+    arrow::datatypes::{DataType, Schema, SchemaRef},
+    common::{DFSchema, DataFusionError},
+    execution::{SessionState, SessionStateBuilder},
+    logical_expr::Volatility,
+    physical_expr::{PhysicalExpr, expressions::cast},
+    prelude::SessionConfig,
+    sql::sqlparser::ast::{Expr, ExprWithAlias},
+};
+
+use crate::error::similar;
+
+static ENGINE: LazyLock<SessionState> = LazyLock::new(|| {
+    let mut config = SessionConfig::new();
+    // One type for text is enough: rows go to Cassandra, not through joins and sorts.
+    config.options_mut().sql_parser.map_string_types_to_utf8view = false;
+    SessionStateBuilder::new()
+        .with_config(config)
+        .with_default_features()
+        .build()
+});
+
+/// What a name is among the engine's functions.
+pub(crate) enum Function {
+    /// Its result follows from its arguments.
+    Immutable,
+    /// Its result differs from run to run.
+    Volatile,
+    Aggregate,
+    Window,
+    Unknown {
+        similar: Option<String>,
+    },
+}
+
+/// Looks up a function by its name in lower case.
+pub(crate) fn function(name: &str) -> Function {
+    let scalars = ENGINE.scalar_functions();
+    if let Some(function) = scalars.get(name) {
+        return match function.signature().volatility {
+            Volatility::Immutable => Function::Immutable,
+            Volatility::Stable | Volatility::Volatile => Function::Volatile,
+        };
+    }
+    if ENGINE.aggregate_functions().contains_key(name) {
+        return Function::Aggregate;
+    }
+    if ENGINE.window_functions().contains_key(name) {
+        return Function::Window;
+    }
+    let mut names: Vec<&str> = scalars.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    Function::Unknown {
+        similar: similar(name, names),
+    }
+}
+
+/// Plans an expression over these columns.
+pub(crate) fn plan(expr: Expr, columns: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>, String> {
+    let columns = DFSchema::try_from(Schema::clone(columns)).map_err(|error| in_words(&error))?;
+    let expr = ExprWithAlias { expr, alias: None };
+    ENGINE
+        .create_logical_expr_from_sql_expr(expr, &columns)
+        .and_then(|expr| ENGINE.create_physical_expr(expr, &columns))
+        .map_err(|error| in_words(&error))
+}
+
+/// The same expression as this type; a value that doesn't fit is an error of its batch.
+pub(crate) fn as_type(
+    expr: Arc<dyn PhysicalExpr>,
+    columns: &SchemaRef,
+    data_type: DataType,
+) -> Result<Arc<dyn PhysicalExpr>, String> {
+    cast(expr, columns, data_type).map_err(|error| in_words(&error))
+}
+
+/// An error of the engine as one line, without the names of its layers.
+pub(crate) fn in_words(error: &DataFusionError) -> String {
+    let message = match error.find_root() {
+        DataFusionError::ArrowError(error, _) => error.to_string(),
+        root => root.message().into_owned(),
+    };
+    let message = message.split("\n\nbacktrace:").next().unwrap_or_default();
+    let message = message
+        .trim_start_matches("Cast error: ")
+        .trim_start_matches("Parser error: ")
+        .trim_start_matches("Compute error: ")
+        .trim_start_matches("Invalid argument error: ");
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}

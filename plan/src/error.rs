@@ -1,0 +1,259 @@
+//! What can be wrong with a pipeline's schema, SQL and keys, in words for the person who wrote it.
+
+use std::fmt;
+
+use datafusion::common::utils::datafusion_strsim::levenshtein;
+use thiserror::Error;
+
+/// A place in a text: both numbers start at 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    pub line: u64,
+    pub column: u64,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}, column {}", self.line, self.column)
+    }
+}
+
+/// Why a pipeline's schema, SQL or keys can't be accepted.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum PlanError {
+    /// `spec.schema` is wrong.
+    #[error("schema, {at}: {problem}")]
+    Schema {
+        at: Position,
+        problem: SchemaProblem,
+    },
+    /// A sink's SQL is wrong; `at` is a place in that sink's `sql`.
+    #[error("sink `{sink}`{}: {problem}", comma(.at))]
+    Query {
+        sink: String,
+        at: Option<Position>,
+        problem: QueryProblem,
+    },
+    /// A sink's result and its table don't go together.
+    #[error("sink `{sink}`: {problem}")]
+    Table { sink: String, problem: TableProblem },
+    /// No key would keep the rows of one primary key in one partition.
+    #[error(transparent)]
+    Key(#[from] KeyProblem),
+}
+
+fn comma(at: &Option<Position>) -> String {
+    at.map(|at| format!(", {at}")).unwrap_or_default()
+}
+
+/// What is wrong with a schema.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum SchemaProblem {
+    #[error("{0}")]
+    Token(String),
+    #[error("expected {expected}, found {found}")]
+    Unexpected {
+        expected: &'static str,
+        found: String,
+    },
+    #[error(
+        "`{0}` is not a type here; use one of TEXT, BOOLEAN, TINYINT, SMALLINT, INT, BIGINT, FLOAT, DOUBLE, DECIMAL(p, s), DATE, TIMESTAMP, UUID, STRUCT<...>, ARRAY<...>"
+    )]
+    UnknownType(String),
+    #[error(
+        "`{0}` has no place in JSON; declare the column as TEXT, and decode it in the SQL with decode({1}, 'base64')"
+    )]
+    Bytes(String, String),
+    #[error("DECIMAL takes a precision from 1 to 38, and a scale from 0 to the precision")]
+    Decimal,
+    #[error("`{0}` is there twice")]
+    Duplicate(String),
+    #[error("`{0}` is a virtual column, which every record has already; name the column otherwise")]
+    Reserved(String),
+    #[error("a name can't be empty")]
+    EmptyName,
+    #[error(
+        "every column may be null, and a schema has no constraints; take off `{0}`, and say `WHERE ... IS NOT NULL` in the SQL where it is needed"
+    )]
+    Constraint(String),
+    #[error(
+        "types are nested deeper than {0} levels; declare less of the record, or the inner part as TEXT"
+    )]
+    TooDeep(usize),
+    #[error("there are more than {0} fields; declare those that the SQL reads")]
+    TooManyFields(usize),
+    #[error("the schema has more than {0} bytes; declare the fields that the SQL reads")]
+    TooLong(usize),
+}
+
+/// What is wrong with a sink's SQL.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum QueryProblem {
+    #[error("{0}")]
+    Syntax(String),
+    #[error("the SQL has more than {0} bytes; split it over several sinks")]
+    TooLong(usize),
+    #[error(
+        "the expression is too deep: more than {0} operators and parentheses within one another; use IN (...) for a long OR, or split the WHERE over several sinks"
+    )]
+    TooDeep(usize),
+    #[error("a sink takes one query, SELECT ... FROM records [WHERE ...], and this is not one")]
+    NotOneSelect,
+    #[error("{0} is not supported; a sink takes SELECT ... FROM records [WHERE ...]")]
+    Unsupported(&'static str),
+    #[error(
+        "{0}: stateful SQL is not supported yet; write one row for each record, and count or group when you read the table"
+    )]
+    Stateful(String),
+    #[error(
+        "{0}() differs when a record is processed again; use _timestamp, the record's own time, or a field of the record"
+    )]
+    Volatile(String),
+    #[error("no table `{0}`; the records are in the table `records`")]
+    UnknownTable(String),
+    #[error("no column `{name}` in records{}", hint(.similar))]
+    UnknownColumn {
+        name: String,
+        similar: Option<String>,
+    },
+    #[error("`{parent}` has no field `{name}`{}", hint(.similar))]
+    UnknownField {
+        parent: String,
+        name: String,
+        similar: Option<String>,
+    },
+    #[error("`{parent}` is {data_type}, which has no field `{name}`{way_out}")]
+    NotStruct {
+        parent: String,
+        data_type: String,
+        name: String,
+        way_out: &'static str,
+    },
+    #[error("`{name}` could be any of {candidates}; write the one you mean in double quotes")]
+    Ambiguous { name: String, candidates: String },
+    #[error("no function `{name}`{}", hint(.similar))]
+    UnknownFunction {
+        name: String,
+        similar: Option<String>,
+    },
+    #[error("this result column has no name; write `{0} AS name`")]
+    NoName(String),
+    #[error(
+        "`{0}` can't be the name of a column in Cassandra: it takes a lower-case letter, then lower-case letters, digits and `_`, 48 at most; write `AS` and such a name"
+    )]
+    BadName(String),
+    #[error("there are two result columns `{0}`; give one another name with AS")]
+    DuplicateName(String),
+    #[error("the result has more than {0} columns; split it over several sinks")]
+    TooManyColumns(usize),
+    #[error(
+        "CAST AS UUID stands only around a whole result column, as in CAST(id AS UUID) AS id; elsewhere compare it as TEXT"
+    )]
+    NestedUuid,
+    #[error("column `{name}` is {data_type}, which can't be made a UUID; only TEXT can")]
+    NotUuid { name: String, data_type: String },
+    #[error("column `{name}` is {data_type}, which no CQL type can take; {way_out}")]
+    NoCqlType {
+        name: String,
+        data_type: String,
+        way_out: String,
+    },
+    #[error("WHERE takes a condition, and this is {0}")]
+    NotCondition(String),
+    /// In the engine's words.
+    #[error("{0}")]
+    Engine(String),
+}
+
+/// What doesn't go together between a sink's result and its table.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum TableProblem {
+    #[error("table {table} has no column `{column}`{}; add the column to the table, or take it out of the SQL", hint(.similar))]
+    UnknownColumn {
+        table: String,
+        column: String,
+        similar: Option<String>,
+    },
+    #[error(
+        "column `{column}` is {found} in the SQL's result but `{expected}` in table {table}; {way_out}"
+    )]
+    Type {
+        table: String,
+        column: String,
+        found: String,
+        expected: String,
+        way_out: String,
+    },
+    #[error("table {table} has `{column}` in its primary key, and the SQL's result has no such column{}; add `... AS {column}` to the SQL", hint(.similar))]
+    NoKeyColumn {
+        table: String,
+        column: String,
+        similar: Option<String>,
+    },
+    #[error("primaryKey: the partition key is empty; name a column of the SQL's result")]
+    NoPartitionKey,
+    #[error("primaryKey: `{0}` is there twice")]
+    DuplicateKeyColumn(String),
+    #[error(
+        "primaryKey: `{column}` is `{cql_type}`, which can't be part of a primary key; choose another column"
+    )]
+    KeyType { column: String, cql_type: String },
+}
+
+/// Why rows of one primary key could come from several partitions of the topic.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum KeyProblem {
+    #[error("topic.key: `{0}` is not a JSON Pointer; it begins with `/`, as in /login/uuid")]
+    NotAPointer(String),
+    #[error("topic.key: `{0}` is there twice")]
+    Duplicate(String),
+    #[error("topic.key: `{pointer}` is no field of the schema{}", hint(.similar))]
+    UnknownField {
+        pointer: String,
+        similar: Option<String>,
+    },
+    #[error("topic.key: `{pointer}` is {data_type}; a key takes single values")]
+    NotAValue { pointer: String, data_type: String },
+    #[error(
+        "sink `{sink}`: `{pointer}` is in topic.key but no column of the primary key ({primary_key}) is that field as it is, so that rows of one primary key could come from several partitions, out of order; take it out of topic.key, or put the field into the primary key"
+    )]
+    NotInPrimaryKey {
+        sink: String,
+        pointer: String,
+        primary_key: String,
+    },
+    #[error(
+        "sink `{sink}`: no column of the primary key ({primary_key}) is a field of the record as it is, so that no key of the topic keeps rows of one primary key in order; put such a field, or _partition and _offset, into the primary key"
+    )]
+    NoField { sink: String, primary_key: String },
+    #[error(
+        "sinks {sinks}: their primary keys have no field of the record in common, so that no key of the topic keeps the rows of all of them in order; put a common field into the primary keys, or make a pipeline for each"
+    )]
+    NothingInCommon { sinks: String },
+    #[error(
+        "sink `{sink}`: `_key` is in the primary key, and the records have no key; set topic.key"
+    )]
+    NoKey { sink: String },
+}
+
+fn hint(similar: &Option<String>) -> String {
+    similar
+        .as_ref()
+        .map(|name| format!("; did you mean `{name}`?"))
+        .unwrap_or_default()
+}
+
+/// The candidate that a person may have meant: the same but for case, or with a typing mistake.
+pub(crate) fn similar<'a>(
+    name: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<String> {
+    let name = name.to_lowercase();
+    let allowed = (name.chars().count() / 3).clamp(1, 3);
+    candidates
+        .into_iter()
+        .map(|candidate| (levenshtein(&name, &candidate.to_lowercase()), candidate))
+        .filter(|(distance, _)| *distance <= allowed)
+        .min()
+        .map(|(_, candidate)| candidate.to_owned())
+}

@@ -1,0 +1,122 @@
+//! Runs a sink's query over batches of records.
+
+use std::sync::Arc;
+
+use datafusion::{
+    arrow::{
+        array::{ArrayRef, AsArray, RecordBatch, UInt32Array},
+        compute::{filter, filter_record_batch},
+        datatypes::{DataType, Field, Schema, SchemaRef},
+        error::ArrowError,
+    },
+    common::DataFusionError,
+    physical_expr::PhysicalExpr,
+};
+use thiserror::Error;
+
+use crate::{
+    ResultColumn,
+    engine::in_words,
+    input::{Inputs, ROW_COLUMN},
+};
+
+/// A batch that a query can't be run over. It is the records' fault, or one record's, unless it is
+/// [`Input`](ExecError::Input): smaller batches find out which.
+#[derive(Debug, Error)]
+pub enum ExecError {
+    /// The expression of a result column failed, such as a CAST of text that isn't a number.
+    #[error("column `{column}`: {}", in_words(.source))]
+    Column {
+        column: String,
+        source: DataFusionError,
+    },
+    /// The WHERE failed.
+    #[error("WHERE: {}", in_words(.0))]
+    Condition(#[source] DataFusionError),
+    /// The batch hasn't the columns of the plan's input schema.
+    #[error("{}", in_words(.0))]
+    Input(#[source] DataFusionError),
+}
+
+/// A sink's query, run over one batch at a time. Keeps nothing from batch to batch.
+#[derive(Clone, Debug)]
+pub struct SinkExecutor {
+    inputs: Inputs,
+    condition: Option<Arc<dyn PhysicalExpr>>,
+    exprs: Vec<Arc<dyn PhysicalExpr>>,
+    result: SchemaRef,
+}
+
+impl SinkExecutor {
+    pub(crate) fn new(
+        inputs: Inputs,
+        condition: Option<Arc<dyn PhysicalExpr>>,
+        columns: &[ResultColumn],
+        exprs: Vec<Arc<dyn PhysicalExpr>>,
+    ) -> Self {
+        let mut fields: Vec<Field> = columns
+            .iter()
+            .map(|column| Field::new(&column.name, column.data_type.clone(), true))
+            .collect();
+        fields.push(Field::new(ROW_COLUMN, DataType::UInt32, false));
+        SinkExecutor {
+            inputs,
+            condition,
+            exprs,
+            result: Arc::new(Schema::new(fields)),
+        }
+    }
+
+    /// What [`execute`](Self::execute) gives: the plan's columns, then [`ROW_COLUMN`].
+    pub fn result_schema(&self) -> &SchemaRef {
+        &self.result
+    }
+
+    /// Runs the query. Takes the columns of the plan's input schema, in any order and with others
+    /// beside them. Rows keep their order. One failing value fails the batch.
+    pub fn execute(&self, batch: &RecordBatch) -> Result<RecordBatch, ExecError> {
+        let input = self.inputs.flatten(batch).map_err(ExecError::Input)?;
+        let rows = u32::try_from(input.num_rows()).map_err(|_| {
+            let problem = DataFusionError::Execution("a batch of more than 2^32 rows".into());
+            ExecError::Input(problem)
+        })?;
+        let rows = UInt32Array::from_iter_values(0..rows);
+        let (input, rows) = match &self.condition {
+            Some(condition) => {
+                select(condition.as_ref(), &input, &rows).map_err(ExecError::Condition)?
+            }
+            None => (input, Arc::new(rows) as ArrayRef),
+        };
+        if rows.is_empty() {
+            return Ok(RecordBatch::new_empty(Arc::clone(&self.result)));
+        }
+        let mut columns = Vec::with_capacity(self.exprs.len() + 1);
+        for (expr, field) in self.exprs.iter().zip(self.result.fields()) {
+            let column = evaluate(expr.as_ref(), &input).map_err(|source| ExecError::Column {
+                column: field.name().clone(),
+                source,
+            })?;
+            columns.push(column);
+        }
+        columns.push(rows);
+        RecordBatch::try_new(Arc::clone(&self.result), columns)
+            .map_err(|error: ArrowError| ExecError::Input(error.into()))
+    }
+}
+
+fn evaluate(expr: &dyn PhysicalExpr, input: &RecordBatch) -> Result<ArrayRef, DataFusionError> {
+    expr.evaluate(input)?.into_array(input.num_rows())
+}
+
+/// The rows for which the condition is true (not false, not null), and their indexes.
+fn select(
+    condition: &dyn PhysicalExpr,
+    input: &RecordBatch,
+    rows: &UInt32Array,
+) -> Result<(RecordBatch, ArrayRef), DataFusionError> {
+    let mask = evaluate(condition, input)?;
+    let Some(mask) = mask.as_boolean_opt() else {
+        return Err(DataFusionError::Internal("WHERE isn't a condition".into()));
+    };
+    Ok((filter_record_batch(input, mask)?, filter(rows, mask)?))
+}

@@ -1,0 +1,328 @@
+//! Columns and functions of an expression, looked up: `login.uuid`, `name['first']` and
+//! `location.street.number` become the flat columns of [`Inputs`](crate::input::Inputs).
+
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::{
+    ast::{
+        AccessExpr, CastKind, DataType, Expr, Function, Ident, Query, Spanned, Subscript, Value,
+        VisitMut, VisitorMut,
+    },
+    tokenizer::Span,
+};
+
+use crate::{
+    RecordSchema, SchemaField,
+    engine::{self, Function as Known},
+    error::{QueryProblem, similar},
+    input::{Origin, VirtualColumn, dotted},
+    query::{Placed, folded, place},
+    schema::SchemaType,
+    table::schema_type_name,
+};
+
+/// Looks up names, and collects what the query reads.
+pub(crate) struct Resolver<'a> {
+    pub(crate) schema: &'a RecordSchema,
+    pub(crate) qualifier: Ident,
+    /// What was read, each once, in the order of the text.
+    pub(crate) origins: Vec<Origin>,
+}
+
+/// One name of `location.street.number`.
+struct Segment {
+    name: String,
+    /// Case counts.
+    exact: bool,
+    span: Span,
+}
+
+impl Segment {
+    fn of(ident: &Ident) -> Self {
+        Segment {
+            name: ident.value.clone(),
+            exact: ident.quote_style.is_some(),
+            span: ident.span,
+        }
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        name == self.name || !self.exact && name.to_lowercase() == self.name.to_lowercase()
+    }
+}
+
+impl Resolver<'_> {
+    /// Replaces every column by its flat one. Returns what the expression is nothing but.
+    pub(crate) fn resolve(&mut self, expr: &mut Expr) -> Placed<Option<Origin>> {
+        match expr.visit(self) {
+            ControlFlow::Break(error) => Err(error),
+            ControlFlow::Continue(()) => Ok(self.plain(expr)),
+        }
+    }
+
+    /// A column of the records as an expression.
+    pub(crate) fn read(&mut self, origin: Origin) -> Expr {
+        let ident = Ident::with_quote('"', origin.flat_name());
+        if !self.origins.contains(&origin) {
+            self.origins.push(origin);
+        }
+        Expr::Identifier(ident)
+    }
+
+    fn plain(&self, expr: &Expr) -> Option<Origin> {
+        match expr {
+            Expr::Nested(inner) => self.plain(inner),
+            Expr::Identifier(ident) => {
+                let mut origins = self.origins.iter();
+                origins
+                    .find(|origin| origin.flat_name() == ident.value)
+                    .cloned()
+            }
+            _ => None,
+        }
+    }
+
+    /// Splits a column with what is after it into names and the rest, such as `[1]`.
+    fn segments(expr: &Expr) -> Option<(Vec<Segment>, Vec<AccessExpr>)> {
+        match expr {
+            Expr::Identifier(ident) => Some((vec![Segment::of(ident)], Vec::new())),
+            Expr::CompoundIdentifier(idents) => {
+                Some((idents.iter().map(Segment::of).collect(), Vec::new()))
+            }
+            Expr::CompoundFieldAccess { root, access_chain } => {
+                let (mut segments, mut rest) = Self::segments(root)?;
+                for access in access_chain {
+                    match segment(access) {
+                        Some(segment) if rest.is_empty() => segments.push(segment),
+                        // What is behind an array's element is the engine's to find.
+                        Some(segment) => rest.push(subscript(segment)),
+                        None => rest.push(access.clone()),
+                    }
+                }
+                Some((segments, rest))
+            }
+            Expr::Nested(inner) => Self::segments(inner),
+            _ => None,
+        }
+    }
+
+    fn column(&mut self, segments: &[Segment], rest: Vec<AccessExpr>) -> Placed<Expr> {
+        let column = match self.unqualified(segments) {
+            [] => return Err((None, QueryProblem::Syntax("a name is missing".into()))),
+            [first, below @ ..] => {
+                let virtual_column = VirtualColumn::ALL
+                    .into_iter()
+                    .find(|column| first.matches(column.name()));
+                match virtual_column {
+                    Some(column) if below.is_empty() => Origin::Virtual(column),
+                    _ => self.field(first, below)?,
+                }
+            }
+        };
+        let root = self.read(column);
+        if rest.is_empty() {
+            return Ok(root);
+        }
+        Ok(Expr::CompoundFieldAccess {
+            root: Box::new(root),
+            access_chain: rest,
+        })
+    }
+
+    /// Without the table's name, where what comes first is that and not a field.
+    fn unqualified<'s>(&self, segments: &'s [Segment]) -> &'s [Segment] {
+        match segments {
+            [table, column, ..] if table.matches(&folded(&self.qualifier)) => {
+                let is_field = |field: &SchemaField| column.matches(&field.name);
+                let is_struct = self
+                    .schema
+                    .fields()
+                    .iter()
+                    .any(|field| table.matches(&field.name));
+                let is_virtual = VirtualColumn::ALL
+                    .iter()
+                    .any(|known| column.matches(known.name()));
+                if is_virtual || self.schema.fields().iter().any(is_field) || !is_struct {
+                    return &segments[1..];
+                }
+                segments
+            }
+            _ => segments,
+        }
+    }
+
+    fn field(&self, first: &Segment, below: &[Segment]) -> Placed<Origin> {
+        let found = find(self.schema.fields(), first)?.ok_or_else(|| {
+            let fields = self.schema.fields().iter().map(|field| field.name.as_str());
+            let known = fields.chain(VirtualColumn::ALL.map(VirtualColumn::name));
+            let problem = QueryProblem::UnknownColumn {
+                name: first.name.clone(),
+                similar: similar(&first.name, known),
+            };
+            (place(first.span), problem)
+        })?;
+        let mut path = vec![found.name.clone()];
+        let mut data_type = &found.data_type;
+        for segment in below {
+            let SchemaType::Struct(fields) = data_type else {
+                return Err((place(segment.span), not_struct(&path, data_type, segment)));
+            };
+            let found = find(fields, segment)?.ok_or_else(|| {
+                let problem = QueryProblem::UnknownField {
+                    parent: dotted(&path),
+                    name: segment.name.clone(),
+                    similar: similar(
+                        &segment.name,
+                        fields.iter().map(|field| field.name.as_str()),
+                    ),
+                };
+                (place(segment.span), problem)
+            })?;
+            path.push(found.name.clone());
+            data_type = &found.data_type;
+        }
+        Ok(Origin::Field {
+            path,
+            data_type: data_type.clone(),
+        })
+    }
+}
+
+/// The field as it is written, or else the only one that is the same but for case.
+fn find<'f>(fields: &'f [SchemaField], segment: &Segment) -> Placed<Option<&'f SchemaField>> {
+    if let Some(field) = fields.iter().find(|field| field.name == segment.name) {
+        return Ok(Some(field));
+    }
+    let matching: Vec<_> = fields
+        .iter()
+        .filter(|field| segment.matches(&field.name))
+        .collect();
+    match matching.as_slice() {
+        [] => Ok(None),
+        [field] => Ok(Some(field)),
+        several => {
+            let names: Vec<_> = several
+                .iter()
+                .map(|field| format!("`{}`", field.name))
+                .collect();
+            let problem = QueryProblem::Ambiguous {
+                name: segment.name.clone(),
+                candidates: names.join(", "),
+            };
+            Err((place(segment.span), problem))
+        }
+    }
+}
+
+fn not_struct(path: &[String], data_type: &SchemaType, segment: &Segment) -> QueryProblem {
+    QueryProblem::NotStruct {
+        parent: dotted(path),
+        data_type: schema_type_name(data_type),
+        name: segment.name.clone(),
+        way_out: match data_type {
+            SchemaType::Array(_) => "; take an element first, as in [1]",
+            _ => "",
+        },
+    }
+}
+
+/// `.name` or `['name']`.
+fn segment(access: &AccessExpr) -> Option<Segment> {
+    match access {
+        AccessExpr::Dot(Expr::Identifier(ident)) => Some(Segment::of(ident)),
+        AccessExpr::Subscript(Subscript::Index {
+            index: Expr::Value(value),
+        }) => match &value.value {
+            Value::SingleQuotedString(name) => Some(Segment {
+                name: name.clone(),
+                exact: true,
+                span: value.span,
+            }),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn subscript(segment: Segment) -> AccessExpr {
+    let name = Value::SingleQuotedString(segment.name);
+    AccessExpr::Subscript(Subscript::Index {
+        index: Expr::Value(name.into()),
+    })
+}
+
+fn check_function(function: &Function) -> Result<(), QueryProblem> {
+    let name = function.name.to_string().to_lowercase();
+    if function.over.is_some() {
+        return Err(QueryProblem::Stateful(format!("{name}() OVER")));
+    }
+    match engine::function(&name) {
+        Known::Immutable => Ok(()),
+        Known::Volatile => Err(QueryProblem::Volatile(name)),
+        Known::Aggregate | Known::Window => Err(QueryProblem::Stateful(format!("{name}()"))),
+        Known::Unknown { .. } if name == "unnest" => Err(QueryProblem::Unsupported(
+            "unnest(), which makes several rows of a record,",
+        )),
+        Known::Unknown { similar } => Err(QueryProblem::UnknownFunction { name, similar }),
+    }
+}
+
+impl VisitorMut for Resolver<'_> {
+    type Break = (Option<crate::Position>, QueryProblem);
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
+        ControlFlow::Break((place(query.span()), QueryProblem::Unsupported("a subquery")))
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
+        let at = place(expr.span());
+        let problem = match expr {
+            // Visited within a column that was replaced already: only those have no place.
+            Expr::Identifier(ident) if ident.span == Span::empty() => {
+                return ControlFlow::Continue(());
+            }
+            Expr::Function(function) => check_function(function).err(),
+            Expr::Lambda(_) => Some(QueryProblem::Unsupported("a lambda")),
+            Expr::Cast {
+                data_type: DataType::Uuid,
+                ..
+            } => Some(QueryProblem::NestedUuid),
+            // Microseconds, as everywhere; the engine's nanoseconds end in the year 2262.
+            Expr::Cast {
+                data_type: DataType::Timestamp(precision @ None, _),
+                ..
+            } => {
+                *precision = Some(6);
+                None
+            }
+            _ => None,
+        };
+        if let Some(problem) = problem {
+            return ControlFlow::Break((at, problem));
+        }
+        let Some((segments, rest)) = Self::segments(expr) else {
+            return ControlFlow::Continue(());
+        };
+        match self.column(&segments, rest) {
+            Ok(column) => {
+                *expr = column;
+                ControlFlow::Continue(())
+            }
+            Err((place, problem)) => ControlFlow::Break((place.or(at), problem)),
+        }
+    }
+}
+
+/// `CAST(x AS UUID)` or `x::UUID`: the `x`. The check is the sink's, which parses the text.
+pub(crate) fn cast_as_uuid(expr: &Expr) -> Option<&Expr> {
+    match expr {
+        Expr::Cast {
+            kind: CastKind::Cast | CastKind::DoubleColon,
+            expr,
+            data_type: DataType::Uuid,
+            ..
+        } => Some(expr),
+        Expr::Nested(inner) => cast_as_uuid(inner),
+        _ => None,
+    }
+}

@@ -1,0 +1,321 @@
+//! A sink's query, checked and planned.
+
+use std::sync::Arc;
+
+use datafusion::{
+    arrow::datatypes::{DataType, Schema, SchemaRef},
+    physical_expr::PhysicalExpr,
+    sql::sqlparser::ast::{Expr, Ident, Spanned},
+};
+use millstream_api::cql::CqlType;
+
+use crate::{
+    RecordSchema, engine,
+    error::{PlanError, Position, QueryProblem},
+    execute::SinkExecutor,
+    input::{Inputs, Origin, VirtualColumn},
+    query::{self, Item, Placed, folded, place},
+    resolve::{Resolver, cast_as_uuid},
+    table::{default_cql_type, result_type, sql_name},
+};
+
+/// Longest name of a column, as the Keyspace kind has it.
+const MAX_NAME: usize = 48;
+/// Columns of a result, as the Keyspace kind has it.
+const MAX_COLUMNS: usize = 500;
+
+/// A sink's query over the records of a schema: checked, planned, ready to run.
+#[derive(Clone, Debug)]
+pub struct SinkPlan {
+    /// Name of the sink.
+    pub name: String,
+    /// The columns of the result, in order; names are unique.
+    pub columns: Vec<ResultColumn>,
+    pub(crate) schema: RecordSchema,
+    inputs: Inputs,
+    condition: Option<Arc<dyn PhysicalExpr>>,
+    /// One for each column.
+    exprs: Vec<Arc<dyn PhysicalExpr>>,
+}
+
+/// A column of a query's result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResultColumn {
+    /// Name, fit for Cassandra.
+    pub name: String,
+    /// Type of the values: one of `Boolean`, `Int8` to `Int64`, `Float32`, `Float64`, `Decimal128`,
+    /// `Utf8`, `Binary`, `Date32`, `Time64` (ns), `Timestamp` (µs, `+00:00`), and `List` of these.
+    pub data_type: DataType,
+    /// Type of the column where the pipeline declares the table.
+    pub cql_type: CqlType,
+    /// Set if the column is nothing but this field of the record.
+    pub path: Option<Vec<String>>,
+    /// Set if the column is nothing but this virtual column.
+    pub virtual_column: Option<VirtualColumn>,
+    /// Whether there can be nulls.
+    pub nullable: bool,
+}
+
+/// A result column before it is planned: every name in it is looked up.
+struct Resolved {
+    name: String,
+    at: Option<Position>,
+    expr: Expr,
+    origin: Option<Origin>,
+    as_uuid: bool,
+}
+
+impl SinkPlan {
+    /// Checks and plans a query. No constant is evaluated: that costs whoever runs it, not whoever
+    /// checks it.
+    pub fn new(schema: &RecordSchema, name: &str, sql: &str) -> Result<SinkPlan, PlanError> {
+        Self::plan(schema, name, sql).map_err(|(at, problem)| PlanError::Query {
+            sink: name.to_owned(),
+            at,
+            problem,
+        })
+    }
+
+    fn plan(schema: &RecordSchema, name: &str, sql: &str) -> Placed<SinkPlan> {
+        let query = query::parse(sql)?;
+        let mut resolver = Resolver {
+            schema,
+            qualifier: query.qualifier,
+            origins: Vec::new(),
+        };
+        let mut condition = query.condition;
+        // Taken first: names that were looked up have no place any more.
+        let condition_at = condition
+            .as_ref()
+            .and_then(|condition| place(condition.span()));
+        if let Some(condition) = &mut condition {
+            resolver.resolve(condition)?;
+        }
+        let resolved = resolve_items(&mut resolver, query.items)?;
+        let inputs = Inputs::new(schema, resolver.origins);
+        let condition = condition
+            .map(|condition| plan_condition(condition, inputs.flat()))
+            .transpose()
+            .map_err(|problem| (condition_at, problem))?;
+        let mut columns = Vec::with_capacity(resolved.len());
+        let mut exprs = Vec::with_capacity(resolved.len());
+        for item in resolved {
+            let at = item.at;
+            let (column, expr) =
+                plan_column(item, inputs.flat()).map_err(|problem| (at, problem))?;
+            columns.push(column);
+            exprs.push(expr);
+        }
+        Ok(SinkPlan {
+            name: name.to_owned(),
+            columns,
+            schema: schema.clone(),
+            inputs,
+            condition,
+            exprs,
+        })
+    }
+
+    /// The column of this name.
+    pub fn column(&self, name: &str) -> Option<&ResultColumn> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// What is to be decoded of a record: the columns in use, nested as they are in the record,
+    /// without the fields of structs that aren't in use.
+    pub fn record_schema(&self) -> SchemaRef {
+        Arc::clone(self.inputs.record())
+    }
+
+    /// The virtual columns in use.
+    pub fn virtual_columns(&self) -> &[VirtualColumn] {
+        self.inputs.virtual_columns()
+    }
+
+    /// What an executor takes: [`record_schema`](Self::record_schema), then
+    /// [`virtual_columns`](Self::virtual_columns).
+    pub fn input_schema(&self) -> SchemaRef {
+        let record = self.inputs.record().fields().iter().cloned();
+        let virtual_columns = self.virtual_columns().iter().map(|column| column.field());
+        Arc::new(Schema::new(
+            record.chain(virtual_columns).collect::<Vec<_>>(),
+        ))
+    }
+
+    /// What runs the query, batch by batch.
+    pub fn executor(&self) -> SinkExecutor {
+        SinkExecutor::new(
+            self.inputs.clone(),
+            self.condition.clone(),
+            &self.columns,
+            self.exprs.clone(),
+        )
+    }
+}
+
+/// Looks up the names in the SELECT list, and gives every column its own.
+fn resolve_items(resolver: &mut Resolver<'_>, items: Vec<Item>) -> Placed<Vec<Resolved>> {
+    let mut resolved: Vec<Resolved> = Vec::new();
+    for item in items {
+        match item {
+            Item::Wildcard(at) => {
+                for field in resolver.schema.fields() {
+                    let origin = Origin::Field {
+                        path: vec![field.name.clone()],
+                        data_type: field.data_type.clone(),
+                    };
+                    resolved.push(Resolved {
+                        name: field.name.clone(),
+                        at,
+                        expr: resolver.read(origin.clone()),
+                        origin: Some(origin),
+                        as_uuid: false,
+                    });
+                }
+            }
+            Item::Expr { expr, alias } => resolved.push(resolve_item(resolver, expr, alias)?),
+        }
+        if resolved.len() > MAX_COLUMNS {
+            let at = resolved.last().and_then(|column| column.at);
+            return Err((at, QueryProblem::TooManyColumns(MAX_COLUMNS)));
+        }
+    }
+    for (index, column) in resolved.iter().enumerate() {
+        let problem = if !is_column_name(&column.name) {
+            QueryProblem::BadName(column.name.clone())
+        } else if resolved[..index]
+            .iter()
+            .any(|other| other.name == column.name)
+        {
+            QueryProblem::DuplicateName(column.name.clone())
+        } else {
+            continue;
+        };
+        return Err((column.at, problem));
+    }
+    Ok(resolved)
+}
+
+fn resolve_item(resolver: &mut Resolver<'_>, expr: Expr, alias: Option<Ident>) -> Placed<Resolved> {
+    let at = place(expr.span());
+    let (mut expr, as_uuid) = match cast_as_uuid(&expr) {
+        Some(inner) => (inner.clone(), true),
+        None => (expr, false),
+    };
+    let text = expr.to_string();
+    // As SQL has it: the last name of `login.uuid`.
+    let own_name = match &expr {
+        Expr::Identifier(ident) => Some(folded(ident)),
+        Expr::CompoundIdentifier(idents) => idents.last().map(folded),
+        _ => None,
+    };
+    let origin = resolver.resolve(&mut expr)?;
+    let field_name = match &origin {
+        Some(Origin::Field { path, .. }) => path.last().cloned(),
+        _ => None,
+    };
+    let (name, at) = match alias {
+        Some(alias) => (
+            folded(&alias),
+            place(alias.span)
+                .filter(|_| !is_column_name(&folded(&alias)))
+                .or(at),
+        ),
+        None => match own_name.or(field_name) {
+            Some(name) => (name, at),
+            None => return Err((at, QueryProblem::NoName(shortened(&text)))),
+        },
+    };
+    Ok(Resolved {
+        name,
+        at,
+        expr,
+        origin,
+        as_uuid,
+    })
+}
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+fn is_column_name(name: &str) -> bool {
+    name.len() <= MAX_NAME
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+}
+
+fn plan_condition(expr: Expr, columns: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>, QueryProblem> {
+    let condition = engine::plan(expr, columns).map_err(QueryProblem::Engine)?;
+    match condition.data_type(columns) {
+        Ok(DataType::Boolean) => Ok(condition),
+        Ok(other) => Err(QueryProblem::NotCondition(sql_name(&other))),
+        Err(error) => Err(QueryProblem::Engine(engine::in_words(&error))),
+    }
+}
+
+fn plan_column(
+    item: Resolved,
+    columns: &SchemaRef,
+) -> Result<(ResultColumn, Arc<dyn PhysicalExpr>), QueryProblem> {
+    let expr = engine::plan(item.expr, columns).map_err(QueryProblem::Engine)?;
+    let found = expr
+        .data_type(columns)
+        .map_err(|error| QueryProblem::Engine(engine::in_words(&error)))?;
+    let Some((data_type, own_type)) =
+        result_type(&found).and_then(|result| Some((result.clone(), default_cql_type(&result)?)))
+    else {
+        return Err(no_cql_type(item.name, &found));
+    };
+    if item.as_uuid && data_type != DataType::Utf8 {
+        return Err(QueryProblem::NotUuid {
+            name: item.name,
+            data_type: sql_name(&data_type),
+        });
+    }
+    let expr = if found == data_type {
+        expr
+    } else {
+        engine::as_type(expr, columns, data_type.clone()).map_err(QueryProblem::Engine)?
+    };
+    let (path, virtual_column, declared) = match item.origin {
+        Some(Origin::Field { path, data_type }) => (Some(path), None, data_type.own_cql_type()),
+        Some(Origin::Virtual(column)) => (None, Some(column), None),
+        None => (None, None, None),
+    };
+    let as_uuid = item.as_uuid.then_some(CqlType::Uuid);
+    let column = ResultColumn {
+        name: item.name,
+        data_type,
+        cql_type: as_uuid.or(declared).unwrap_or(own_type),
+        path,
+        virtual_column,
+        nullable: expr.nullable(columns).unwrap_or(true),
+    };
+    Ok((column, expr))
+}
+
+fn no_cql_type(name: String, found: &DataType) -> QueryProblem {
+    let way_out = match found {
+        DataType::Null => "write CAST(NULL AS ...) with the column's type",
+        DataType::Struct(fields) => match fields.first() {
+            Some(field) => &format!("take its fields, as in {name}.{}", field.name()),
+            None => "take something else",
+        },
+        DataType::List(_) => "take a field of one of its elements, as in [1]['name']",
+        DataType::Interval(_) | DataType::Duration(_) => {
+            "take a number of it, as in date_part('epoch', ...)"
+        }
+        _ => "write CAST(... AS ...) with a type that has one, such as TEXT or BIGINT",
+    };
+    QueryProblem::NoCqlType {
+        way_out: way_out.to_owned(),
+        data_type: sql_name(found),
+        name,
+    }
+}

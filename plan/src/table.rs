@@ -1,0 +1,271 @@
+//! A query's result and the table that takes it: which types there are, and which fit.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
+use millstream_api::{
+    cql::CqlType,
+    keyspace::{ColumnSpec, PrimaryKey, TableSpec},
+};
+
+use crate::{
+    SinkPlan,
+    error::{PlanError, TableProblem, similar},
+    schema::{SchemaType, timestamp},
+};
+
+/// The type as which values of this type leave an executor: there are few of them, so that a sink
+/// has few to know. `None`: no CQL type takes such values.
+pub(crate) fn result_type(data_type: &DataType) -> Option<DataType> {
+    Some(match data_type {
+        DataType::Boolean
+        | DataType::Int8
+        | DataType::Int16
+        | DataType::Int32
+        | DataType::Int64
+        | DataType::Float32
+        | DataType::Float64
+        | DataType::Decimal128(..)
+        | DataType::Utf8
+        | DataType::Binary
+        | DataType::Date32 => data_type.clone(),
+        DataType::UInt8 => DataType::Int16,
+        DataType::UInt16 => DataType::Int32,
+        // Counts and lengths: a value above the range of BIGINT fails its batch.
+        DataType::UInt32 | DataType::UInt64 => DataType::Int64,
+        DataType::Float16 => DataType::Float32,
+        DataType::Decimal32(precision, scale) | DataType::Decimal64(precision, scale) => {
+            DataType::Decimal128(*precision, *scale)
+        }
+        DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
+        DataType::BinaryView | DataType::LargeBinary | DataType::FixedSizeBinary(_) => {
+            DataType::Binary
+        }
+        DataType::Date64 => DataType::Date32,
+        DataType::Time32(_) | DataType::Time64(_) => DataType::Time64(TimeUnit::Nanosecond),
+        DataType::Timestamp(..) => timestamp(),
+        DataType::Dictionary(_, value) => result_type(value)?,
+        DataType::List(element)
+        | DataType::LargeList(element)
+        | DataType::ListView(element)
+        | DataType::FixedSizeList(element, _) => {
+            let element = result_type(element.data_type())?;
+            DataType::List(Arc::new(Field::new_list_field(element, true)))
+        }
+        _ => return None,
+    })
+}
+
+/// The CQL type that a declared column gets, for a type that leaves an executor.
+pub(crate) fn default_cql_type(data_type: &DataType) -> Option<CqlType> {
+    Some(match data_type {
+        DataType::Boolean => CqlType::Boolean,
+        DataType::Int8 => CqlType::TinyInt,
+        DataType::Int16 => CqlType::SmallInt,
+        DataType::Int32 => CqlType::Int,
+        DataType::Int64 => CqlType::BigInt,
+        DataType::Float32 => CqlType::Float,
+        DataType::Float64 => CqlType::Double,
+        DataType::Decimal128(..) => CqlType::Decimal,
+        DataType::Utf8 => CqlType::Text,
+        DataType::Binary => CqlType::Blob,
+        DataType::Date32 => CqlType::Date,
+        DataType::Time64(_) => CqlType::Time,
+        DataType::Timestamp(..) => CqlType::Timestamp,
+        DataType::List(element) => CqlType::List(Box::new(default_cql_type(element.data_type())?)),
+        _ => return None,
+    })
+}
+
+/// Whether a sink writes values of a type that leaves an executor into this CQL type: without loss,
+/// or (text into `uuid`, `timeuuid`, `inet`, `ascii`) value by value, where one that can't be read
+/// sends its record to the dead letter.
+pub fn fits(data_type: &DataType, cql_type: &CqlType) -> bool {
+    use CqlType as Cql;
+    match data_type {
+        DataType::Boolean => matches!(cql_type, Cql::Boolean),
+        DataType::Int8 => fits_integer(8, cql_type),
+        DataType::Int16 => fits_integer(16, cql_type),
+        DataType::Int32 => fits_integer(32, cql_type),
+        DataType::Int64 => fits_integer(64, cql_type),
+        DataType::Float32 => matches!(cql_type, Cql::Float | Cql::Double),
+        DataType::Float64 => matches!(cql_type, Cql::Double),
+        DataType::Decimal128(_, 0) => matches!(cql_type, Cql::Decimal | Cql::VarInt),
+        DataType::Decimal128(..) => matches!(cql_type, Cql::Decimal),
+        DataType::Utf8 => matches!(
+            cql_type,
+            Cql::Text | Cql::Ascii | Cql::Uuid | Cql::TimeUuid | Cql::Inet
+        ),
+        DataType::Binary => matches!(cql_type, Cql::Blob),
+        DataType::Date32 => matches!(cql_type, Cql::Date),
+        DataType::Time64(_) => matches!(cql_type, Cql::Time),
+        DataType::Timestamp(..) => matches!(cql_type, Cql::Timestamp),
+        DataType::List(element) => match cql_type {
+            Cql::Frozen(inner) => fits(data_type, inner),
+            Cql::List(inner) => fits(element.data_type(), inner),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+fn fits_integer(bits: u8, cql_type: &CqlType) -> bool {
+    match cql_type {
+        CqlType::TinyInt => bits <= 8,
+        CqlType::SmallInt => bits <= 16,
+        CqlType::Int => bits <= 32,
+        CqlType::BigInt | CqlType::VarInt | CqlType::Decimal => true,
+        _ => false,
+    }
+}
+
+/// A type as SQL names it.
+pub(crate) fn sql_name(data_type: &DataType) -> String {
+    match data_type {
+        DataType::Null => "NULL".into(),
+        DataType::Boolean => "BOOLEAN".into(),
+        DataType::Int8 => "TINYINT".into(),
+        DataType::Int16 => "SMALLINT".into(),
+        DataType::Int32 => "INT".into(),
+        DataType::Int64 => "BIGINT".into(),
+        DataType::Float32 => "FLOAT".into(),
+        DataType::Float64 => "DOUBLE".into(),
+        DataType::Decimal128(precision, scale) => format!("DECIMAL({precision}, {scale})"),
+        DataType::Utf8 => "TEXT".into(),
+        DataType::Binary => "BINARY".into(),
+        DataType::Date32 => "DATE".into(),
+        DataType::Time64(_) => "TIME".into(),
+        DataType::Timestamp(..) => "TIMESTAMP".into(),
+        DataType::Interval(_) | DataType::Duration(_) => "an INTERVAL".into(),
+        DataType::Struct(_) => "a STRUCT".into(),
+        DataType::Map(..) => "a MAP".into(),
+        DataType::List(element) => format!("ARRAY<{}>", sql_name(element.data_type())),
+        other => other.to_string(),
+    }
+}
+
+/// A schema's type as SQL names it.
+pub(crate) fn schema_type_name(data_type: &SchemaType) -> String {
+    match data_type {
+        SchemaType::Uuid => "UUID".into(),
+        SchemaType::Array(element) => format!("ARRAY<{}>", schema_type_name(element)),
+        other => sql_name(&other.arrow()),
+    }
+}
+
+/// How to make a value fit a column: the CAST to write, if there is one.
+fn way_out(column: &str, found: &DataType, expected: &CqlType) -> String {
+    let sql_type = match expected {
+        CqlType::Boolean => "BOOLEAN",
+        CqlType::TinyInt => "TINYINT",
+        CqlType::SmallInt => "SMALLINT",
+        CqlType::Int => "INT",
+        CqlType::BigInt | CqlType::VarInt => "BIGINT",
+        CqlType::Float => "FLOAT",
+        CqlType::Double => "DOUBLE",
+        CqlType::Decimal => "DECIMAL(38, 10)",
+        CqlType::Ascii | CqlType::Text => "TEXT",
+        CqlType::Uuid | CqlType::TimeUuid | CqlType::Inet => "TEXT",
+        CqlType::Date => "DATE",
+        CqlType::Time => "TIME",
+        CqlType::Timestamp => "TIMESTAMP",
+        _ => return "give the column of the table another type".into(),
+    };
+    if matches!(found, DataType::List(_)) {
+        return format!("take an element of it, as in {column}[1] AS {column}");
+    }
+    format!("write CAST(... AS {sql_type}) AS {column}")
+}
+
+/// Whether Cassandra takes the type in a primary key.
+fn can_be_key(cql_type: &CqlType) -> bool {
+    !matches!(
+        cql_type,
+        CqlType::List(_) | CqlType::Set(_) | CqlType::Map(..) | CqlType::Duration
+    )
+}
+
+impl SinkPlan {
+    /// The table that the pipeline declares for this result.
+    pub fn declare_table(
+        &self,
+        table: &str,
+        primary_key: &PrimaryKey,
+    ) -> Result<TableSpec, PlanError> {
+        let columns = self.columns.iter().map(|column| ColumnSpec {
+            name: column.name.clone(),
+            cql_type: column.cql_type.clone(),
+        });
+        let table = TableSpec {
+            name: table.to_owned(),
+            columns: columns.collect(),
+            primary_key: primary_key.clone(),
+            options: None,
+        };
+        self.check_key(&table.name, &table)?;
+        Ok(table)
+    }
+
+    /// Holds the result against a table that is declared elsewhere. Columns of the table that the
+    /// result hasn't are left alone.
+    pub fn check_table(&self, keyspace: &str, table: &TableSpec) -> Result<(), PlanError> {
+        let name = format!("{keyspace}.{}", table.name);
+        for column in &self.columns {
+            let Some(expected) = table.columns.iter().find(|known| known.name == column.name)
+            else {
+                let known = table.columns.iter().map(|known| known.name.as_str());
+                return Err(self.table_error(TableProblem::UnknownColumn {
+                    similar: similar(&column.name, known),
+                    table: name,
+                    column: column.name.clone(),
+                }));
+            };
+            if !fits(&column.data_type, &expected.cql_type) {
+                return Err(self.table_error(TableProblem::Type {
+                    way_out: way_out(&column.name, &column.data_type, &expected.cql_type),
+                    table: name,
+                    column: column.name.clone(),
+                    found: sql_name(&column.data_type),
+                    expected: expected.cql_type.to_string(),
+                }));
+            }
+        }
+        self.check_key(&name, table)
+    }
+
+    fn check_key(&self, name: &str, table: &TableSpec) -> Result<(), PlanError> {
+        if table.primary_key.partition_key.is_empty() {
+            return Err(self.table_error(TableProblem::NoPartitionKey));
+        }
+        let mut seen: Vec<&str> = Vec::new();
+        for column in table.primary_key.columns() {
+            if seen.contains(&column) {
+                return Err(self.table_error(TableProblem::DuplicateKeyColumn(column.into())));
+            }
+            seen.push(column);
+            if self.column(column).is_none() {
+                let known = self.columns.iter().map(|known| known.name.as_str());
+                return Err(self.table_error(TableProblem::NoKeyColumn {
+                    table: name.into(),
+                    similar: similar(column, known),
+                    column: column.into(),
+                }));
+            }
+            let declared = table.columns.iter().find(|known| known.name == column);
+            if let Some(declared) = declared.filter(|declared| !can_be_key(&declared.cql_type)) {
+                return Err(self.table_error(TableProblem::KeyType {
+                    column: column.into(),
+                    cql_type: declared.cql_type.to_string(),
+                }));
+            }
+        }
+        Ok(())
+    }
+
+    fn table_error(&self, problem: TableProblem) -> PlanError {
+        PlanError::Table {
+            sink: self.name.clone(),
+            problem,
+        }
+    }
+}

@@ -1,0 +1,108 @@
+use insta::assert_snapshot;
+use millstream_api::{
+    cql::CqlType,
+    keyspace::{ClusteringColumn, ColumnSpec, Order, PrimaryKey, TableSpec},
+};
+use millstream_plan::{SinkPlan, fits, timestamp};
+
+use crate::{plan, told};
+
+fn key(partition: &[&str], clustering: &[&str]) -> PrimaryKey {
+    let clustering = clustering.iter().map(|name| ClusteringColumn {
+        name: (*name).into(),
+        order: Order::Ascending,
+    });
+    PrimaryKey {
+        partition_key: partition.iter().map(|name| (*name).into()).collect(),
+        clustering_key: clustering.collect(),
+    }
+}
+
+/// `id uuid, age int` with the first column as its key.
+fn table(columns: &str) -> TableSpec {
+    let columns = columns.split(", ").map(|column| {
+        let (name, cql_type) = column.split_once(' ').unwrap();
+        ColumnSpec {
+            name: name.into(),
+            cql_type: cql_type.parse().unwrap(),
+        }
+    });
+    let columns: Vec<_> = columns.collect();
+    TableSpec {
+        name: "users".into(),
+        primary_key: key(&[&columns[0].name], &[]),
+        columns,
+        options: None,
+    }
+}
+
+fn declared(sql: &str, primary_key: &PrimaryKey) -> String {
+    match plan(sql).declare_table("users", primary_key) {
+        Ok(table) => {
+            let columns = table
+                .columns
+                .iter()
+                .map(|column| format!("{} {}", column.name, column.cql_type));
+            columns.collect::<Vec<_>>().join(", ")
+        }
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn declares_a_table_from_the_result() {
+    let sql = "SELECT login.uuid AS id, registered.date AS at, tags, _offset AS o, CAST(gender AS UUID) AS g, price FROM records";
+    assert_snapshot!(declared(sql, &key(&["id"], &["at"])), @"");
+    assert_snapshot!(declared(sql, &key(&["idd"], &[])), @"");
+    assert_snapshot!(declared(sql, &key(&["id"], &["att"])), @"");
+    assert_snapshot!(declared(sql, &key(&["tags"], &[])), @"");
+    assert_snapshot!(declared(sql, &key(&["id"], &["id"])), @"");
+    assert_snapshot!(declared(sql, &key(&[], &["id"])), @"");
+}
+
+#[test]
+fn holds_the_result_against_a_table() {
+    let plan =
+        plan("SELECT login.uuid AS id, visits, gender, tags, registered.date AS at FROM records");
+    let check = |columns: &'static str| match plan.check_table("ks", &table(columns)) {
+        Ok(()) => "fits".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    assert_snapshot!(told(
+        &[
+            "id uuid, visits bigint, gender text, tags list<text>, at timestamp",
+            "id text, visits varint, gender ascii, tags frozen<list<text>>, at timestamp, more int",
+            "id uuid, visits bigint, sex text, tags list<text>, at timestamp",
+            "id uuid, visit bigint, gender text, tags list<text>, at timestamp",
+            "id uuid, visits int, gender text, tags list<text>, at timestamp",
+            "id uuid, visits text, gender text, tags list<text>, at timestamp",
+            "id uuid, visits bigint, gender timestamp, tags list<text>, at timestamp",
+            "id uuid, visits bigint, gender text, tags set<text>, at timestamp",
+            "id uuid, visits bigint, gender text, tags text, at timestamp",
+            "id uuid, visits bigint, gender text, tags list<text>, at date",
+            "id uuid, visits bigint, gender map<text, text>, tags list<text>, at timestamp",
+            "key uuid, id uuid, visits bigint, gender text, tags list<text>, at timestamp",
+        ],
+        check
+    ));
+}
+
+#[test]
+fn every_default_type_fits_itself() {
+    let plan = plan(
+        "SELECT small, visits, CAST(small AS TINYINT) AS t, CAST(visits AS INT) AS i, score, CAST(score AS FLOAT) AS f, price, active, born, registered.date AS at, gender, tags, sha256(gender) AS b, login.uuid FROM records",
+    );
+    for column in &plan.columns {
+        assert!(fits(&column.data_type, &column.cql_type), "{column:?}");
+    }
+    assert!(!fits(&timestamp(), &CqlType::Date));
+}
+
+/// A table that a pipeline declared is one that its own check accepts.
+#[test]
+fn a_declared_table_checks() {
+    let plan: SinkPlan =
+        plan("SELECT login.uuid AS id, tags, price, items[1].amount AS n FROM records");
+    let table = plan.declare_table("users", &key(&["id"], &[])).unwrap();
+    plan.check_table("ks", &table).unwrap();
+}

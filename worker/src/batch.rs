@@ -1,0 +1,127 @@
+//! Records of the topic on their way to a sink.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use rdkafka::{Message, message::BorrowedMessage};
+
+const MAX_RECORDS: usize = 2_000;
+const MAX_BYTES: usize = 4 * 1024 * 1024;
+
+/// A batch: records of one topic, of one or more of its partitions, in the order in which they were
+/// read. Their bytes lie in one buffer.
+#[derive(Default)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    records: Vec<Record>,
+    ends: BTreeMap<i32, End>,
+}
+
+/// Where a batch ends in a topic partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// The assignment under which the records were read.
+    pub epoch: u64,
+    /// The offset after the last record.
+    pub next_offset: i64,
+}
+
+/// A record of a batch.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// The topic partition.
+    pub partition: i32,
+    /// The offset in it.
+    pub offset: i64,
+    /// Milliseconds since 1970; none where Kafka has none.
+    pub timestamp: Option<i64>,
+    key: Option<Range<usize>>,
+    value: Option<Range<usize>>,
+}
+
+impl Batch {
+    /// Adds a record that was read under an assignment.
+    pub fn push(&mut self, message: &BorrowedMessage<'_>, epoch: u64) {
+        let end = End {
+            epoch,
+            next_offset: message.offset() + 1,
+        };
+        self.ends.insert(message.partition(), end);
+        self.push_record(
+            message.partition(),
+            message.offset(),
+            message.timestamp().to_millis(),
+            message.key(),
+            message.payload(),
+        );
+    }
+
+    /// Adds a record.
+    pub fn push_record(
+        &mut self,
+        partition: i32,
+        offset: i64,
+        timestamp: Option<i64>,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+    ) {
+        let key = key.map(|key| self.keep(key));
+        let value = value.map(|value| self.keep(value));
+        self.records.push(Record {
+            partition,
+            offset,
+            timestamp,
+            key,
+            value,
+        });
+    }
+
+    fn keep(&mut self, bytes: &[u8]) -> Range<usize> {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        start..self.bytes.len()
+    }
+
+    /// Whether no more records should be added.
+    pub fn is_full(&self) -> bool {
+        self.records.len() >= MAX_RECORDS || self.bytes.len() >= MAX_BYTES
+    }
+
+    /// Whether there are no records.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Number of records.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// All records.
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// A record's key.
+    pub fn key(&self, record: &Record) -> Option<&[u8]> {
+        record.key.clone().map(|range| &self.bytes[range])
+    }
+
+    /// A record's value.
+    pub fn value(&self, record: &Record) -> Option<&[u8]> {
+        record.value.clone().map(|range| &self.bytes[range])
+    }
+
+    /// Where the batch ends in each of its topic partitions.
+    pub fn ends(&self) -> &BTreeMap<i32, End> {
+        &self.ends
+    }
+}
+
+/// A record that can never be written, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Index of the record in its batch.
+    pub record: usize,
+    /// In one sentence.
+    pub reason: String,
+}

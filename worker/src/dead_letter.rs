@@ -1,0 +1,155 @@
+//! Records that can't be processed go to the dead-letter topic, with the reason in a header.
+
+use futures::future::join_all;
+use millstream_api::worker::{MAX_DEAD_LETTER_BYTES, dead_letter};
+use rdkafka::{
+    error::RDKafkaErrorCode,
+    message::{Header, OwnedHeaders},
+    producer::FutureRecord,
+    util::Timeout,
+};
+
+use crate::{
+    batch::{Batch, Rejected},
+    kafka::{self, Producer},
+    metrics::StageMetrics,
+    retry::Delays,
+    status::StatusPart,
+};
+
+/// Room for headers and for what Kafka adds.
+const OVERHEAD: usize = 32 * 1024;
+const MAX_KEY_BYTES: usize = 64 * 1024;
+const MAX_REASON_CHARS: usize = 1_000;
+/// So many are on their way at once: bounds the memory where whole batches are bad.
+const AT_ONCE: usize = 100;
+const CONCERN: &str = "dead letters";
+
+/// The way to the dead-letter topic.
+#[derive(Clone)]
+pub struct DeadLetters {
+    /// The producer.
+    pub producer: Producer,
+    /// The dead-letter topic.
+    pub topic: String,
+    /// `namespace/name` of the pipeline.
+    pub pipeline: String,
+    /// `ingest`, or the name of the sink.
+    pub stage: String,
+    /// The topic that the records were in, or were meant for.
+    pub origin: String,
+    /// Where errors are shown.
+    pub status: StatusPart,
+    /// Where they are counted.
+    pub metrics: StageMetrics,
+}
+
+/// A record for the dead-letter topic.
+pub struct DeadLetter<'a> {
+    /// Its key.
+    pub key: Option<&'a [u8]>,
+    /// Its value.
+    pub value: Option<&'a [u8]>,
+    /// Why it is there, in one sentence.
+    pub reason: &'a str,
+    /// Partition and offset, where it was in the topic already.
+    pub position: Option<(i32, i64)>,
+}
+
+impl DeadLetters {
+    /// Sends the rejected records of a batch; returns when Kafka has them.
+    pub async fn send_rejected(&self, batch: &Batch, rejected: &[Rejected]) -> anyhow::Result<()> {
+        let letters: Vec<_> = rejected
+            .iter()
+            .map(|rejected| {
+                let record = &batch.records()[rejected.record];
+                DeadLetter {
+                    key: batch.key(record),
+                    value: batch.value(record),
+                    reason: &rejected.reason,
+                    position: Some((record.partition, record.offset)),
+                }
+            })
+            .collect();
+        self.send(&letters).await
+    }
+
+    /// Sends records; returns when Kafka has them. Tries for ever, and fails only where the
+    /// producer can't go on.
+    pub async fn send(&self, letters: &[DeadLetter<'_>]) -> anyhow::Result<()> {
+        for letters in letters.chunks(AT_ONCE) {
+            for sent in join_all(letters.iter().map(|letter| self.send_one(letter))).await {
+                sent?;
+            }
+            self.metrics.dead_letters.inc_by(letters.len() as u64);
+        }
+        Ok(())
+    }
+
+    async fn send_one(&self, letter: &DeadLetter<'_>) -> anyhow::Result<()> {
+        let mut delays = Delays::default();
+        let key = letter.key.map(|key| &key[..key.len().min(MAX_KEY_BYTES)]);
+        let mut room = MAX_DEAD_LETTER_BYTES - OVERHEAD - MAX_KEY_BYTES;
+        loop {
+            let value = letter.value.map(|value| &value[..value.len().min(room)]);
+            let record = FutureRecord {
+                topic: &self.topic,
+                partition: None,
+                key,
+                payload: value,
+                timestamp: None,
+                headers: Some(self.headers(letter, value)),
+            };
+            let Err((error, _)) = self.producer.send(record, Timeout::Never).await else {
+                self.status.clear(CONCERN);
+                return Ok(());
+            };
+            if let Some(fatal) = kafka::fatal_error(&self.producer) {
+                anyhow::bail!(fatal);
+            }
+            // The topic takes less than it was declared with: the beginning is better than nothing.
+            if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
+                && room > OVERHEAD
+            {
+                room /= 2;
+                continue;
+            }
+            self.status.fail(
+                CONCERN,
+                format!(
+                    "can't write to the dead-letter topic {}: {error}",
+                    self.topic
+                ),
+            );
+            delays.wait().await;
+        }
+    }
+
+    fn headers(&self, letter: &DeadLetter<'_>, kept: Option<&[u8]>) -> OwnedHeaders {
+        let reason: String = letter.reason.chars().take(MAX_REASON_CHARS).collect();
+        let mut headers = OwnedHeaders::new()
+            .insert(header(dead_letter::REASON, &reason))
+            .insert(header(dead_letter::PIPELINE, &self.pipeline))
+            .insert(header(dead_letter::STAGE, &self.stage))
+            .insert(header(dead_letter::TOPIC, &self.origin));
+        if let Some((partition, offset)) = letter.position {
+            headers = headers
+                .insert(header(dead_letter::PARTITION, &partition.to_string()))
+                .insert(header(dead_letter::OFFSET, &offset.to_string()));
+        }
+        match (letter.value, kept) {
+            (Some(whole), Some(kept)) if kept.len() < whole.len() => headers.insert(header(
+                dead_letter::TRUNCATED_FROM,
+                &whole.len().to_string(),
+            )),
+            _ => headers,
+        }
+    }
+}
+
+fn header<'a>(key: &'a str, value: &'a str) -> Header<'a, &'a str> {
+    Header {
+        key,
+        value: Some(value),
+    }
+}

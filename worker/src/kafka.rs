@@ -1,0 +1,174 @@
+//! The settings of the Kafka clients, and what the clients report.
+
+use millstream_api::{
+    KafkaConnection,
+    worker::{MAX_DEAD_LETTER_BYTES, credentials},
+};
+use rdkafka::{
+    ClientConfig, ClientContext, Statistics,
+    config::RDKafkaLogLevel,
+    consumer::ConsumerContext,
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
+    producer::{FutureProducer, Producer as _},
+};
+
+use crate::{
+    config::{ConfigError, Credentials},
+    status::StatusPart,
+};
+
+/// The producer of a worker.
+pub type Producer = FutureProducer<Reports>;
+
+/// The concern under which the connection to Kafka is shown.
+pub const KAFKA: &str = "kafka";
+
+/// Shows in the status whether the brokers can be reached.
+#[derive(Clone)]
+pub struct Reports {
+    /// Where it is shown.
+    pub status: StatusPart,
+}
+
+impl ClientContext for Reports {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(target: "librdkafka", ?level, facility, "{message}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AllBrokersDown) => {
+                self.status
+                    .fail(KAFKA, "Kafka can't be reached: all brokers are down");
+            }
+            Some(RDKafkaErrorCode::Authentication) => {
+                self.status
+                    .fail(KAFKA, format!("Kafka refuses the credentials: {reason}"));
+            }
+            _ => tracing::debug!(%error, reason, "Kafka client"),
+        }
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        if statistics
+            .brokers
+            .values()
+            .any(|broker| broker.state == "UP")
+        {
+            self.status.clear(KAFKA);
+        }
+    }
+}
+
+impl ConsumerContext for Reports {}
+
+/// What all clients of a connection have in common.
+pub fn client(
+    connection: &KafkaConnection,
+    credentials: &Credentials,
+    client_id: &str,
+) -> Result<ClientConfig, ConfigError> {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", &connection.bootstrap_servers)
+        .set("client.id", client_id)
+        .set("socket.keepalive.enable", "true")
+        .set("reconnect.backoff.max.ms", "2000")
+        .set("statistics.interval.ms", "2000")
+        .set("security.protocol", security_protocol(connection));
+    if let Some(sasl) = &connection.sasl {
+        let username = credentials.require(credentials::KAFKA_USERNAME, "SASL")?;
+        let password = credentials.require(credentials::KAFKA_PASSWORD, "SASL")?;
+        config
+            .set("sasl.mechanism", sasl.mechanism.as_str())
+            .set("sasl.username", username)
+            .set("sasl.password", password);
+    }
+    if connection.tls.is_some() {
+        match credentials.path(credentials::KAFKA_CA) {
+            Some(path) => config.set("ssl.ca.location", path.to_string_lossy()),
+            None => config.set("ssl.ca.location", "probe"),
+        };
+    }
+    Ok(config)
+}
+
+fn security_protocol(connection: &KafkaConnection) -> &'static str {
+    match (connection.sasl.is_some(), connection.tls.is_some()) {
+        (false, false) => "plaintext",
+        (false, true) => "ssl",
+        (true, false) => "sasl_plaintext",
+        (true, true) => "sasl_ssl",
+    }
+}
+
+/// A producer that loses and doubles nothing while it lives, and that tries for ever.
+pub fn producer(client: &ClientConfig, status: StatusPart) -> KafkaResult<Producer> {
+    let mut config = client.clone();
+    config
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("message.timeout.ms", "0")
+        .set("linger.ms", "5")
+        .set("compression.type", "lz4")
+        .set("partitioner", "murmur2_random")
+        .set("queue.buffering.max.messages", "100000")
+        .set("queue.buffering.max.kbytes", "65536")
+        // What a topic takes is for its broker to say; the dead letters are the largest.
+        .set("message.max.bytes", MAX_DEAD_LETTER_BYTES.to_string());
+    config.create_with_context(Reports { status })
+}
+
+/// A consumer of a sink: it joins the sink's group, commits by hand and never skips by itself.
+pub fn consumer_config(client: &ClientConfig, group: &str) -> ClientConfig {
+    let mut config = client.clone();
+    config
+        .set("group.id", group)
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("session.timeout.ms", "6000")
+        .set("heartbeat.interval.ms", "2000")
+        .set("max.poll.interval.ms", "300000")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "error")
+        .set("isolation.level", "read_committed")
+        .set("fetch.wait.max.ms", "100")
+        .set("queued.max.messages.kbytes", "16384")
+        .set("fetch.message.max.bytes", "1048576")
+        .set("fetch.max.bytes", "8388608");
+    config
+}
+
+/// The error after which a producer can't go on, if there is one.
+pub fn fatal_error(producer: &Producer) -> Option<String> {
+    let (code, reason) = producer.client().fatal_error()?;
+    Some(format!("the Kafka producer can't go on ({code}): {reason}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn security_follows_the_connection() {
+        let folder = tempfile::tempdir().unwrap();
+        let credentials = Credentials::new(folder.path().into());
+        let connection: KafkaConnection = serde_json::from_value(serde_json::json!({
+            "bootstrapServers": "kafka:9093",
+            "sasl": {"credentialsSecret": {"name": "kafka"}},
+            "tls": {},
+        }))
+        .unwrap();
+        let error = client(&connection, &credentials, "test").unwrap_err();
+        assert!(error.to_string().contains("kafka-username"), "{error}");
+
+        std::fs::write(folder.path().join("kafka-username"), "worker").unwrap();
+        std::fs::write(folder.path().join("kafka-password"), "secret\n").unwrap();
+        let config = client(&connection, &credentials, "test").unwrap();
+        assert_eq!(config.get("security.protocol"), Some("sasl_ssl"));
+        assert_eq!(config.get("sasl.mechanism"), Some("SCRAM-SHA-512"));
+        assert_eq!(config.get("sasl.password"), Some("secret"));
+        assert_eq!(config.get("ssl.ca.location"), Some("probe"));
+        assert!(!format!("{config:?}").contains("secret"));
+    }
+}

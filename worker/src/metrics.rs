@@ -1,0 +1,167 @@
+//! What Prometheus reads under `/metrics`.
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::{Family, MetricConstructor},
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+
+/// `ingest`, or the name of a sink.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Stage {
+    /// The value.
+    pub stage: String,
+}
+
+/// A sink and a topic partition.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SinkPartition {
+    /// Name of the sink.
+    pub stage: String,
+    /// The topic partition.
+    pub partition: i32,
+}
+
+#[derive(Clone)]
+struct BatchSeconds;
+
+impl MetricConstructor<Histogram> for BatchSeconds {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(exponential_buckets(0.001, 2.0, 16))
+    }
+}
+
+/// All metrics of a worker.
+pub struct Metrics {
+    registry: Registry,
+    records: Family<Stage, Counter>,
+    rows: Family<Stage, Counter>,
+    dead_letters: Family<Stage, Counter>,
+    write_retries: Family<Stage, Counter>,
+    batch_seconds: Family<Stage, Histogram, BatchSeconds>,
+    lag: Family<SinkPartition, Gauge>,
+}
+
+/// The metrics of `ingest` or of a sink.
+#[derive(Clone)]
+pub struct StageMetrics {
+    /// Records that were read.
+    pub records: Counter,
+    /// Rows that were written.
+    pub rows: Counter,
+    /// Records that went to the dead-letter topic.
+    pub dead_letters: Counter,
+    /// Writes that had to be repeated.
+    pub write_retries: Counter,
+    /// Seconds from the dispatch of a batch to its acknowledgement.
+    pub batch_seconds: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("millstream_worker");
+        let records = Family::default();
+        let rows = Family::default();
+        let dead_letters = Family::default();
+        let write_retries = Family::default();
+        let batch_seconds = Family::new_with_constructor(BatchSeconds);
+        let lag = Family::default();
+        registry.register("records", "Records that were read", records.clone());
+        registry.register("rows", "Rows that were written", rows.clone());
+        registry.register(
+            "dead_letters",
+            "Records that went to the dead-letter topic",
+            dead_letters.clone(),
+        );
+        registry.register(
+            "write_retries",
+            "Writes that had to be repeated",
+            write_retries.clone(),
+        );
+        registry.register_with_unit(
+            "batch",
+            "From the dispatch of a batch to its acknowledgement",
+            Unit::Seconds,
+            batch_seconds.clone(),
+        );
+        registry.register(
+            "lag",
+            "Records in the topic partition that are not written yet",
+            lag.clone(),
+        );
+        Metrics {
+            registry,
+            records,
+            rows,
+            dead_letters,
+            write_retries,
+            batch_seconds,
+            lag,
+        }
+    }
+}
+
+impl Metrics {
+    /// The metrics of `ingest` or of a sink.
+    pub fn stage(&self, name: &str) -> StageMetrics {
+        let stage = Stage { stage: name.into() };
+        StageMetrics {
+            records: self.records.get_or_create_owned(&stage),
+            rows: self.rows.get_or_create_owned(&stage),
+            dead_letters: self.dead_letters.get_or_create_owned(&stage),
+            write_retries: self.write_retries.get_or_create_owned(&stage),
+            batch_seconds: self.batch_seconds.get_or_create_owned(&stage),
+        }
+    }
+
+    /// Sets the lag of a sink in a topic partition.
+    pub fn set_lag(&self, sink: &str, partition: i32, lag: i64) {
+        let stage = sink.to_owned();
+        self.lag
+            .get_or_create(&SinkPartition { stage, partition })
+            .set(lag);
+    }
+
+    /// The topic partition belongs to another worker now.
+    pub fn forget_lag(&self, sink: &str, partition: i32) {
+        let stage = sink.to_owned();
+        self.lag.remove(&SinkPartition { stage, partition });
+    }
+
+    /// All metrics in the text format.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String can't fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_have_the_names_that_dashboards_use() {
+        let metrics = Metrics::default();
+        let users = metrics.stage("users");
+        users.rows.inc_by(3);
+        users.batch_seconds.observe(0.01);
+        metrics.set_lag("users", 2, 7);
+        let text = metrics.text();
+        for line in [
+            r#"millstream_worker_rows_total{stage="users"} 3"#,
+            r#"millstream_worker_lag{stage="users",partition="2"} 7"#,
+            r#"millstream_worker_batch_seconds_count{stage="users"} 1"#,
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        metrics.forget_lag("users", 2);
+        assert!(!metrics.text().contains(r#"partition="2""#));
+    }
+}

@@ -1,0 +1,144 @@
+//! JSON Pointers (RFC 6901) over raw JSON: values are found and sliced, never written anew, so
+//! numbers, the order of keys and non-ASCII text stay as they came.
+
+use std::{borrow::Cow, fmt};
+
+use sonic_rs::{JsonType, JsonValueTrait, LazyValue};
+
+/// A parsed JSON Pointer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pointer {
+    text: String,
+    tokens: Vec<String>,
+}
+
+impl Pointer {
+    /// Parses a pointer: empty, or `/` before every token, with `~1` for `/` and `~0` for `~`.
+    pub fn parse(text: &str) -> Self {
+        let tokens = text.split('/').skip(1);
+        Pointer {
+            text: text.to_owned(),
+            tokens: tokens
+                .map(|token| token.replace("~1", "/").replace("~0", "~"))
+                .collect(),
+        }
+    }
+
+    /// The value that the pointer leads to; none where there isn't any. A token leads into an
+    /// object by its name, into an array by its index.
+    pub fn find<'a>(&self, json: &'a [u8]) -> Option<&'a str> {
+        let whole = sonic_rs::get(json, NO_STEPS).ok()?;
+        let mut found = slice(&whole)?;
+        for token in &self.tokens {
+            let child = match token.parse::<usize>() {
+                Ok(index) if found.starts_with('[') => sonic_rs::get(found, [index]),
+                _ => sonic_rs::get(found, [token]),
+            };
+            found = slice(&child.ok()?)?;
+        }
+        Some(found)
+    }
+}
+
+impl fmt::Display for Pointer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+const NO_STEPS: [&str; 0] = [];
+
+/// The bytes of a value that was found in borrowed JSON.
+pub fn slice<'a>(value: &LazyValue<'a>) -> Option<&'a str> {
+    match value.as_raw_cow() {
+        Cow::Borrowed(raw) => Some(raw),
+        Cow::Owned(_) => None,
+    }
+}
+
+/// Whether a record has a value at a path of field names, asked only where it decoded to null.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// The record says nothing about the field.
+    Absent,
+    /// The record says null, for the field or for what contains it.
+    Null,
+}
+
+/// Tells a field that is null from one that isn't in the record.
+pub fn presence(record: &[u8], path: &[String]) -> Presence {
+    for end in 1..=path.len() {
+        match sonic_rs::get(record, &path[..end]) {
+            Err(_) => return Presence::Absent,
+            Ok(value) if value.is_null() => return Presence::Null,
+            Ok(_) => {}
+        }
+    }
+    Presence::Null
+}
+
+/// What kind of value this is, for messages.
+pub fn kind(raw: &str) -> &'static str {
+    match sonic_rs::get(raw, NO_STEPS).map(|value| value.get_type()) {
+        Ok(JsonType::Null) => "null",
+        Ok(JsonType::Boolean) => "a boolean",
+        Ok(JsonType::Number) => "a number",
+        Ok(JsonType::String) => "a string",
+        Ok(JsonType::Object) => "an object",
+        Ok(JsonType::Array) => "an array",
+        Err(_) => "not JSON",
+    }
+}
+
+/// The text of a number, a string or a boolean; none for anything else.
+pub fn scalar_text(raw: &str) -> Option<String> {
+    match raw.as_bytes().first()? {
+        b'"' => serde_json::from_str(raw).ok(),
+        b'{' | b'[' | b'n' => None,
+        _ => Some(raw.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_and_keeps_the_bytes() {
+        let json = r#" {"a": {"b/c": [1.50, {"~": "Zoë\u00e9"}]}, "n": null} "#.as_bytes();
+        for (pointer, found) in [
+            ("/a/b~1c/0", Some("1.50")),
+            ("/a/b~1c/1/~0", Some(r#""Zoë\u00e9""#)),
+            ("/n", Some("null")),
+            ("/a/x", None),
+            ("/a/b~1c/9", None),
+            ("/a/b~1c/x", None),
+            ("/n/x", None),
+        ] {
+            let value = Pointer::parse(pointer).find(json);
+            assert_eq!(value, found, "{pointer}");
+        }
+        let whole = Pointer::parse("").find(b"[1]");
+        assert_eq!(whole, Some("[1]"));
+    }
+
+    #[test]
+    fn null_is_not_absent() {
+        let record = br#"{"venue": null, "name": {"first": null}}"#;
+        let path = |text: &str| text.split('.').map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(presence(record, &path("venue")), Presence::Null);
+        assert_eq!(presence(record, &path("venue.name")), Presence::Null);
+        assert_eq!(presence(record, &path("name.first")), Presence::Null);
+        assert_eq!(presence(record, &path("name.last")), Presence::Absent);
+        assert_eq!(presence(record, &path("city")), Presence::Absent);
+    }
+
+    #[test]
+    fn scalars_become_plain_text() {
+        assert_eq!(scalar_text(r#""a\"b""#).as_deref(), Some("a\"b"));
+        assert_eq!(scalar_text("12.50").as_deref(), Some("12.50"));
+        assert_eq!(scalar_text("true").as_deref(), Some("true"));
+        assert_eq!(scalar_text("null"), None);
+        assert_eq!(scalar_text("{}"), None);
+    }
+}

@@ -1,0 +1,144 @@
+//! Where the ingest stage is in its source: the metadata of an offset that is committed under a
+//! consumer group which nobody joins. The offset itself says nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use millstream_api::source::Source;
+use rdkafka::{
+    ClientConfig, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, CommitMode, Consumer},
+    error::KafkaResult,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::{kafka::Reports, status::StatusPart};
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is kept.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+pub struct Position {
+    /// Fingerprint of the source; the position of another source means nothing.
+    pub source: String,
+    /// The source's own position; none at its start.
+    #[serde(default)]
+    pub position: Option<Value>,
+    /// Whether a source with an end has given all its records.
+    #[serde(default)]
+    pub complete: bool,
+}
+
+/// A fingerprint of what the source gives: another one starts at its beginning.
+pub fn fingerprint(source: &Source, schema: &str) -> String {
+    let mut source = source.clone();
+    if let Some(http) = &mut source.http {
+        // How fast it is fetched doesn't change what is fetched.
+        http.concurrency = 0;
+        http.timeout = Duration::ZERO.into();
+    }
+    if let Some(generator) = &mut source.generator {
+        generator.rate = None;
+    }
+    let shape = source.generator.is_some().then_some(schema);
+    let digest = Sha256::digest(serde_json::json!([source, shape]).to_string());
+    digest[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// Keeps a position in Kafka.
+#[derive(Clone)]
+pub struct PositionStore {
+    consumer: Arc<BaseConsumer<Reports>>,
+    topic: String,
+}
+
+impl PositionStore {
+    /// A store for the group; nothing is sent yet.
+    pub fn new(
+        client: &ClientConfig,
+        group: &str,
+        topic: &str,
+        status: StatusPart,
+    ) -> KafkaResult<Self> {
+        let mut config = client.clone();
+        config
+            .set("group.id", group)
+            .set("enable.auto.commit", "false")
+            // Nobody polls it regularly.
+            .set("statistics.interval.ms", "0");
+        let consumer = config.create_with_context(Reports { status })?;
+        Ok(PositionStore {
+            consumer: Arc::new(consumer),
+            topic: topic.to_owned(),
+        })
+    }
+
+    /// The position that was kept last; none where there is none, or nothing that can be read.
+    pub async fn load(&self) -> anyhow::Result<Option<Position>> {
+        let store = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let committed = store
+                .consumer
+                .committed_offsets(store.list(Offset::Invalid)?, TIMEOUT)?;
+            let elements = committed.elements();
+            let Some(element) = elements.first() else {
+                return Ok(None);
+            };
+            element.error()?;
+            Ok(serde_json::from_str(element.metadata()).ok())
+        })
+        .await?
+    }
+
+    /// Keeps a position; returns when Kafka has it.
+    pub async fn save(&self, position: &Position) -> anyhow::Result<()> {
+        let store = self.clone();
+        let metadata = serde_json::to_string(position)?;
+        tokio::task::spawn_blocking(move || {
+            let list = store.list(Offset::Offset(0))?;
+            if let Some(mut element) = list.find_partition(&store.topic, 0) {
+                element.set_metadata(metadata);
+            }
+            store.consumer.commit(&list, CommitMode::Sync)?;
+            // What the client wants to tell is shown, and doesn't pile up.
+            while store.consumer.poll(Duration::ZERO).is_some() {}
+            Ok(())
+        })
+        .await?
+    }
+
+    fn list(&self, offset: Offset) -> KafkaResult<TopicPartitionList> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.topic, 0, offset)?;
+        Ok(list)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn http(url: &str, concurrency: u32) -> Source {
+        serde_json::from_value(serde_json::json!({
+            "http": {"url": url, "concurrency": concurrency}
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn another_source_has_another_fingerprint() {
+        let users = fingerprint(&http("http://a/users", 4), "a TEXT");
+        assert_eq!(users, fingerprint(&http("http://a/users", 8), "b TEXT"));
+        assert_ne!(users, fingerprint(&http("http://a/orders", 4), "a TEXT"));
+        let generator: Source =
+            serde_json::from_value(serde_json::json!({"generator": {"seed": 1}})).unwrap();
+        assert_ne!(
+            fingerprint(&generator, "a TEXT"),
+            fingerprint(&generator, "b TEXT")
+        );
+    }
+}

@@ -1,0 +1,376 @@
+//! Result rows to the cells of the INSERT statement.
+
+use std::{collections::HashSet, ops::Range};
+
+use millstream_api::{cql::CqlType, keyspace::TableSpec};
+use millstream_plan::SinkPlan;
+use scylla::serialize::{
+    SerializationError,
+    row::{RowSerializationContext, SerializeRow},
+    writers::RowWriter,
+};
+
+use crate::{
+    batch::{Batch, Rejected},
+    pointer::{Presence, presence},
+    sink::cassandra::encode::{Column, cell},
+    transform::Rows,
+};
+
+/// What a cell has in place of its length.
+const NULL: i32 = -1;
+const UNSET: i32 = -2;
+/// Cassandra's limit for each part of a primary key.
+const MAX_KEY_BYTES: usize = 65_535;
+
+/// Binds the result of a sink's query to its table.
+pub struct Binder {
+    /// The columns of the primary key come first: a row's key is the beginning of its cells.
+    targets: Vec<Target>,
+    key_columns: usize,
+    single_partition_key: bool,
+    timestamp_base: i64,
+}
+
+struct Target {
+    /// Index in the result.
+    index: usize,
+    name: String,
+    cql: CqlType,
+    /// Where the column is nothing but a field of the record: what it says where it is null.
+    path: Option<Vec<String>>,
+}
+
+/// Rows with their values encoded, in one buffer.
+#[derive(Default)]
+pub struct BoundRows {
+    bytes: Vec<u8>,
+    rows: Vec<BoundRow>,
+}
+
+struct BoundRow {
+    cells: Range<usize>,
+    key_end: usize,
+    /// Whether every cell is set.
+    whole: bool,
+    timestamp: i64,
+    record: usize,
+}
+
+/// The values of a row: cells with their lengths, and the write timestamp.
+#[derive(Clone, Copy)]
+pub struct Values<'a> {
+    cells: &'a [u8],
+    timestamp: i64,
+    /// Index of the record in its batch.
+    pub record: usize,
+}
+
+impl Binder {
+    /// A binder of the query's result to the table.
+    pub fn new(plan: &SinkPlan, table: &TableSpec, timestamp_base: i64) -> anyhow::Result<Self> {
+        let keys: Vec<&str> = table.primary_key.columns().collect();
+        let rank = |name: &str| keys.iter().position(|key| *key == name);
+        let mut targets = Vec::new();
+        for (index, result) in plan.columns.iter().enumerate() {
+            let column = table
+                .columns
+                .iter()
+                .find(|column| column.name == result.name);
+            let column = column.ok_or_else(|| {
+                anyhow::anyhow!("table {} has no column `{}`", table.name, result.name)
+            })?;
+            targets.push(Target {
+                index,
+                name: result.name.clone(),
+                cql: column.cql_type.clone(),
+                path: result.path.clone(),
+            });
+        }
+        targets.sort_by_key(|target| rank(&target.name).unwrap_or(usize::MAX));
+        Ok(Binder {
+            targets,
+            key_columns: keys.len(),
+            single_partition_key: table.primary_key.partition_key.len() == 1,
+            timestamp_base,
+        })
+    }
+
+    /// The columns in the order of their cells.
+    pub fn columns(&self) -> impl Iterator<Item = &str> {
+        self.targets.iter().map(|target| target.name.as_str())
+    }
+
+    /// Binds rows. Of the rows of one primary key only those are kept that a later one doesn't
+    /// replace as a whole.
+    pub fn bind(&self, batch: &Batch, rows: &[Rows]) -> (BoundRows, Vec<Rejected>) {
+        let mut bound = BoundRows::default();
+        let mut rejected = Vec::new();
+        for rows in rows {
+            let columns = self
+                .targets
+                .iter()
+                .map(|target| Column::new(rows.columns.column(target.index)))
+                .collect::<Result<Vec<_>, _>>();
+            for (row, &record) in rows.records.iter().enumerate() {
+                let start = bound.bytes.len();
+                let result = match &columns {
+                    Ok(columns) => self.bind_row(batch, columns, row, record, &mut bound),
+                    Err(reason) => Err(reason.clone()),
+                };
+                if let Err(reason) = result {
+                    bound.bytes.truncate(start);
+                    rejected.push(Rejected { record, reason });
+                }
+            }
+        }
+        bound.drop_replaced();
+        (bound, rejected)
+    }
+
+    fn bind_row(
+        &self,
+        batch: &Batch,
+        columns: &[Column],
+        row: usize,
+        record: usize,
+        bound: &mut BoundRows,
+    ) -> Result<(), String> {
+        let source = &batch.records()[record];
+        let value = batch.value(source).unwrap_or_default();
+        let start = bound.bytes.len();
+        let mut key_end = start;
+        let mut whole = true;
+        for (position, (target, column)) in self.targets.iter().zip(columns).enumerate() {
+            let in_key = position < self.key_columns;
+            if column.is_null(row) {
+                if in_key {
+                    return Err(format!("the primary key column `{}` is null", target.name));
+                }
+                let marker = null_or_unset(target, value);
+                whole &= marker == NULL;
+                bound.bytes.extend(marker.to_be_bytes());
+                continue;
+            }
+            let before = bound.bytes.len();
+            cell(&mut bound.bytes, |bytes| {
+                column.encode(row, &target.cql, bytes)
+            })
+            .map_err(|reason| format!("column `{}`: {reason}", target.name))?;
+            if in_key {
+                key_end = bound.bytes.len();
+                self.check_key(target, position, key_end - before - 4)?;
+            }
+        }
+        bound.rows.push(BoundRow {
+            cells: start..bound.bytes.len(),
+            key_end,
+            whole,
+            timestamp: self.timestamp_base + source.offset,
+            record,
+        });
+        Ok(())
+    }
+
+    fn check_key(&self, target: &Target, position: usize, length: usize) -> Result<(), String> {
+        if length > MAX_KEY_BYTES {
+            return Err(format!(
+                "the primary key column `{}` has {length} bytes, Cassandra takes {MAX_KEY_BYTES} at most",
+                target.name
+            ));
+        }
+        if length == 0 && position == 0 && self.single_partition_key {
+            return Err(format!(
+                "the partition key column `{}` is empty",
+                target.name
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What a null is written as: a field that isn't in the record leaves the cell alone.
+fn null_or_unset(target: &Target, record: &[u8]) -> i32 {
+    match &target.path {
+        Some(path) if presence(record, path) == Presence::Absent => UNSET,
+        _ => NULL,
+    }
+}
+
+impl BoundRows {
+    /// The rows' values.
+    pub fn values(&self) -> impl ExactSizeIterator<Item = Values<'_>> {
+        self.rows.iter().map(|row| Values {
+            cells: &self.bytes[row.cells.clone()],
+            timestamp: row.timestamp,
+            record: row.record,
+        })
+    }
+
+    /// Drops rows that a later row of the same primary key replaces; one that leaves cells alone
+    /// doesn't.
+    fn drop_replaced(&mut self) {
+        let mut replaced = HashSet::with_capacity(self.rows.len());
+        let bytes = &self.bytes;
+        let mut kept = Vec::with_capacity(self.rows.len());
+        while let Some(row) = self.rows.pop() {
+            let key = &bytes[row.cells.start..row.key_end];
+            let known = match row.whole {
+                true => !replaced.insert(key),
+                false => replaced.contains(key),
+            };
+            if !known {
+                kept.push(row);
+            }
+        }
+        kept.reverse();
+        self.rows = kept;
+    }
+}
+
+impl Values<'_> {
+    /// Bytes of all values.
+    pub fn len(&self) -> usize {
+        self.cells.len()
+    }
+}
+
+impl SerializeRow for Values<'_> {
+    fn serialize(
+        &self,
+        _: &RowSerializationContext<'_>,
+        writer: &mut RowWriter,
+    ) -> Result<(), SerializationError> {
+        let mut cells = self.cells;
+        while let Some((length, rest)) = cells.split_first_chunk::<4>() {
+            cells = rest;
+            let cell = writer.make_cell_writer();
+            match i32::from_be_bytes(*length) {
+                NULL => cell.set_null(),
+                UNSET => cell.set_unset(),
+                length => {
+                    let (value, rest) = cells.split_at(length as usize);
+                    cells = rest;
+                    cell.set_value(value).map_err(SerializationError::new)?
+                }
+            };
+        }
+        writer
+            .make_cell_writer()
+            .set_value(&self.timestamp.to_be_bytes())
+            .map_err(SerializationError::new)?;
+        Ok(())
+    }
+
+    fn is_empty(&self) -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_plan::RecordSchema;
+    use serde_json::json;
+
+    use super::*;
+    use crate::transform::Transform;
+
+    const BASE: i64 = 1_700_000_000_000_000;
+
+    /// Binds records, given with their offsets, to `users (id uuid, name text, age int)`.
+    fn bind(sql: &str, records: &[(i64, &str)]) -> (Vec<String>, Vec<Rejected>) {
+        let schema = "id TEXT, name TEXT, age INT, venue STRUCT<city TEXT>";
+        let schema = RecordSchema::parse(schema).unwrap();
+        let plan = SinkPlan::new(&schema, "users", sql).unwrap();
+        let table: TableSpec = serde_json::from_value(json!({
+            "name": "users",
+            "columns": [
+                {"name": "name", "type": "text"}, {"name": "id", "type": "uuid"},
+                {"name": "age", "type": "int"},
+            ],
+            "primaryKey": {"partitionKey": ["id"]},
+        }))
+        .unwrap();
+        let mut batch = Batch::default();
+        for (offset, record) in records {
+            batch.push_record(0, *offset, None, None, Some(record.as_bytes()));
+        }
+        let transformed = Transform::new(&plan).unwrap().run(&batch).unwrap();
+        let binder = Binder::new(&plan, &table, BASE).unwrap();
+        assert_eq!(binder.columns().next(), Some("id"));
+        let (bound, rejected) = binder.bind(&batch, &transformed.rows);
+        (bound.values().map(|row| shown(&row)).collect(), rejected)
+    }
+
+    /// The cells after the id's, and the timestamp, as text.
+    fn shown(row: &Values<'_>) -> String {
+        let mut cells = &row.cells[20..];
+        let mut shown = Vec::new();
+        while let Some((length, rest)) = cells.split_first_chunk::<4>() {
+            let length = i32::from_be_bytes(*length);
+            let (value, rest) = rest.split_at(usize::try_from(length).unwrap_or(0));
+            cells = rest;
+            shown.push(match length {
+                NULL => "null".to_owned(),
+                UNSET => "unset".to_owned(),
+                _ => String::from_utf8_lossy(value)
+                    .trim_start_matches('\0')
+                    .to_owned(),
+            });
+        }
+        format!("{} @{}", shown.join(" "), row.timestamp - BASE)
+    }
+
+    const A: &str = "9a723211-0e87-41f1-b1e4-ed1a15226b80";
+    const B: &str = "11111111-0e87-41f1-b1e4-ed1a15226b80";
+
+    #[test]
+    fn null_is_written_and_absent_is_left_alone() {
+        let record = |rest: &str| format!(r#"{{"id": "{A}"{rest}}}"#);
+        let names = |sql: &str, rest: &str| bind(sql, &[(7, &record(rest))]).0;
+        let plain = "SELECT id, name FROM records";
+        assert_eq!(names(plain, r#", "name": "Zoë""#), ["Zoë @7"]);
+        assert_eq!(names(plain, r#", "name": null"#), ["null @7"]);
+        assert_eq!(names(plain, ""), ["unset @7"]);
+        let nested = "SELECT id, venue.city AS name FROM records";
+        assert_eq!(names(nested, r#", "venue": null"#), ["null @7"]);
+        assert_eq!(names(nested, r#", "venue": {}"#), ["unset @7"]);
+        let computed = "SELECT id, upper(name) AS name FROM records";
+        assert_eq!(names(computed, ""), ["null @7"]);
+    }
+
+    #[test]
+    fn a_later_row_replaces_an_earlier_one_if_it_sets_every_cell() {
+        let record = |id: &str, rest: &str| format!(r#"{{"id": "{id}", {rest}}}"#);
+        let records = [
+            record(A, r#""name": "a", "age": 1"#),
+            record(B, r#""name": "b", "age": 2"#),
+            record(&A.to_uppercase(), r#""name": "c", "age": null"#),
+            record(B, r#""name": "d""#),
+        ];
+        let records: Vec<_> = (1..).zip(records.iter().map(String::as_str)).collect();
+        let (rows, rejected) = bind("SELECT id, age, name FROM records", &records);
+        assert_eq!(rejected, []);
+        assert_eq!(rows, ["\u{2} b @2", "null c @3", "unset d @4"]);
+    }
+
+    #[test]
+    fn rows_that_can_never_be_written_are_named() {
+        let (rows, rejected) = bind(
+            "SELECT id, name FROM records",
+            &[(1, r#"{"id": "nobody"}"#), (2, r#"{"name": "x"}"#)],
+        );
+        assert!(rows.is_empty());
+        let reasons: Vec<_> = rejected
+            .into_iter()
+            .map(|rejected| rejected.reason)
+            .collect();
+        assert_eq!(
+            reasons,
+            [
+                "column `id`: `nobody` isn't a UUID",
+                "the primary key column `id` is null"
+            ]
+        );
+    }
+}

@@ -1,0 +1,119 @@
+//! Rows into a Cassandra table.
+
+mod bind;
+mod encode;
+mod session;
+mod write;
+
+pub use session::connect;
+
+use std::sync::Arc;
+
+use futures::{FutureExt, future::BoxFuture};
+use millstream_api::{pipeline::ConsistencyLevel, worker::SinkConfig};
+use millstream_plan::SinkPlan;
+use scylla::{
+    client::session::Session,
+    statement::{Consistency, prepared::PreparedStatement},
+};
+
+use crate::{
+    batch::{Batch, Rejected},
+    metrics::StageMetrics,
+    retry::Delays,
+    sink::{
+        Sink,
+        cassandra::{bind::Binder, write::Writer},
+    },
+    status::StatusPart,
+    transform::Rows,
+};
+
+/// The concern under which errors of Cassandra are shown.
+const CASSANDRA: &str = "cassandra";
+
+/// A table that takes rows. A row's write timestamp is `base + offset`: writing it again changes
+/// nothing, and an older record can't overwrite a newer one.
+pub struct CassandraSink {
+    binder: Binder,
+    writer: Writer,
+}
+
+impl CassandraSink {
+    /// Prepares the statement; tries until Cassandra has the table.
+    pub async fn open(
+        session: Arc<Session>,
+        config: &SinkConfig,
+        plan: &SinkPlan,
+        timestamp_base: i64,
+        status: StatusPart,
+        metrics: StageMetrics,
+    ) -> anyhow::Result<Self> {
+        plan.check_table(&config.keyspace, &config.table)?;
+        let binder = Binder::new(plan, &config.table, timestamp_base)?;
+        let insert = insert_statement(&config.keyspace, &config.table.name, binder.columns());
+        let mut delays = Delays::default();
+        let mut prepared = loop {
+            match session.prepare(insert.as_str()).await {
+                Ok(prepared) => break prepared,
+                Err(error) => {
+                    status.fail(CASSANDRA, format!("can't prepare `{insert}`: {error}"));
+                    delays.wait().await;
+                }
+            }
+        };
+        status.clear(CASSANDRA);
+        configure(&mut prepared, config.consistency);
+        let writer = Writer::new(session, insert, prepared, status, metrics);
+        Ok(CassandraSink { binder, writer })
+    }
+}
+
+impl Sink for CassandraSink {
+    fn write<'a>(&'a self, batch: &'a Batch, rows: &'a [Rows]) -> BoxFuture<'a, Vec<Rejected>> {
+        async move {
+            let (bound, mut rejected) = self.binder.bind(batch, rows);
+            rejected.extend(self.writer.write(&bound).await);
+            rejected
+        }
+        .boxed()
+    }
+}
+
+fn configure(prepared: &mut PreparedStatement, consistency: ConsistencyLevel) {
+    prepared.set_consistency(match consistency {
+        ConsistencyLevel::One => Consistency::One,
+        ConsistencyLevel::LocalOne => Consistency::LocalOne,
+        ConsistencyLevel::LocalQuorum => Consistency::LocalQuorum,
+        ConsistencyLevel::Quorum => Consistency::Quorum,
+        ConsistencyLevel::EachQuorum => Consistency::EachQuorum,
+        ConsistencyLevel::All => Consistency::All,
+    });
+    prepared.set_is_idempotent(true);
+}
+
+fn insert_statement<'a>(
+    keyspace: &str,
+    table: &str,
+    columns: impl Iterator<Item = &'a str>,
+) -> String {
+    let columns: Vec<_> = columns.map(|column| format!("\"{column}\"")).collect();
+    let markers = vec!["?"; columns.len()].join(", ");
+    let columns = columns.join(", ");
+    format!(
+        "INSERT INTO \"{keyspace}\".\"{table}\" ({columns}) VALUES ({markers}) USING TIMESTAMP ?"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_statement_carries_the_timestamp() {
+        assert_eq!(
+            insert_statement("shop", "users", ["id", "name"].into_iter()),
+            r#"INSERT INTO "shop"."users" ("id", "name") VALUES (?, ?) USING TIMESTAMP ?"#
+        );
+    }
+}

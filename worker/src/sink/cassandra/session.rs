@@ -1,0 +1,107 @@
+//! The connection to Cassandra.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use millstream_api::{CassandraConnection, worker::credentials};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+use scylla::{
+    client::{
+        execution_profile::ExecutionProfile, session::Session, session_builder::SessionBuilder,
+    },
+    policies::load_balancing::DefaultPolicy,
+};
+
+use crate::{
+    config::{ConfigError, Credentials},
+    retry::Delays,
+    sink::cassandra::CASSANDRA,
+    status::StatusPart,
+};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connects; tries for as long as it takes. Fails only where the credentials can't be read.
+pub async fn connect(
+    connection: &CassandraConnection,
+    credentials: &Credentials,
+    status: &[StatusPart],
+) -> Result<Arc<Session>, ConfigError> {
+    let builder = builder(connection, credentials)?;
+    let mut delays = Delays::default();
+    loop {
+        match builder.build().await {
+            Ok(session) => {
+                status.iter().for_each(|part| part.clear(CASSANDRA));
+                return Ok(Arc::new(session));
+            }
+            Err(error) => {
+                let contact_points = connection.contact_points.join(", ");
+                let message = format!("can't connect to Cassandra at {contact_points}: {error}");
+                status
+                    .iter()
+                    .for_each(|part| part.fail(CASSANDRA, &message));
+                delays.wait().await;
+            }
+        }
+    }
+}
+
+fn builder(
+    connection: &CassandraConnection,
+    credentials: &Credentials,
+) -> Result<SessionBuilder, ConfigError> {
+    let mut policy = DefaultPolicy::builder().token_aware(true);
+    if let Some(datacenter) = &connection.datacenter {
+        policy = policy.prefer_datacenter(datacenter.clone());
+    }
+    let profile = ExecutionProfile::builder()
+        .load_balancing_policy(policy.build())
+        .request_timeout(Some(REQUEST_TIMEOUT))
+        .build();
+    let mut builder = SessionBuilder::new()
+        .known_nodes(&connection.contact_points)
+        .connection_timeout(CONNECT_TIMEOUT)
+        .default_execution_profile_handle(profile.into_handle());
+    if connection.credentials_secret.is_some() {
+        let username = credentials.require(credentials::CASSANDRA_USERNAME, "authentication")?;
+        let password = credentials.require(credentials::CASSANDRA_PASSWORD, "authentication")?;
+        builder = builder.user(username, password);
+    }
+    if connection.tls.is_some() {
+        let authorities = authorities(credentials.path(credentials::CASSANDRA_CA).as_deref())?;
+        let tls = ClientConfig::builder()
+            .with_root_certificates(authorities)
+            .with_no_client_auth();
+        builder = builder.tls_context(Some(Arc::new(tls)));
+    }
+    Ok(builder)
+}
+
+/// The authorities in the file; the system's where there is none.
+fn authorities(path: Option<&Path>) -> Result<RootCertStore, ConfigError> {
+    let mut store = RootCertStore::empty();
+    let Some(path) = path else {
+        store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        return Ok(store);
+    };
+    let invalid = |reason: String| ConfigError::Certificate {
+        path: path.into(),
+        reason,
+    };
+    let certificates =
+        CertificateDer::pem_file_iter(path).map_err(|error| invalid(error.to_string()))?;
+    for certificate in certificates {
+        let certificate = certificate.map_err(|error| invalid(error.to_string()))?;
+        store
+            .add(certificate)
+            .map_err(|error| invalid(error.to_string()))?;
+    }
+    if store.is_empty() {
+        return Err(invalid("there is no certificate in it".into()));
+    }
+    Ok(store)
+}

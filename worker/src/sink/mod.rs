@@ -1,0 +1,21 @@
+//! Where rows go.
+//!
+//! A new sink is a folder here, an implementation of [`Sink`], and a line in `stage::process`,
+//! where sinks are opened.
+
+pub mod cassandra;
+
+use futures::future::BoxFuture;
+
+use crate::{
+    batch::{Batch, Rejected},
+    transform::Rows,
+};
+
+/// Takes the rows of batches. Writing a row again must change nothing, and an older record must
+/// never replace a newer one, however late it is written.
+pub trait Sink: Send + Sync {
+    /// Writes rows, and returns when every one of them is acknowledged or rejected. A sink that
+    /// is down is tried for ever; meanwhile its status says so.
+    fn write<'a>(&'a self, batch: &'a Batch, rows: &'a [Rows]) -> BoxFuture<'a, Vec<Rejected>>;
+}

@@ -1,0 +1,166 @@
+//! Made-up records: record `i` depends on the seed and on `i` alone, so a generator that is started
+//! again anywhere gives the same records.
+
+mod text;
+mod value;
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use millstream_api::source::GeneratorSource;
+use millstream_plan::RecordSchema;
+use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
+use serde_json::{Value, json};
+
+use crate::source::{Records, SourceBatch, generator::value::Object};
+
+/// Records that are made at once.
+const BATCH: u64 = 500;
+/// Between batches where there is a rate.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Opens the source; the position is the index of the next record.
+pub fn open(
+    spec: GeneratorSource,
+    schema: &str,
+    position: Option<&Value>,
+) -> anyhow::Result<Records> {
+    let schema = RecordSchema::parse(schema)?;
+    let start = position.and_then(|position| position["next"].as_u64());
+    let generator = Generator::new(&schema, spec.seed);
+    let pace = Pace {
+        rate: spec.rate,
+        started: Instant::now(),
+        made: 0,
+    };
+    let end = spec.count.unwrap_or(u64::MAX);
+    let state = (generator, pace, start.unwrap_or(0));
+    let batches = stream::unfold(state, move |(generator, mut pace, next)| async move {
+        if next >= end {
+            return None;
+        }
+        let size = pace.wait().await.min(end - next);
+        let records = (next..next + size).map(|index| generator.record(index));
+        let batch = SourceBatch {
+            records: records.collect(),
+            position: json!({"next": next + size}),
+        };
+        Some((batch, (generator, pace, next + size)))
+    });
+    Ok(batches.boxed())
+}
+
+/// Keeps a rate over any length of time: what was missed is made up for.
+struct Pace {
+    rate: Option<u32>,
+    started: Instant,
+    made: u64,
+}
+
+impl Pace {
+    /// Waits until records are due; tells how many, at least one.
+    async fn wait(&mut self) -> u64 {
+        let Some(rate) = self.rate else { return BATCH };
+        loop {
+            let due = (self.started.elapsed().as_secs_f64() * f64::from(rate)) as u64;
+            let missing = due.saturating_sub(self.made).min(BATCH);
+            if missing > 0 {
+                self.made += missing;
+                return missing;
+            }
+            let next = (self.made + 1) as f64 / f64::from(rate);
+            let until = Duration::from_secs_f64(next).saturating_sub(self.started.elapsed());
+            tokio::time::sleep(until.max(TICK)).await;
+        }
+    }
+}
+
+/// Makes records in the shape of a schema.
+pub struct Generator {
+    object: Object,
+    seed: u64,
+}
+
+impl Generator {
+    /// A generator of records in this shape.
+    pub fn new(schema: &RecordSchema, seed: u64) -> Self {
+        Generator {
+            object: Object::new(schema.fields()),
+            seed,
+        }
+    }
+
+    /// The record of this index.
+    pub fn record(&self, index: u64) -> Bytes {
+        // Seeding mixes the bits: neighbours have nothing in common.
+        let seed = self.seed.rotate_left(32) ^ index;
+        let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
+        let mut json = Vec::with_capacity(512);
+        self.object.write(&mut json, &mut random);
+        json.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USERS: &str = "gender TEXT, name STRUCT<first TEXT, last TEXT>, \
+        login STRUCT<uuid UUID, username TEXT>, email TEXT, tags ARRAY<TEXT>, \
+        location STRUCT<street STRUCT<number INT, name TEXT>, postcode TEXT, latitude DOUBLE>, \
+        registered TIMESTAMP, born DATE, balance DECIMAL(10, 2), active BOOLEAN";
+
+    fn generator(seed: u64) -> Generator {
+        Generator::new(&RecordSchema::parse(USERS).unwrap(), seed)
+    }
+
+    #[test]
+    fn a_record_depends_on_seed_and_index_alone() {
+        let (one, again, other) = (generator(1), generator(1), generator(2));
+        for index in [0, 7, 7_000_000_000] {
+            assert_eq!(one.record(index), again.record(index));
+            assert_ne!(one.record(index), other.record(index));
+            assert_ne!(one.record(index), one.record(index + 1));
+        }
+    }
+
+    #[test]
+    fn records_have_the_shape_of_the_schema() {
+        let generator = generator(3);
+        let mut non_ascii = 0;
+        let mut uuids = std::collections::HashSet::new();
+        for index in 0..2_000 {
+            let record = generator.record(index);
+            let json: Value = serde_json::from_slice(&record).unwrap();
+            let uuid: uuid::Uuid = serde_json::from_value(json["login"]["uuid"].clone()).unwrap();
+            assert!(uuids.insert(uuid));
+            assert!(json["email"].as_str().unwrap().contains('@'), "{json}");
+            assert!(json["tags"].is_array());
+            assert!(json["active"].is_boolean());
+            let name = json["name"]["first"].as_str().unwrap();
+            non_ascii += usize::from(!name.is_ascii());
+        }
+        assert!(
+            (50..1_000).contains(&non_ascii),
+            "{non_ascii} names beyond ASCII"
+        );
+    }
+
+    #[tokio::test]
+    async fn goes_on_at_its_position_and_ends_at_its_count() {
+        let spec = GeneratorSource {
+            rate: None,
+            count: Some(1_200),
+            seed: 1,
+        };
+        let all: Vec<_> = open(spec.clone(), USERS, None).unwrap().collect().await;
+        let rest: Vec<_> = open(spec, USERS, Some(&all[0].position))
+            .unwrap()
+            .collect()
+            .await;
+        let sizes: Vec<_> = all.iter().map(|batch| batch.records.len()).collect();
+        assert_eq!(sizes, [500, 500, 200]);
+        assert_eq!(rest, all[1..]);
+    }
+}

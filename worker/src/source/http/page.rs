@@ -1,0 +1,133 @@
+//! What an answer holds: records and numbers, found by JSON Pointers.
+
+use bytes::Bytes;
+use serde::de::IgnoredAny;
+
+use crate::pointer::{self, Pointer};
+
+/// Slices the records out of an answer, byte for byte.
+pub fn records(body: Bytes, pointer: &Pointer) -> Result<Vec<Bytes>, String> {
+    let found = find(&body, pointer)?;
+    let found = body.slice_ref(found.as_bytes());
+    match found.first() {
+        Some(b'{') => Ok(vec![found]),
+        Some(b'[') => sonic_rs::to_array_iter(found.as_ref())
+            .map(|record| {
+                let record = record.map_err(|error| error.to_string())?;
+                let raw = pointer::slice(&record).ok_or("the answer changed while it was read")?;
+                Ok(found.slice_ref(raw.as_bytes()))
+            })
+            .collect(),
+        _ => {
+            let what = pointer::kind(&String::from_utf8_lossy(&found));
+            Err(format!(
+                "{} is {what}, not an array of records; set `records` to the JSON Pointer of the array",
+                place(pointer)
+            ))
+        }
+    }
+}
+
+/// The number, or string of digits, in an answer.
+pub fn number(body: Bytes, pointer: &Pointer) -> Result<u64, String> {
+    let found = find(&body, pointer)?;
+    let text = pointer::scalar_text(found).unwrap_or_default();
+    text.parse().map_err(|_| {
+        format!(
+            "{} is {}, not a number of records; set `count.pointer` to the JSON Pointer of the number",
+            place(pointer),
+            pointer::kind(found)
+        )
+    })
+}
+
+fn find<'a>(body: &'a Bytes, pointer: &Pointer) -> Result<&'a str, String> {
+    let text =
+        std::str::from_utf8(body).map_err(|error| format!("the answer isn't UTF-8: {error}"))?;
+    // The whole answer is checked, for the part that is wanted may come before a fault.
+    serde_json::from_str::<IgnoredAny>(text)
+        .map_err(|error| format!("the answer isn't JSON: {error}"))?;
+    pointer
+        .find(text.as_bytes())
+        .ok_or_else(|| format!("{} is not in the answer, {}", place(pointer), holds(text)))
+}
+
+fn place(pointer: &Pointer) -> String {
+    match pointer.to_string().as_str() {
+        "" => "the answer".to_owned(),
+        text => format!("`{text}`"),
+    }
+}
+
+/// What an answer holds instead, for messages.
+fn holds(text: &str) -> String {
+    const SHOWN: usize = 10;
+    let kind = pointer::kind(text);
+    if !text.trim_start().starts_with('{') {
+        return format!("which is {kind}");
+    }
+    let fields = sonic_rs::to_object_iter(text);
+    let names: Vec<_> = fields
+        .filter_map(|field| field.ok().map(|(name, _)| name.to_string()))
+        .take(SHOWN)
+        .collect();
+    format!("which has the fields {}", names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn records_of(body: &str, pointer: &str) -> Result<Vec<String>, String> {
+        let found = records(Bytes::from(body.to_owned()), &Pointer::parse(pointer))?;
+        let text = found
+            .iter()
+            .map(|record| String::from_utf8(record.to_vec()).unwrap());
+        Ok(text.collect())
+    }
+
+    #[test]
+    fn records_keep_their_bytes() {
+        let body = r#"{"info": {}, "results": [ {"b": 1.50, "a":"Zoë \u00e9"} , {"b":1e400}, 7 ]}"#;
+        assert_eq!(
+            records_of(body, "/results").unwrap(),
+            [r#"{"b": 1.50, "a":"Zoë \u00e9"}"#, r#"{"b":1e400}"#, "7"]
+        );
+        assert_eq!(records_of(r#" {"a": 1} "#, "").unwrap(), [r#"{"a": 1}"#]);
+        assert!(records_of("[]", "").unwrap().is_empty());
+    }
+
+    #[test]
+    fn faults_are_named() {
+        for (body, pointer, says) in [
+            (
+                r#"{"error": "busy"}"#,
+                "/results",
+                "`/results` is not in the answer, which has the fields error",
+            ),
+            (
+                r#"{"results": "none"}"#,
+                "/results",
+                "`/results` is a string, not an array",
+            ),
+            ("[1]", "/results", "which is an array"),
+            (r#"{"results": [1]"#, "/results", "isn't JSON"),
+            (r#"{"results": [1]} x"#, "/results", "isn't JSON"),
+            ("<html>", "", "isn't JSON"),
+            ("null", "", "the answer is null"),
+        ] {
+            let error = records_of(body, pointer).unwrap_err();
+            assert!(error.contains(says), "{body}: {error}");
+        }
+    }
+
+    #[test]
+    fn counts_are_numbers_or_digits() {
+        let number_of =
+            |body: &str| number(Bytes::from(body.to_owned()), &Pointer::parse("/0/count"));
+        assert_eq!(number_of(r#"[{"count": "14776"}]"#), Ok(14776));
+        assert_eq!(number_of(r#"[{"count": 3}]"#), Ok(3));
+        assert!(number_of(r#"[{"count": -3}]"#).is_err());
+        assert!(number_of(r#"[]"#).unwrap_err().contains("`/0/count`"));
+    }
+}

@@ -1,0 +1,331 @@
+//! The topic partitions that a consumer owns, and how far each has come.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use millstream_api::worker::CommitMetadata;
+use rdkafka::{
+    ClientContext, Offset, Statistics, TopicPartitionList,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
+    types::RDKafkaRespErr,
+};
+
+use crate::{batch::End, kafka::Reports, metrics::Metrics, status::StatusPart};
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// The concern under which records that are gone are shown.
+pub const GAP: &str = "gap";
+const COMMIT: &str = "commit";
+
+/// What a sink's consumer owns. Kafka's client calls it back while the consumer is polled.
+pub struct Assignment {
+    reports: Reports,
+    status: StatusPart,
+    metrics: Arc<Metrics>,
+    sink: String,
+    topic: String,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    partitions: BTreeMap<i32, Partition>,
+    /// Counts assignments: what was read under an older one must not be counted under a newer.
+    epoch: u64,
+    /// Partitions under which this worker has committed before.
+    known: BTreeSet<i32>,
+    committing: bool,
+    failure: Option<String>,
+}
+
+struct Partition {
+    epoch: u64,
+    /// The offset after the last record that is acknowledged; none before the first.
+    acknowledged: Option<i64>,
+    committed: Option<i64>,
+    counts: CommitMetadata,
+}
+
+/// A batch that is acknowledged: where it ends, and what it adds, by partition.
+#[derive(Debug, Default)]
+pub struct Acknowledged {
+    /// Where it ends.
+    pub ends: BTreeMap<i32, End>,
+    /// What it adds.
+    pub counts: BTreeMap<i32, CommitMetadata>,
+}
+
+impl Assignment {
+    /// Nothing is owned yet.
+    pub fn new(status: StatusPart, metrics: Arc<Metrics>, sink: &str, topic: &str) -> Self {
+        Assignment {
+            reports: Reports {
+                status: status.clone(),
+            },
+            status,
+            metrics,
+            sink: sink.to_owned(),
+            topic: topic.to_owned(),
+            state: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The assignment under which a partition is owned now; none where it isn't.
+    pub fn epoch(&self, partition: i32) -> Option<u64> {
+        self.state()
+            .partitions
+            .get(&partition)
+            .map(|owned| owned.epoch)
+    }
+
+    /// All partitions that are owned.
+    pub fn partitions(&self) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for partition in self.state().partitions.keys() {
+            list.add_partition(&self.topic, *partition);
+        }
+        list
+    }
+
+    /// What stops the consumer, if anything does.
+    pub fn take_failure(&self) -> Option<String> {
+        self.state().failure.take()
+    }
+
+    /// Takes note of an acknowledged batch. Partitions that were lost since are skipped: who owns
+    /// them now reads their records again.
+    pub fn acknowledge(&self, batch: &Acknowledged) {
+        let mut state = self.state();
+        for (partition, end) in &batch.ends {
+            let Some(owned) = state.partitions.get_mut(partition) else {
+                continue;
+            };
+            if owned.epoch != end.epoch {
+                continue;
+            }
+            owned.acknowledged = Some(end.next_offset);
+            if let Some(counts) = batch.counts.get(partition) {
+                owned.counts.rows += counts.rows;
+                owned.counts.dead_lettered += counts.dead_lettered;
+            }
+        }
+    }
+
+    /// What is to be committed, if anything is, and no commit is under way.
+    pub fn start_commit(&self) -> KafkaResult<Option<TopicPartitionList>> {
+        let mut state = self.state();
+        if state.committing {
+            return Ok(None);
+        }
+        let list = self.uncommitted(&state)?;
+        state.committing = list.count() > 0;
+        Ok(Some(list).filter(|list| list.count() > 0))
+    }
+
+    /// The commit that was started could not be sent.
+    pub fn abandon_commit(&self) {
+        self.state().committing = false;
+    }
+
+    /// What is to be committed at the end.
+    pub fn last_commit(&self) -> KafkaResult<TopicPartitionList> {
+        self.uncommitted(&self.state())
+    }
+
+    fn uncommitted(&self, state: &State) -> KafkaResult<TopicPartitionList> {
+        let mut list = TopicPartitionList::new();
+        for (partition, owned) in &state.partitions {
+            let Some(next) = owned.acknowledged else {
+                continue;
+            };
+            if owned.committed == Some(next) {
+                continue;
+            }
+            list.add_partition_offset(&self.topic, *partition, Offset::Offset(next))?;
+            if let Some(mut element) = list.find_partition(&self.topic, *partition) {
+                element.set_metadata(serde_json::to_string(&owned.counts).unwrap_or_default());
+            }
+        }
+        Ok(list)
+    }
+
+    /// Starts every new partition at its committed offset; one without any at its beginning.
+    fn assign(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        list: &TopicPartitionList,
+    ) -> Result<(), String> {
+        // The callback runs on a thread of the runtime.
+        let committed =
+            tokio::task::block_in_place(|| consumer.committed_offsets(list.clone(), TIMEOUT))
+                .map_err(|error| format!("can't read the committed offsets: {error}"))?;
+        let mut start = TopicPartitionList::new();
+        let mut state = self.state();
+        state.epoch += 1;
+        let epoch = state.epoch;
+        for element in committed.elements() {
+            let partition = element.partition();
+            element
+                .error()
+                .map_err(|error| format!("can't read the committed offsets: {error}"))?;
+            let committed = match element.offset() {
+                Offset::Offset(offset) => Some(offset),
+                _ => None,
+            };
+            if committed.is_none() && state.known.contains(&partition) {
+                return Err(format!(
+                    "DataGap: the committed offset of partition {partition} is gone: the topic {} was made anew, or its consumer group was deleted; restart the worker to read the topic from its beginning",
+                    self.topic
+                ));
+            }
+            let offset = committed.map_or(Offset::Beginning, Offset::Offset);
+            start
+                .add_partition_offset(&self.topic, partition, offset)
+                .map_err(|error| error.to_string())?;
+            let owned = Partition {
+                epoch,
+                acknowledged: committed,
+                committed,
+                counts: CommitMetadata::parse(element.metadata()),
+            };
+            state.partitions.insert(partition, owned);
+        }
+        drop(state);
+        tracing::info!(sink = self.sink, ?start, "partitions assigned");
+        consumer
+            .incremental_assign(&start)
+            .map_err(|error| format!("can't start reading: {error}"))
+    }
+
+    fn revoke(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) {
+        let mut state = self.state();
+        for element in list.elements() {
+            state.partitions.remove(&element.partition());
+            self.metrics.forget_lag(&self.sink, element.partition());
+        }
+        drop(state);
+        tracing::info!(sink = self.sink, ?list, "partitions revoked");
+        if let Err(error) = consumer.incremental_unassign(list) {
+            tracing::warn!(%error, "revoke");
+        }
+    }
+
+    /// Tells which partitions can't go on, after Kafka said that an offset isn't there. Blocks.
+    pub fn describe_gap(&self, consumer: &impl Consumer<Self>) -> String {
+        let starts: Vec<_> = {
+            let state = self.state();
+            let partitions = state.partitions.iter();
+            partitions
+                .filter_map(|(partition, owned)| Some((*partition, owned.acknowledged?)))
+                .collect()
+        };
+        let mut gaps = Vec::new();
+        for (partition, next) in starts {
+            let Ok((low, high)) = consumer.fetch_watermarks(&self.topic, partition, TIMEOUT) else {
+                continue;
+            };
+            if next < low || next > high {
+                gaps.push(format!(
+                    "partition {partition} is to be read from offset {next} on, but holds {low} to {high}"
+                ));
+            }
+        }
+        format!(
+            "DataGap: records of the topic {} are gone ({}); reset the offsets of the consumer group to accept that",
+            self.topic,
+            gaps.join("; ")
+        )
+    }
+}
+
+impl ClientContext for Assignment {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.reports.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.reports.error(error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        if let Some(topic) = statistics.topics.get(&self.topic) {
+            let state = self.state();
+            for (partition, owned) in &state.partitions {
+                let Some(seen) = topic.partitions.get(partition) else {
+                    continue;
+                };
+                let next = owned.acknowledged.unwrap_or(seen.lo_offset);
+                if seen.hi_offset >= 0 && next >= 0 {
+                    let lag = (seen.hi_offset - next).max(0);
+                    self.metrics.set_lag(&self.sink, *partition, lag);
+                }
+            }
+        }
+        self.reports.stats(statistics);
+    }
+}
+
+impl ConsumerContext for Assignment {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        code: RDKafkaRespErr,
+        list: &mut TopicPartitionList,
+    ) {
+        match code {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                if let Err(failure) = self.assign(consumer, list) {
+                    self.state().failure = Some(failure);
+                }
+            }
+            _ => self.revoke(consumer, list),
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        let mut state = self.state();
+        state.committing = false;
+        if result.is_ok() {
+            for element in offsets.elements() {
+                let partition = element.partition();
+                let Offset::Offset(offset) = element.offset() else {
+                    continue;
+                };
+                state.known.insert(partition);
+                if let Some(owned) = state.partitions.get_mut(&partition) {
+                    owned.committed = Some(offset);
+                }
+            }
+        }
+        drop(state);
+        match result {
+            Ok(()) => self.status.clear(COMMIT),
+            // The next commit, after the rebalance, covers this one.
+            Err(error) if is_rebalance(&error) => tracing::debug!(%error, "commit"),
+            Err(error) => self
+                .status
+                .fail(COMMIT, format!("can't commit offsets: {error}")),
+        }
+    }
+}
+
+fn is_rebalance(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::RebalanceInProgress
+                | RDKafkaErrorCode::IllegalGeneration
+                | RDKafkaErrorCode::UnknownMemberId
+                | RDKafkaErrorCode::NoOffset
+        )
+    )
+}

@@ -1,0 +1,399 @@
+//! Source → topic.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
+use millstream_api::worker::{IngestConfig, MAX_RECORD_BYTES};
+use rdkafka::{
+    error::{KafkaError, RDKafkaErrorCode},
+    producer::{DeliveryFuture, FutureRecord},
+};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Credentials,
+    dead_letter::{DeadLetter, DeadLetters},
+    kafka::{self, Producer},
+    metrics::{Metrics, StageMetrics},
+    pointer::{self, Pointer},
+    position::{Position, PositionStore, fingerprint},
+    retry::Delays,
+    source::{self, SourceBatch},
+    status::{Status, StatusPart},
+    transform::too_large,
+};
+
+const STAGE: &str = "ingest";
+/// Batches whose deliveries are awaited at once; their bytes are bounded by the producer's queue.
+const IN_FLIGHT: usize = 64;
+/// Between commits of the position.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
+const PRODUCE: &str = "produce";
+const POSITION: &str = "position";
+
+/// Runs the source until shutdown; fails where a restart is needed.
+pub async fn run(
+    config: IngestConfig,
+    credentials: &Credentials,
+    status: Arc<Status>,
+    metrics: Arc<Metrics>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let status = status.part(STAGE);
+    let ingest = Ingest::new(config, credentials, status, metrics.stage(STAGE))?;
+    let mut delays = Delays::default();
+    while !shutdown.is_cancelled() {
+        let Err(error) = ingest.attempt(&shutdown).await else {
+            return Ok(());
+        };
+        if let Some(fatal) = kafka::fatal_error(&ingest.dead_letters.producer) {
+            anyhow::bail!(fatal);
+        }
+        ingest.status.fail(PRODUCE, format!("{error:#}"));
+        tokio::select! {
+            () = ingest.status.alive_while(delays.wait()) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+    Ok(())
+}
+
+struct Ingest {
+    config: IngestConfig,
+    fingerprint: String,
+    keys: Keys,
+    positions: PositionStore,
+    dead_letters: DeadLetters,
+    status: StatusPart,
+    metrics: StageMetrics,
+}
+
+/// A batch on its way: the position after it, once Kafka has all of it.
+type Delivery<'a> = BoxFuture<'a, anyhow::Result<serde_json::Value>>;
+
+impl Ingest {
+    fn new(
+        config: IngestConfig,
+        credentials: &Credentials,
+        status: StatusPart,
+        metrics: StageMetrics,
+    ) -> anyhow::Result<Self> {
+        let client_id = format!("millstream-ingest-{}", config.pipeline);
+        let client = kafka::client(&config.kafka, credentials, &client_id)?;
+        let positions = PositionStore::new(
+            &client,
+            &config.pipeline.ingest_group(),
+            &config.topic.name,
+            status.clone(),
+        )?;
+        let dead_letters = DeadLetters {
+            producer: kafka::producer(&client, status.clone())?,
+            topic: config.dead_letter_topic.clone(),
+            pipeline: config.pipeline.to_string(),
+            stage: STAGE.to_owned(),
+            origin: config.topic.name.clone(),
+            status: status.clone(),
+            metrics: metrics.clone(),
+        };
+        Ok(Ingest {
+            fingerprint: fingerprint(&config.source, &config.schema),
+            keys: Keys::new(&config.key),
+            config,
+            positions,
+            dead_letters,
+            status,
+            metrics,
+        })
+    }
+
+    fn producer(&self) -> &Producer {
+        &self.dead_letters.producer
+    }
+
+    /// The loop: read → produce → acknowledge → commit, from the last position on.
+    async fn attempt(&self, shutdown: &CancellationToken) -> anyhow::Result<()> {
+        let position = tokio::select! {
+            position = self.load_position() => position,
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        self.status.ready();
+        if position.complete {
+            return self.rest(shutdown).await;
+        }
+        let mut source = source::open(
+            &self.config.source,
+            &self.config.schema,
+            position.position.as_ref(),
+            &self.status,
+        )?;
+        let mut progress = Progress::new(position);
+        let mut in_flight = FuturesOrdered::<Delivery<'_>>::new();
+        let mut ended = false;
+        let mut tick = tokio::time::interval(COMMIT_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !(ended && in_flight.is_empty()) {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(delivered) = in_flight.next() => {
+                    self.status.clear(PRODUCE);
+                    progress.acknowledge(delivered?);
+                }
+                _ = tick.tick() => {
+                    self.status.turned();
+                    self.commit(&mut progress).await;
+                }
+                batch = source.next(), if !ended && in_flight.len() < IN_FLIGHT => match batch {
+                    Some(batch) => in_flight.push_back(self.produce(batch).await?),
+                    None => ended = true,
+                },
+            }
+        }
+        while let Some(delivered) = in_flight.next().await {
+            progress.acknowledge(delivered?);
+        }
+        if !ended {
+            self.commit(&mut progress).await;
+            return Ok(());
+        }
+        progress.complete();
+        let mut delays = Delays::default();
+        while !self.commit(&mut progress).await && !shutdown.is_cancelled() {
+            self.status.alive_while(delays.wait()).await;
+        }
+        self.rest(shutdown).await
+    }
+
+    /// All records are in Kafka: only `/status` is left to answer.
+    async fn rest(&self, shutdown: &CancellationToken) -> anyhow::Result<()> {
+        tracing::info!("the source is complete");
+        self.status.complete();
+        self.status.alive_while(shutdown.cancelled()).await;
+        Ok(())
+    }
+
+    /// The position to go on from; tries until Kafka answers.
+    async fn load_position(&self) -> Position {
+        let mut delays = Delays::default();
+        loop {
+            self.status.turned();
+            match self.positions.load().await {
+                Ok(position) => {
+                    self.status.clear(POSITION);
+                    let beginning = Position {
+                        source: self.fingerprint.clone(),
+                        ..Position::default()
+                    };
+                    return position
+                        .filter(|position| position.source == self.fingerprint)
+                        .unwrap_or(beginning);
+                }
+                Err(error) => {
+                    let message = format!("can't read the source's position from Kafka: {error:#}");
+                    self.status.fail(POSITION, message);
+                    self.status.alive_while(delays.wait()).await;
+                }
+            }
+        }
+    }
+
+    /// Keeps the position, where it has moved. Whether Kafka has it.
+    async fn commit(&self, progress: &mut Progress) -> bool {
+        if !progress.moved {
+            return true;
+        }
+        let saved = self.positions.save(&progress.position);
+        match self.status.alive_while(saved).await {
+            Ok(()) => {
+                self.status.clear(POSITION);
+                progress.moved = false;
+                true
+            }
+            Err(error) => {
+                let message = format!("can't keep the source's position in Kafka: {error:#}");
+                self.status.fail(POSITION, message);
+                false
+            }
+        }
+    }
+
+    /// Hands the records of a batch to the producer.
+    async fn produce(&self, batch: SourceBatch) -> anyhow::Result<Delivery<'_>> {
+        let mut sent = Vec::with_capacity(batch.records.len());
+        let mut refused = Vec::new();
+        for record in batch.records {
+            match self.key(&record) {
+                Ok(key) => sent.push((self.send(key.as_deref(), &record).await?, key, record)),
+                Err(reason) => refused.push((record, reason)),
+            }
+        }
+        self.metrics
+            .records
+            .inc_by((sent.len() + refused.len()) as u64);
+        let position = batch.position;
+        let delivery = async move {
+            for (delivery, key, record) in sent {
+                if let Err((error, _)) = delivery.await? {
+                    self.undeliverable(error, key, &record).await?;
+                }
+            }
+            let letters: Vec<_> = refused
+                .iter()
+                .map(|(record, reason)| DeadLetter {
+                    key: None,
+                    value: Some(record),
+                    reason,
+                    position: None,
+                })
+                .collect();
+            self.dead_letters.send(&letters).await?;
+            Ok(position)
+        };
+        Ok(delivery.boxed())
+    }
+
+    fn key(&self, record: &Bytes) -> Result<Option<String>, String> {
+        if record.len() > MAX_RECORD_BYTES {
+            return Err(too_large(record.len()));
+        }
+        if record.first() != Some(&b'{') {
+            return Err("the record isn't a JSON object".to_owned());
+        }
+        self.keys.of(record)
+    }
+
+    /// Queues a record; waits while the producer's queue is full.
+    async fn send(&self, key: Option<&str>, record: &Bytes) -> anyhow::Result<DeliveryFuture> {
+        let mut delay = Duration::from_millis(1);
+        loop {
+            let mut message = FutureRecord::<str, [u8]>::to(&self.config.topic.name);
+            message = message.payload(record);
+            message.key = key;
+            match self.producer().send_result(message) {
+                Ok(delivery) => return Ok(delivery),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
+                    // The client has no signal for room in its queue.
+                    self.status.turned();
+                    tokio::time::sleep(delay).await;
+                    delay = (delay * 2).min(Duration::from_millis(100));
+                }
+                Err((error, _)) => {
+                    return Err(error).with_context(|| self.produce_failed());
+                }
+            }
+        }
+    }
+
+    /// A record that Kafka didn't take: too large for the topic, or the topic can't be written.
+    async fn undeliverable(
+        &self,
+        error: KafkaError,
+        key: Option<String>,
+        record: &Bytes,
+    ) -> anyhow::Result<()> {
+        use RDKafkaErrorCode::{InvalidMessageSize, InvalidRecord, MessageSizeTooLarge};
+        match error.rdkafka_error_code() {
+            Some(MessageSizeTooLarge | InvalidRecord | InvalidMessageSize) => {
+                let letter = DeadLetter {
+                    key: key.as_deref().map(str::as_bytes),
+                    value: Some(record),
+                    reason: &format!("Kafka refuses the record: {error}"),
+                    position: None,
+                };
+                self.dead_letters.send(&[letter]).await
+            }
+            _ => Err(error).with_context(|| self.produce_failed()),
+        }
+    }
+
+    fn produce_failed(&self) -> String {
+        format!("can't write to the topic {}", self.config.topic.name)
+    }
+}
+
+/// The position so far.
+struct Progress {
+    position: Position,
+    moved: bool,
+}
+
+impl Progress {
+    fn new(position: Position) -> Self {
+        Progress {
+            position,
+            moved: false,
+        }
+    }
+
+    fn acknowledge(&mut self, position: serde_json::Value) {
+        let position = Some(position);
+        self.moved |= self.position.position != position;
+        self.position.position = position;
+    }
+
+    fn complete(&mut self) {
+        self.position.complete = true;
+        self.moved = true;
+    }
+}
+
+/// Makes the key of a record out of its fields.
+struct Keys {
+    pointers: Vec<Pointer>,
+}
+
+impl Keys {
+    fn new(pointers: &[String]) -> Self {
+        Keys {
+            pointers: pointers.iter().map(|text| Pointer::parse(text)).collect(),
+        }
+    }
+
+    /// One field: its plain text. Several: a JSON array of their texts. None: no key.
+    fn of(&self, record: &[u8]) -> Result<Option<String>, String> {
+        let mut texts = Vec::with_capacity(self.pointers.len());
+        for pointer in &self.pointers {
+            let raw = pointer
+                .find(record)
+                .ok_or_else(|| format!("the key field `{pointer}` is not in the record"))?;
+            let text = pointer::scalar_text(raw)
+                .ok_or_else(|| format!("the key field `{pointer}` is {}", pointer::kind(raw)))?;
+            texts.push(text);
+        }
+        Ok(match texts.len() {
+            0 => None,
+            1 => texts.pop(),
+            _ => Some(serde_json::Value::from(texts).to_string()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_the_texts_of_fields() {
+        let record = r#"{"login": {"uuid": "a-1"}, "n": 7.0, "zero": null, "o": {}}"#.as_bytes();
+        let of = |pointers: &[&str]| {
+            let pointers: Vec<_> = pointers.iter().map(|text| (*text).to_owned()).collect();
+            Keys::new(&pointers).of(record)
+        };
+        assert_eq!(of(&[]), Ok(None));
+        assert_eq!(of(&["/login/uuid"]), Ok(Some("a-1".into())));
+        assert_eq!(
+            of(&["/n", "/login/uuid"]),
+            Ok(Some(r#"["7.0","a-1"]"#.into()))
+        );
+        for (pointer, says) in [
+            ("/zero", "`/zero` is null"),
+            ("/o", "`/o` is an object"),
+            ("/login/id", "`/login/id` is not in the record"),
+        ] {
+            let error = of(&[pointer]).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+}

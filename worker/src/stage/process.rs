@@ -1,0 +1,448 @@
+//! Topic → SQL → sinks. Every sink has a consumer group and a loop of its own: one that stands
+//! still doesn't stop the others.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use futures::{FutureExt, StreamExt, stream::FuturesOrdered};
+use millstream_api::worker::{CommitMetadata, ProcessConfig, SinkConfig};
+use millstream_plan::{RecordSchema, SinkPlan};
+use rdkafka::{
+    ClientConfig, Message,
+    consumer::{CommitMode, Consumer, MessageStream, StreamConsumer},
+    error::{KafkaError, RDKafkaErrorCode},
+    message::BorrowedMessage,
+};
+use tokio::{
+    sync::Mutex,
+    task::{JoinHandle, JoinSet},
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    batch::{Batch, Rejected},
+    config::Credentials,
+    dead_letter::DeadLetters,
+    kafka::{self, KAFKA},
+    metrics::{Metrics, StageMetrics},
+    retry::Delays,
+    sink::{
+        Sink,
+        cassandra::{self, CassandraSink},
+    },
+    stage::assignment::{Acknowledged, Assignment, GAP},
+    status::{Status, StatusPart},
+    transform::{Rows, Transform, Transformed},
+};
+
+/// Batches of a sink that are being transformed or written at once.
+const IN_FLIGHT: usize = 3;
+/// Between commits.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(200);
+/// A consumer that can't hand on what it reads for so long stops reading, and goes on polling.
+const PAUSE_AFTER: Duration = Duration::from_secs(5);
+const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
+const READ: &str = "read";
+
+type SinkConsumer = StreamConsumer<Assignment>;
+
+/// Runs all sinks until shutdown; fails where a restart is needed.
+pub async fn run(
+    config: ProcessConfig,
+    credentials: &Credentials,
+    status: Arc<Status>,
+    metrics: Arc<Metrics>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let schema = RecordSchema::parse(&config.schema)?;
+    let client_id = format!("millstream-process-{}", config.pipeline);
+    let client = kafka::client(&config.kafka, credentials, &client_id)?;
+    let parts: Vec<_> = config
+        .sinks
+        .iter()
+        .map(|sink| status.part(&sink.name))
+        .collect();
+    let session = tokio::select! {
+        session = cassandra::connect(&config.cassandra, credentials, &parts) => session?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    let mut sinks = JoinSet::new();
+    for (sink, status) in config.sinks.iter().zip(parts) {
+        let stage_metrics = metrics.stage(&sink.name);
+        let dead_letters = DeadLetters {
+            producer: kafka::producer(&client, status.clone())?,
+            topic: config.dead_letter_topic.clone(),
+            pipeline: config.pipeline.to_string(),
+            stage: sink.name.clone(),
+            origin: config.topic.name.clone(),
+            status: status.clone(),
+            metrics: stage_metrics.clone(),
+        };
+        let plan = SinkPlan::new(&schema, &sink.name, &sink.sql)?;
+        let group = config.pipeline.sink_group(&sink.name);
+        let parts = Parts {
+            config: sink.clone(),
+            consumer: kafka::consumer_config(&client, &group),
+            topic: config.topic.name.clone(),
+            dead_letters,
+            status,
+            metrics: metrics.clone(),
+            stage_metrics,
+        };
+        let (session, base) = (session.clone(), config.topic.timestamp_base);
+        let shutdown = shutdown.clone();
+        sinks.spawn(async move {
+            tokio::select! {
+                stage = SinkStage::open(parts, &plan, session, base) => {
+                    Arc::new(stage?).run(&shutdown).await
+                }
+                () = shutdown.cancelled() => Ok(()),
+            }
+        });
+    }
+    while let Some(result) = sinks.join_next().await {
+        result??;
+    }
+    Ok(())
+}
+
+/// What a sink's loop is made of.
+struct Parts {
+    config: SinkConfig,
+    consumer: ClientConfig,
+    topic: String,
+    dead_letters: DeadLetters,
+    status: StatusPart,
+    metrics: Arc<Metrics>,
+    stage_metrics: StageMetrics,
+}
+
+struct SinkStage {
+    parts: Parts,
+    transform: Mutex<Transform>,
+    sink: Box<dyn Sink>,
+}
+
+type InFlight = FuturesOrdered<JoinHandle<anyhow::Result<Acknowledged>>>;
+
+impl SinkStage {
+    async fn open(
+        parts: Parts,
+        plan: &SinkPlan,
+        session: Arc<scylla::client::session::Session>,
+        timestamp_base: i64,
+    ) -> anyhow::Result<Self> {
+        let sink = CassandraSink::open(
+            session,
+            &parts.config,
+            plan,
+            timestamp_base,
+            parts.status.clone(),
+            parts.stage_metrics.clone(),
+        )
+        .await?;
+        Ok(SinkStage {
+            transform: Mutex::new(Transform::new(plan)?),
+            sink: Box::new(sink),
+            parts,
+        })
+    }
+
+    /// Consumes until shutdown; a consumer that fails is replaced.
+    async fn run(self: Arc<Self>, shutdown: &CancellationToken) -> anyhow::Result<()> {
+        let status = &self.parts.status;
+        let mut delays = Delays::default();
+        while !shutdown.is_cancelled() {
+            let consumer = self.consumer()?;
+            let started = Instant::now();
+            let result = self.consume(&consumer, shutdown).await;
+            // Leaving the group waits for its coordinator.
+            let left = tokio::task::spawn_blocking(move || drop(consumer));
+            status.alive_while(left).await?;
+            match result {
+                Ok(()) => return Ok(()),
+                Err(Stop::Fatal(error)) => return Err(error),
+                Err(Stop::Retry(message)) => status.fail(READ, message),
+            }
+            if started.elapsed() > Duration::from_secs(60) {
+                delays = Delays::default();
+            }
+            tokio::select! {
+                () = status.alive_while(delays.wait()) => {}
+                () = shutdown.cancelled() => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn consumer(&self) -> anyhow::Result<SinkConsumer> {
+        let parts = &self.parts;
+        let assignment = Assignment::new(
+            parts.status.clone(),
+            parts.metrics.clone(),
+            &parts.config.name,
+            &parts.topic,
+        );
+        let consumer = parts.consumer.create_with_context(assignment);
+        consumer.context("the Kafka client refuses its configuration")
+    }
+
+    /// The loop: read → transform → write → acknowledge → commit.
+    async fn consume(
+        self: &Arc<Self>,
+        consumer: &SinkConsumer,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Stop> {
+        let status = &self.parts.status;
+        tokio::select! {
+            () = self.await_topic(consumer) => {}
+            () = shutdown.cancelled() => return Ok(()),
+        }
+        consumer.subscribe(&[&self.parts.topic])?;
+        status.ready();
+
+        let mut records = consumer.stream();
+        let mut batch = Batch::default();
+        let mut in_flight = InFlight::new();
+        let mut flow = Flow::default();
+        let mut tick = tokio::time::interval(COMMIT_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(acknowledged) = in_flight.next() => {
+                    self.acknowledge(consumer, acknowledged)?;
+                }
+                _ = tick.tick() => {
+                    status.turned();
+                    if let Some(failure) = consumer.context().take_failure() {
+                        return Err(Stop::Retry(failure));
+                    }
+                    commit(consumer)?;
+                    flow.adjust(consumer, batch.is_full())?;
+                }
+                Some(record) = records.next(), if flow.paused || !batch.is_full() => {
+                    self.read(consumer, record, &mut records, &mut batch)?;
+                    if flow.paused {
+                        // A partition that was assigned since isn't paused yet.
+                        consumer.pause(&consumer.context().partitions())?;
+                    }
+                }
+            }
+            if !batch.is_empty() && in_flight.len() < IN_FLIGHT {
+                let stage = self.clone();
+                let batch = std::mem::take(&mut batch);
+                in_flight.push_back(tokio::spawn(async move { stage.process(batch).await }));
+            }
+        }
+        while let Some(acknowledged) = in_flight.next().await {
+            self.acknowledge(consumer, acknowledged)?;
+        }
+        self.commit_last(consumer);
+        Ok(())
+    }
+
+    /// Adds a record to the batch, and all that are there already.
+    fn read(
+        &self,
+        consumer: &SinkConsumer,
+        first: Result<BorrowedMessage<'_>, KafkaError>,
+        records: &mut MessageStream<'_, Assignment>,
+        batch: &mut Batch,
+    ) -> Result<(), Stop> {
+        let mut next = Some(first);
+        let before = batch.len();
+        while let Some(record) = next {
+            match record {
+                Ok(record) => {
+                    // What was fetched before its partition was revoked is not ours.
+                    if let Some(epoch) = consumer.context().epoch(record.partition()) {
+                        batch.push(&record, epoch);
+                    }
+                }
+                Err(error) => self.report(consumer, error)?,
+            }
+            if batch.is_full() {
+                break;
+            }
+            next = records.next().now_or_never().flatten();
+        }
+        let read = batch.len() - before;
+        if read > 0 {
+            self.parts.status.clear(READ);
+            self.parts.stage_metrics.records.inc_by(read as u64);
+        }
+        Ok(())
+    }
+
+    /// Shows an error of the consumer; stops where it can't go on.
+    fn report(&self, consumer: &SinkConsumer, error: KafkaError) -> Result<(), Stop> {
+        use RDKafkaErrorCode as Code;
+        let status = &self.parts.status;
+        match (&error, error.rdkafka_error_code()) {
+            (KafkaError::MessageConsumptionFatal(_), _) | (_, Some(Code::PollExceeded)) => {
+                return Err(Stop::Retry(format!("the consumer failed: {error}")));
+            }
+            (_, Some(Code::AutoOffsetReset | Code::OffsetOutOfRange)) => {
+                let gap = tokio::task::block_in_place(|| consumer.context().describe_gap(consumer));
+                status.fail(GAP, gap);
+            }
+            (_, Some(Code::AllBrokersDown | Code::BrokerTransportFailure | Code::Resolve)) => {
+                tracing::debug!(%error, "consumer");
+            }
+            _ => status.fail(READ, format!("can't read {}: {error}", self.parts.topic)),
+        }
+        Ok(())
+    }
+
+    /// Transforms and writes a batch; returns when it is acknowledged.
+    async fn process(self: Arc<Self>, batch: Batch) -> anyhow::Result<Acknowledged> {
+        let started = Instant::now();
+        let Transformed { rows, mut rejected } = {
+            let mut transform = self.transform.lock().await;
+            tokio::task::block_in_place(|| transform.run(&batch))?
+        };
+        let refused = self.sink.write(&batch, &rows).await;
+        let acknowledged = Acknowledged {
+            ends: batch.ends().clone(),
+            counts: counts(&batch, &rows, &rejected, &refused),
+        };
+        rejected.extend(refused);
+        let dead_letters = &self.parts.dead_letters;
+        dead_letters.send_rejected(&batch, &rejected).await?;
+        let written: i64 = acknowledged.counts.values().map(|counts| counts.rows).sum();
+        let metrics = &self.parts.stage_metrics;
+        metrics.rows.inc_by(u64::try_from(written).unwrap_or(0));
+        metrics
+            .batch_seconds
+            .observe(started.elapsed().as_secs_f64());
+        Ok(acknowledged)
+    }
+
+    fn acknowledge(
+        &self,
+        consumer: &SinkConsumer,
+        acknowledged: Result<anyhow::Result<Acknowledged>, tokio::task::JoinError>,
+    ) -> Result<(), Stop> {
+        let acknowledged = acknowledged
+            .map_err(anyhow::Error::new)
+            .flatten()
+            .map_err(Stop::Fatal)?;
+        consumer.context().acknowledge(&acknowledged);
+        Ok(())
+    }
+
+    /// Commits what is acknowledged, before the group is left.
+    fn commit_last(&self, consumer: &SinkConsumer) {
+        let committed = tokio::task::block_in_place(|| {
+            let list = consumer.context().last_commit()?;
+            match list.count() {
+                0 => Ok(()),
+                _ => consumer.commit(&list, CommitMode::Sync),
+            }
+        });
+        if let Err(error) = committed {
+            tracing::warn!(%error, "the last commit failed; its records will be written again");
+        }
+    }
+
+    /// Waits until the topic can be seen.
+    async fn await_topic(&self, consumer: &SinkConsumer) {
+        let status = &self.parts.status;
+        let mut delays = Delays::default();
+        loop {
+            let topic = self.parts.topic.as_str();
+            let seen = tokio::task::block_in_place(|| {
+                consumer.fetch_metadata(Some(topic), METADATA_TIMEOUT)
+            });
+            let problem = match seen {
+                Ok(seen) => match seen.topics().first().and_then(|topic| topic.error()) {
+                    None => break,
+                    Some(error) => {
+                        let code = RDKafkaErrorCode::from(error);
+                        format!("can't read the topic {topic}: {code}")
+                    }
+                },
+                Err(error) => format!("Kafka can't be reached: {error}"),
+            };
+            status.fail(KAFKA, problem);
+            status.alive_while(delays.wait()).await;
+        }
+        status.clear(KAFKA);
+    }
+}
+
+/// Why a consumer ends before shutdown.
+enum Stop {
+    /// A new one may do better.
+    Retry(String),
+    /// Only a new process may do better.
+    Fatal(anyhow::Error),
+}
+
+impl From<KafkaError> for Stop {
+    fn from(error: KafkaError) -> Self {
+        Stop::Retry(format!("the consumer failed: {error}"))
+    }
+}
+
+/// Stops reading while the sink stands still: polling has to go on, or the group waits for us.
+#[derive(Default)]
+struct Flow {
+    paused: bool,
+    full_since: Option<Instant>,
+}
+
+impl Flow {
+    fn adjust(&mut self, consumer: &SinkConsumer, full: bool) -> Result<(), KafkaError> {
+        self.full_since = full.then(|| self.full_since.unwrap_or_else(Instant::now));
+        let stands_still = self
+            .full_since
+            .is_some_and(|since| since.elapsed() > PAUSE_AFTER);
+        if stands_still == self.paused {
+            return Ok(());
+        }
+        self.paused = stands_still;
+        let partitions = consumer.context().partitions();
+        match self.paused {
+            true => consumer.pause(&partitions),
+            false => consumer.resume(&partitions),
+        }
+    }
+}
+
+fn commit(consumer: &SinkConsumer) -> Result<(), KafkaError> {
+    let assignment = consumer.context();
+    if let Some(list) = assignment.start_commit()?
+        && let Err(error) = consumer.commit(&list, CommitMode::Async)
+    {
+        assignment.abandon_commit();
+        tracing::debug!(%error, "commit");
+    }
+    Ok(())
+}
+
+/// What a batch adds to the counts of its partitions.
+fn counts(
+    batch: &Batch,
+    rows: &[Rows],
+    rejected: &[Rejected],
+    refused: &[Rejected],
+) -> std::collections::BTreeMap<i32, CommitMetadata> {
+    let mut counts = std::collections::BTreeMap::<i32, CommitMetadata>::new();
+    let partition = |record: usize| batch.records()[record].partition;
+    for record in rows.iter().flat_map(|rows| &rows.records) {
+        counts.entry(partition(*record)).or_default().rows += 1;
+    }
+    for refused in refused {
+        counts.entry(partition(refused.record)).or_default().rows -= 1;
+    }
+    for dead in rejected.iter().chain(refused) {
+        counts
+            .entry(partition(dead.record))
+            .or_default()
+            .dead_lettered += 1;
+    }
+    counts
+}

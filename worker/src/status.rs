@@ -1,0 +1,175 @@
+//! What the worker says about itself: errors that last, readiness, liveness.
+
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use millstream_api::worker::WorkerStatus;
+
+/// A loop that hasn't turned for so long is stuck.
+const STUCK: Duration = Duration::from_secs(30);
+
+/// The name of something that can fail and recover, such as `cassandra`.
+pub type Concern = Cow<'static, str>;
+
+/// The state that `/status`, `/readyz` and `/healthz` show.
+#[derive(Default)]
+pub struct Status {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    complete: bool,
+    errors: BTreeMap<(String, Concern), String>,
+    ready: BTreeMap<String, bool>,
+    turned: BTreeMap<String, Instant>,
+}
+
+impl Status {
+    /// The part of the status that belongs to `ingest` or to a sink.
+    pub fn part(self: &Arc<Self>, name: &str) -> StatusPart {
+        self.state().ready.insert(name.to_owned(), false);
+        StatusPart {
+            status: self.clone(),
+            name: name.to_owned(),
+        }
+    }
+
+    /// What `/status` answers.
+    pub fn report(&self) -> WorkerStatus {
+        let state = self.state();
+        let mut errors = BTreeMap::<String, String>::new();
+        for ((part, _), message) in &state.errors {
+            errors
+                .entry(part.clone())
+                .and_modify(|all| *all = format!("{all}; {message}"))
+                .or_insert_with(|| message.clone());
+        }
+        WorkerStatus {
+            complete: state.complete,
+            errors,
+        }
+    }
+
+    /// The parts that aren't connected yet.
+    pub fn unready(&self) -> Vec<String> {
+        let state = self.state();
+        if state.ready.is_empty() {
+            return vec!["the worker".into()];
+        }
+        let unready = state.ready.iter().filter(|(_, ready)| !**ready);
+        unready.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The loops that are stuck.
+    pub fn stuck(&self) -> Vec<String> {
+        let state = self.state();
+        let stuck = state
+            .turned
+            .iter()
+            .filter(|(_, turned)| turned.elapsed() > STUCK);
+        stuck.map(|(name, _)| name.clone()).collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is one call on a map: a panic elsewhere can't leave it half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The part of the status that belongs to `ingest` or to a sink.
+#[derive(Clone)]
+pub struct StatusPart {
+    status: Arc<Status>,
+    name: String,
+}
+
+impl StatusPart {
+    /// Shows an error until [`StatusPart::clear`] is called for the same concern.
+    pub fn fail(&self, concern: impl Into<Concern>, message: impl ToString) {
+        let message = message.to_string();
+        let key = (self.name.clone(), concern.into());
+        let before = self.status.state().errors.insert(key, message.clone());
+        if before.as_ref() != Some(&message) {
+            tracing::warn!(part = self.name, "{message}");
+        }
+    }
+
+    /// The concern is all right again.
+    pub fn clear(&self, concern: impl Into<Concern>) {
+        let key = (self.name.clone(), concern.into());
+        if self.status.state().errors.remove(&key).is_some() {
+            tracing::info!(part = self.name, "recovered: {}", key.1);
+        }
+    }
+
+    /// The part is connected to what it needs.
+    pub fn ready(&self) {
+        self.status.state().ready.insert(self.name.clone(), true);
+    }
+
+    /// The part's loop has turned.
+    pub fn turned(&self) {
+        let mut state = self.status.state();
+        match state.turned.get_mut(&self.name) {
+            Some(turned) => *turned = Instant::now(),
+            None => {
+                state.turned.insert(self.name.clone(), Instant::now());
+            }
+        }
+    }
+
+    /// Awaits something, and tells meanwhile that the part's loop isn't stuck.
+    pub async fn alive_while<T>(&self, wait: impl Future<Output = T>) -> T {
+        tokio::pin!(wait);
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                result = &mut wait => return result,
+                _ = tick.tick() => self.turned(),
+            }
+        }
+    }
+
+    /// The source has given all its records, and Kafka has them.
+    pub fn complete(&self) {
+        self.status.state().complete = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_shown_while_it_lasts() {
+        let status = Arc::new(Status::default());
+        let users = status.part("users");
+        let ingest = status.part("ingest");
+        users.fail("cassandra", "no route");
+        users.fail("kafka", "no brokers");
+        ingest.fail("page 0", "status 500");
+        assert_eq!(status.report().errors["users"], "no route; no brokers");
+        users.clear("cassandra");
+        users.clear("kafka");
+        assert_eq!(
+            status.report().errors.into_iter().collect::<Vec<_>>(),
+            [("ingest".to_owned(), "status 500".to_owned())]
+        );
+    }
+
+    #[test]
+    fn ready_when_every_part_is() {
+        let status = Arc::new(Status::default());
+        assert_eq!(status.unready(), ["the worker"]);
+        let (users, orders) = (status.part("users"), status.part("orders"));
+        users.ready();
+        assert_eq!(status.unready(), ["orders"]);
+        orders.ready();
+        assert!(status.unready().is_empty());
+    }
+}

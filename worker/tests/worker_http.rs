@@ -1,0 +1,239 @@
+//! The HTTP source against a server that fails in every way it can.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{Query, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use futures::StreamExt;
+use millstream_api::source::HttpSource;
+use millstream_worker::{
+    source::{SourceBatch, http},
+    status::{Status, StatusPart},
+};
+use serde_json::{Value, json};
+
+type Parameters = HashMap<String, String>;
+type Answer = dyn Fn(usize, &Parameters) -> Response + Send + Sync;
+
+/// A server that answers request number `n` with `answer(n, parameters)`.
+struct Api {
+    url: String,
+    requests: Arc<AtomicUsize>,
+}
+
+impl Api {
+    async fn start(
+        answer: impl Fn(usize, &Parameters) -> Response + Send + Sync + 'static,
+    ) -> Self {
+        type Shared = (Arc<AtomicUsize>, Arc<Answer>);
+        async fn serve(
+            State((requests, answer)): State<Shared>,
+            Query(parameters): Query<Parameters>,
+        ) -> Response {
+            answer(requests.fetch_add(1, Ordering::SeqCst), &parameters)
+        }
+        let requests = Arc::new(AtomicUsize::new(0));
+        let shared: Shared = (requests.clone(), Arc::new(answer));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/api", listener.local_addr().unwrap());
+        let router = Router::new().route("/api", get(serve)).with_state(shared);
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Api { url, requests }
+    }
+
+    fn source(&self, settings: Value) -> HttpSource {
+        let mut spec = json!({"url": self.url, "timeout": "2s"});
+        for (name, value) in settings.as_object().unwrap() {
+            spec[name] = value.clone();
+        }
+        serde_json::from_value(spec).unwrap()
+    }
+
+    fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+fn status() -> (Arc<Status>, StatusPart) {
+    let status = Arc::new(Status::default());
+    let part = status.part("ingest");
+    (status, part)
+}
+
+async fn all(spec: HttpSource, position: Option<&Value>) -> Vec<SourceBatch> {
+    let (_, part) = status();
+    http::open(spec, position, part).unwrap().collect().await
+}
+
+fn texts(batches: &[SourceBatch]) -> Vec<String> {
+    let records = batches.iter().flat_map(|batch| &batch.records);
+    records
+        .map(|record| String::from_utf8(record.to_vec()).unwrap())
+        .collect()
+}
+
+/// Records `offset..offset + limit` of so many.
+fn page(total: usize, parameters: &Parameters) -> Response {
+    let number = |name: &str| parameters[name].parse::<usize>().unwrap();
+    let (offset, limit) = (number("$offset"), number("$limit"));
+    let records: Vec<_> = (offset..total.min(offset + limit))
+        .map(|id| json!({"id": id}))
+        .collect();
+    Value::from(records).to_string().into_response()
+}
+
+fn pagination(count: bool, max_records: Option<u64>) -> Value {
+    let mut pagination = json!({
+        "limitParameter": "$limit", "offsetParameter": "$offset", "pageSize": 10,
+    });
+    if count {
+        pagination["count"] = json!({"query": {"$select": "count(*)"}, "pointer": "/0/count"});
+    }
+    if let Some(max_records) = max_records {
+        pagination["maxRecords"] = max_records.into();
+    }
+    json!({"pagination": {"limitOffset": pagination}, "concurrency": 3})
+}
+
+#[tokio::test]
+async fn one_answer_is_one_batch_with_its_bytes() {
+    let body =
+        r#"{"results": [{"name": "Zoë", "postcode": 07}, {"n": 1.50}]}"#.replace("07", "7.0");
+    let api = Api::start(move |_, _| body.clone().into_response()).await;
+    let batches = all(api.source(json!({"records": "/results"})), None).await;
+    assert_eq!(
+        texts(&batches),
+        [r#"{"name": "Zoë", "postcode": 7.0}"#, r#"{"n": 1.50}"#]
+    );
+}
+
+#[tokio::test]
+async fn counted_pages_come_in_order_and_resume() {
+    let api = Api::start(|request, parameters| {
+        if parameters.contains_key("$select") {
+            return r#"[{"count": "35"}]"#.into_response();
+        }
+        // Later pages answer sooner: the order must not depend on it.
+        std::thread::sleep(Duration::from_millis(20 / (request as u64 + 1)));
+        page(35, parameters)
+    })
+    .await;
+    let batches = all(api.source(pagination(true, None)), None).await;
+    let expected: Vec<_> = (0..35).map(|id| format!(r#"{{"id":{id}}}"#)).collect();
+    assert_eq!(texts(&batches), expected);
+    assert_eq!(api.requests(), 5);
+
+    let rest = all(
+        api.source(pagination(true, None)),
+        Some(&batches[1].position),
+    )
+    .await;
+    assert_eq!(texts(&rest), expected[20..]);
+}
+
+#[tokio::test]
+async fn uncounted_pages_end_with_a_short_one_or_at_the_limit() {
+    for (total, max_records, requests, records) in [
+        (25, None, 3, 25),
+        (20, None, 3, 20),
+        (100, Some(25), 3, 25),
+        (100, Some(20), 2, 20),
+    ] {
+        let api = Api::start(move |_, parameters| page(total, parameters)).await;
+        let batches = all(api.source(pagination(false, max_records)), None).await;
+        assert_eq!(texts(&batches).len(), records, "{total} {max_records:?}");
+        assert_eq!(api.requests(), requests, "{total} {max_records:?}");
+    }
+}
+
+#[tokio::test]
+async fn every_fault_is_outlived_and_shown_meanwhile() {
+    let (status, part) = status();
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let recorder = (status.clone(), seen.clone());
+    let api = Api::start(move |request, _| {
+        // What the status says about the request before this one.
+        recorder
+            .1
+            .lock()
+            .unwrap()
+            .extend(recorder.0.report().errors.into_values());
+        match request {
+            0 => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+            1 => (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")]).into_response(),
+            2 => cut_off(),
+            3 => r#"{"results": [{"a": 1}"#.into_response(),
+            4 => r#"{"error": "busy"}"#.into_response(),
+            _ => r#"{"results": [{"a": 1}]}"#.into_response(),
+        }
+    })
+    .await;
+    let started = Instant::now();
+    let source = http::open(api.source(json!({"records": "/results"})), None, part).unwrap();
+    let batches: Vec<_> = source.collect().await;
+    assert_eq!(texts(&batches), [r#"{"a": 1}"#]);
+    assert!(started.elapsed() >= Duration::from_secs(1));
+    assert!(status.report().errors.is_empty(), "{:?}", status.report());
+    let seen = seen.lock().unwrap();
+    for (error, says) in seen.iter().zip([
+        "the server answers 500",
+        "the server answers 429",
+        "cut off",
+        "isn't JSON",
+        "`/results` is not in the answer, which has the fields error",
+    ]) {
+        assert!(error.contains(says), "{error}");
+    }
+    assert_eq!(seen.len(), 5);
+}
+
+/// A body that ends before the length that its header promises.
+fn cut_off() -> Response {
+    let chunks = futures::stream::iter([
+        Ok(Bytes::from_static(b"{\"results\": [")),
+        Err(std::io::Error::other("cut")),
+    ]);
+    Body::from_stream(chunks).into_response()
+}
+
+#[tokio::test]
+async fn a_refusal_is_shown_and_not_hammered() {
+    let (status, part) = status();
+    let api = Api::start(|_, _| StatusCode::NOT_FOUND.into_response()).await;
+    let mut source = http::open(api.source(json!({})), None, part).unwrap();
+    let waited = tokio::time::timeout(Duration::from_secs(3), source.next()).await;
+    assert!(waited.is_err());
+    assert_eq!(api.requests(), 1);
+    let error = &status.report().errors["ingest"];
+    assert!(error.contains("404"), "{error}");
+}
+
+#[tokio::test]
+async fn polls_again_and_again() {
+    let api =
+        Api::start(|request, _| json!([{"request": request}]).to_string().into_response()).await;
+    let (_, part) = status();
+    let source = http::open(
+        api.source(json!({"poll": {"interval": "100ms"}})),
+        None,
+        part,
+    )
+    .unwrap();
+    let started = Instant::now();
+    let batches: Vec<_> = source.take(4).collect().await;
+    assert_eq!(texts(&batches)[3], r#"{"request":3}"#);
+    assert!(started.elapsed() >= Duration::from_millis(300));
+}

@@ -1,0 +1,261 @@
+//! Worker processes against the real Kafka and Cassandra. Skipped where `MILLSTREAM_ENVIRONMENT`
+//! doesn't name them.
+
+mod support;
+
+use std::{collections::HashMap, time::Duration};
+
+use millstream_api::worker::CommitMetadata;
+use millstream_plan::RecordSchema;
+use millstream_worker::source::generator::Generator;
+use serde_json::{Value, json};
+use support::{Environment, Pipeline, Settings};
+
+const BASE: i64 = 1_700_000_000_000_000;
+
+const USERS: Settings = Settings {
+    schema: "gender TEXT, name STRUCT<first TEXT, last TEXT>, \
+        login STRUCT<uuid UUID, username TEXT>, location STRUCT<postcode TEXT>, \
+        registered STRUCT<date TEXT, age INT>",
+    sql: "SELECT login.uuid AS id, name.first AS first_name, name.last AS last_name, gender, \
+        location.postcode AS post_code, login.username AS username, \
+        registered.age AS age FROM records",
+    columns: &[
+        ("id", "uuid"),
+        ("first_name", "text"),
+        ("last_name", "text"),
+        ("gender", "text"),
+        ("post_code", "text"),
+        ("username", "text"),
+        ("age", "int"),
+    ],
+    key: "/login/uuid",
+    partitions: 4,
+    base: BASE,
+};
+
+fn rows(rows: i64) -> CommitMetadata {
+    CommitMetadata {
+        rows,
+        dead_lettered: 0,
+    }
+}
+
+type Row = (uuid::Uuid, String, Option<String>, Option<i32>);
+
+/// The rows that generated records make.
+fn expected(seed: u64, count: u64) -> HashMap<uuid::Uuid, Row> {
+    let generator = Generator::new(&RecordSchema::parse(USERS.schema).unwrap(), seed);
+    (0..count)
+        .map(|index| {
+            let json: Value = serde_json::from_slice(&generator.record(index)).unwrap();
+            let id: uuid::Uuid = json["login"]["uuid"].as_str().unwrap().parse().unwrap();
+            let first = json["name"]["first"].as_str().unwrap().to_owned();
+            let post_code = json["location"]["postcode"].as_str().map(str::to_owned);
+            let age = json["registered"]["age"].as_i64().map(|age| age as i32);
+            (id, (id, first, post_code, age))
+        })
+        .collect()
+}
+
+async fn assert_rows(pipeline: &Pipeline, seed: u64, count: u64) {
+    let expected = expected(seed, count);
+    let rows: Vec<Row> = pipeline.select("id, first_name, post_code, age").await;
+    assert_eq!(rows.len(), expected.len());
+    for row in rows {
+        assert_eq!(Some(&row), expected.get(&row.0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_record_becomes_a_row_and_a_drain_is_quick() {
+    let Some(environment) = Environment::find() else {
+        return;
+    };
+    let pipeline = Pipeline::create(environment, USERS).await;
+    let process = pipeline.process();
+    let ingest = pipeline.ingest(json!({"generator": {"count": 20_000, "seed": 7}}));
+    let status = ingest.await_status(|status| status.complete).await;
+    assert!(status.errors.is_empty(), "{status:?}");
+    pipeline.await_progress(rows(20_000)).await;
+    assert_rows(&pipeline, 7, 20_000).await;
+
+    let (code, metrics) = process.get("/metrics").await.unwrap();
+    assert_eq!(code, 200);
+    assert!(
+        metrics.contains(r#"millstream_worker_rows_total{stage="rows"} 20000"#),
+        "{metrics}"
+    );
+    assert_eq!(process.get("/readyz").await.unwrap().0, 200);
+    assert_eq!(process.get("/healthz").await.unwrap().0, 200);
+
+    // A worker that starts again knows that the source is complete.
+    let (code, took) = ingest.terminate().await;
+    assert_eq!(
+        (code, took < Duration::from_secs(5)),
+        (Some(0), true),
+        "{took:?}"
+    );
+    let again = pipeline.ingest(json!({"generator": {"count": 20_000, "seed": 7}}));
+    again.await_status(|status| status.complete).await;
+    let (code, took) = process.terminate().await;
+    assert_eq!(
+        (code, took < Duration::from_secs(5)),
+        (Some(0), true),
+        "{took:?}"
+    );
+    assert_eq!(pipeline.progress().await, (rows(20_000), 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_are_killed_lose_and_double_nothing() {
+    let Some(environment) = Environment::find() else {
+        return;
+    };
+    let pipeline = Pipeline::create(environment, USERS).await;
+    let source = json!({"generator": {"count": 40_000, "seed": 8, "rate": 8_000}});
+    let mut ingest = pipeline.ingest(source.clone());
+    let mut workers = vec![pipeline.process(), pipeline.process()];
+    for round in 0..8 {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        workers.remove(0).kill();
+        workers.push(pipeline.process());
+        if round % 3 == 2 {
+            ingest.kill();
+            ingest = pipeline.ingest(source.clone());
+        }
+    }
+    ingest.await_status(|status| status.complete).await;
+    // Records that were produced twice are counted twice, but are the same rows.
+    let deadline = std::time::Instant::now() + Duration::from_secs(120);
+    while pipeline.progress().await.1 > 0 {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "{:?}",
+            pipeline.progress().await
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_rows(&pipeline, 8, 40_000).await;
+    let (counts, _) = pipeline.progress().await;
+    assert!(
+        counts.rows >= 40_000 && counts.dead_lettered == 0,
+        "{counts:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_record_wins_and_absent_fields_are_left_alone() {
+    let Some(environment) = Environment::find() else {
+        return;
+    };
+    let settings = Settings {
+        partitions: 1,
+        ..USERS
+    };
+    let pipeline = Pipeline::create(environment, settings).await;
+    let id = "9a723211-0e87-41f1-b1e4-ed1a15226b80";
+    let record = |rest: &str| {
+        let json = format!(r#"{{"login": {{"uuid": "{id}"}}, {rest}}}"#);
+        (Some(id), Some(json.into_bytes()))
+    };
+    pipeline
+        .produce(&[
+            record(r#""gender": "f", "name": {"first": "Zoë"}, "location": {"postcode": 7}"#),
+            record(r#""name": {"first": "Ada"}, "location": {"postcode": null}"#),
+        ])
+        .await;
+    let process = pipeline.process();
+    pipeline.await_progress(rows(2)).await;
+    let found: Vec<(String, Option<String>, Option<String>, i64, i64)> = pipeline
+        .select("first_name, gender, post_code, writetime(first_name), writetime(gender)")
+        .await;
+    assert_eq!(
+        found,
+        [("Ada".into(), Some("f".into()), None, BASE + 1, BASE)]
+    );
+    drop(process);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_records_go_to_the_dead_letters_and_the_rest_goes_on() {
+    let Some(environment) = Environment::find() else {
+        return;
+    };
+    let settings = Settings {
+        partitions: 1,
+        ..USERS
+    };
+    let pipeline = Pipeline::create(environment, settings).await;
+    let good = |id: u8| {
+        let json = format!(r#"{{"login": {{"uuid": "{id:08}-0e87-41f1-b1e4-ed1a15226b80"}}}}"#);
+        (None, Some(json.into_bytes()))
+    };
+    let large = format!(r#"{{"gender": "{}"}}"#, "x".repeat(5 * 1024 * 1024));
+    let bytes = large.len();
+    pipeline
+        .produce(&[
+            good(0),
+            (Some("k"), Some(b"{\"login\": ".to_vec())),
+            (None, Some(large.into_bytes())),
+            (Some("gone"), None),
+            (None, Some(br#"{"login": {"uuid": "nobody"}}"#.to_vec())),
+            (None, Some(br#"{"name": {"first": "x"}}"#.to_vec())),
+            (None, Some(br#"{"registered": {"age": "old"}}"#.to_vec())),
+            good(1),
+        ])
+        .await;
+    let process = pipeline.process();
+    let expected = CommitMetadata {
+        rows: 2,
+        dead_lettered: 6,
+    };
+    pipeline.await_progress(expected).await;
+    let letters = pipeline.dead_letters(6).await;
+    for ((reason, _), says) in letters.iter().zip([
+        "the record isn't",
+        "the limit is 1,048,576",
+        "the record has no value",
+        "`nobody` isn't a UUID",
+        "primary key column `id` is null",
+        "the record doesn't fit the schema",
+    ]) {
+        assert!(reason.contains(says), "{reason}");
+    }
+    assert_eq!(letters[1].1, bytes);
+    assert!(process.await_status(|_| true).await.errors.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_table_is_waited_for() {
+    let Some(environment) = Environment::find() else {
+        return;
+    };
+    let pipeline = Pipeline::create(environment, USERS).await;
+    let drop_table = format!("DROP TABLE {}.rows", pipeline.name);
+    pipeline
+        .session
+        .query_unpaged(drop_table, ())
+        .await
+        .unwrap();
+    let process = pipeline.process();
+    let status = process
+        .await_status(|status| !status.errors.is_empty())
+        .await;
+    assert!(
+        status.errors["rows"].contains("can't prepare"),
+        "{status:?}"
+    );
+    assert_eq!(process.get("/readyz").await.unwrap().0, 503);
+    let table = format!(
+        "CREATE TABLE {}.rows (id uuid PRIMARY KEY, first_name text, last_name text, gender text, post_code text, username text, age int)",
+        pipeline.name
+    );
+    pipeline.session.query_unpaged(table, ()).await.unwrap();
+    let ingest = pipeline.ingest(json!({"generator": {"count": 100}}));
+    ingest.await_status(|status| status.complete).await;
+    pipeline.await_progress(rows(100)).await;
+    process
+        .await_status(|status| status.errors.is_empty())
+        .await;
+}
