@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kube::{
     KubeSchema,
-    core::{Duration, Rule},
+    core::Duration,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

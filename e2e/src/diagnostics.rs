@@ -17,7 +17,7 @@ pub(crate) async fn print(namespace: &Namespace) {
             &[
                 "logs",
                 "--selector",
-                "",
+                "millstream.dev/pipeline",
                 "--all-containers",
                 "--prefix",
                 "--tail",

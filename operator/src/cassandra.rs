@@ -65,6 +65,7 @@ impl Cassandra {
             .schema_agreement_timeout(DDL_TIMEOUT)
             // The operator asks system_schema itself, when it wants to know.
             .fetch_schema_metadata(false)
+            .fetch_full_schema_metadata(false)
             .refresh_metadata_on_auto_schema_agreement(false);
         if let Some(login) = &access.login {
             builder = builder.user(&login.username, login.password.reveal());

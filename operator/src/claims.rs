@@ -30,11 +30,14 @@ pub fn same_cluster<'a>(
     b: impl IntoIterator<Item = &'a str>,
 ) -> bool {
     let b: Vec<_> = b.into_iter().flat_map(servers).collect();
-    a.into_iter().flat_map(servers).any(|server| b.contains(&server))
+    a.into_iter()
+        .flat_map(servers)
+        .any(|server| b.contains(&server))
 }
 
 fn servers(list: &str) -> impl Iterator<Item = String> {
-    list.split(',').map(|server| server.trim().to_ascii_lowercase())
+    list.split(',')
+        .map(|server| server.trim().to_ascii_lowercase())
 }
 
 #[cfg(test)]

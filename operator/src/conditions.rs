@@ -72,12 +72,7 @@ pub fn accepted_and_provisioned(outcome: Result<&str, &Error>) -> Vec<Verdict> {
     match outcome {
         Ok(message) => vec![
             accepted,
-            Verdict::new(
-                condition::PROVISIONED,
-                Holds::True,
-                reason::READY,
-                message,
-            ),
+            Verdict::new(condition::PROVISIONED, Holds::True, reason::READY, message),
         ],
         Err(error) if error.condition() == condition::ACCEPTED => vec![
             refused(error),
@@ -124,9 +119,9 @@ pub fn merge(
         .chain(verdicts)
         .map(|verdict| {
             let status = verdict.holds.as_str();
-            let before = current
-                .iter()
-                .find(|condition| condition.type_ == verdict.condition && condition.status == status);
+            let before = current.iter().find(|condition| {
+                condition.type_ == verdict.condition && condition.status == status
+            });
             Condition {
                 type_: verdict.condition.into(),
                 status: status.into(),
@@ -171,7 +166,12 @@ mod tests {
             .iter()
             .map(|c| {
                 let moved = c.last_transition_time.0 != Timestamp::UNIX_EPOCH;
-                (c.type_.as_str(), c.status.as_str(), c.reason.as_str(), moved)
+                (
+                    c.type_.as_str(),
+                    c.status.as_str(),
+                    c.reason.as_str(),
+                    moved,
+                )
             })
             .collect();
         assert_eq!(

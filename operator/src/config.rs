@@ -48,7 +48,7 @@ pub struct Options {
         long,
         env = "MILLSTREAM_LOG",
         value_name = "FILTER",
-        default_value = "info"
+        default_value = "info,scylla=error"
     )]
     pub log_filter: String,
     /// How often healthy Topics and Keyspaces are compared with Kafka and Cassandra.

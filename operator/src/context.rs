@@ -47,6 +47,9 @@ pub const MANAGER: &str = "millstream-operator";
 /// Field manager of status.
 const STATUS_MANAGER: &str = "millstream-status";
 
+/// More objects than this are not remembered.
+const MEMORY: usize = 10_000;
+
 /// A namespaced resource with a type of its own.
 pub trait Kind:
     Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -123,7 +126,8 @@ fn well_formed<K: Kind>(store: &Store<DeserializeGuard<K>>) -> Vec<K> {
         .collect()
 }
 
-/// What is remembered from one reconcile to the next; losing it loses nothing but a little time.
+/// What is remembered from one reconcile to the next; losing it loses nothing but a little time,
+/// so it is emptied where it would grow without bound.
 #[derive(Default)]
 pub struct Memory {
     failures: Mutex<HashMap<String, u32>>,
@@ -135,6 +139,9 @@ impl Memory {
     /// Counts a failure; the number of those in a row.
     pub fn failed(&self, key: &str) -> u32 {
         let mut failures = lock(&self.failures);
+        if failures.len() > MEMORY {
+            failures.clear();
+        }
         let count = failures.entry(key.into()).or_default();
         *count += 1;
         *count
@@ -147,7 +154,11 @@ impl Memory {
 
     /// Whether this generation of a malformed object is new.
     pub fn is_new_malformed(&self, uid: &str, generation: i64) -> bool {
-        lock(&self.malformed).insert((uid.into(), generation))
+        let mut malformed = lock(&self.malformed);
+        if malformed.len() > MEMORY {
+            malformed.clear();
+        }
+        malformed.insert((uid.into(), generation))
     }
 
     /// Time since an object's numbers were last written.
@@ -157,13 +168,11 @@ impl Memory {
 
     /// An object's numbers have been written.
     pub fn numbers_written(&self, uid: &str) {
-        lock(&self.written).insert(uid.into(), Instant::now());
-    }
-
-    /// An object is gone.
-    pub fn forget(&self, uid: &str) {
-        lock(&self.written).remove(uid);
-        lock(&self.malformed).retain(|(known, _)| known != uid);
+        let mut written = lock(&self.written);
+        if written.len() > MEMORY {
+            written.clear();
+        }
+        written.insert(uid.into(), Instant::now());
     }
 }
 

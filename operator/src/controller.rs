@@ -10,9 +10,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
     Resource, ResourceExt,
     core::{DeserializeGuard, error_boundary::InvalidObject},
-    runtime::{Controller, controller::Action},
+    runtime::{
+        Controller,
+        controller::{self, Action},
+    },
 };
 
+use millstream_api::DataPipeline;
 use serde_json::json;
 
 use crate::{
@@ -29,19 +33,24 @@ pub trait Reconcile: Kind {
 
 /// A failure that waiting doesn't mend is looked at again this often all the same: what mends it
 /// may be out of sight, such as a Secret.
-const SLOW: Duration = Duration::from_secs(30);
+const SLOW: Duration = Duration::from_secs(15);
 
 /// Runs a controller until it is told to stop and its running reconciles are done.
-pub async fn run<K: Reconcile>(
-    controller: Controller<DeserializeGuard<K>>,
-    context: Arc<Context>,
-) {
+pub async fn run<K: Reconcile>(controller: Controller<DeserializeGuard<K>>, context: Arc<Context>) {
     controller
-        .run(visit::<K>, try_again::<K>, context)
-        .for_each(|result| async move {
-            if let Err(error) = result {
-                tracing::debug!(kind = %K::kind(&()), %error, "reconcile");
+        .run(visit::<K>, try_again::<K>, context.clone())
+        .for_each(|result| {
+            match result {
+                Err(controller::Error::ObjectNotFound(gone))
+                    if K::kind(&()) == DataPipeline::kind(&()) =>
+                {
+                    let namespace = gone.namespace.as_deref().unwrap_or_default();
+                    context.metrics.forget(namespace, &gone.name);
+                }
+                Err(error) => tracing::debug!(kind = %K::kind(&()), %error, "reconcile"),
+                Ok(_) => {}
             }
+            std::future::ready(())
         })
         .await;
 }
@@ -72,7 +81,10 @@ fn try_again<K: Reconcile>(
 ) -> Action {
     let key = key::<K>(guard.meta());
     let failures = context.memory.failed(&key);
-    tracing::warn!(object = key, reason = error.reason(), failures, "{error}");
+    match error {
+        Error::Waiting(_) => tracing::debug!(object = key, "{error}"),
+        _ => tracing::warn!(object = key, reason = error.reason(), failures, "{error}"),
+    }
     if !error.is_transient() {
         return Action::requeue(SLOW);
     }

@@ -24,6 +24,12 @@ impl Hidden {
     }
 }
 
+impl From<String> for Hidden {
+    fn from(value: String) -> Self {
+        Hidden(value)
+    }
+}
+
 impl fmt::Debug for Hidden {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
@@ -128,12 +134,19 @@ impl Credentials {
         let login = match &connection.sasl {
             Some(sasl) => Some(
                 source
-                    .login(&sasl.credentials_secret, file::KAFKA_USERNAME, file::KAFKA_PASSWORD)
+                    .login(
+                        &sasl.credentials_secret,
+                        file::KAFKA_USERNAME,
+                        file::KAFKA_PASSWORD,
+                    )
                     .await?,
             ),
             None => None,
         };
-        let ca = connection.tls.as_ref().and_then(|tls| tls.ca_secret.as_ref());
+        let ca = connection
+            .tls
+            .as_ref()
+            .and_then(|tls| tls.ca_secret.as_ref());
         Ok(Access {
             connection: connection.clone(),
             login,
@@ -162,7 +175,10 @@ impl Credentials {
             ),
             None => None,
         };
-        let ca = connection.tls.as_ref().and_then(|tls| tls.ca_secret.as_ref());
+        let ca = connection
+            .tls
+            .as_ref()
+            .and_then(|tls| tls.ca_secret.as_ref());
         Ok(Access {
             connection: connection.clone(),
             login,
@@ -201,7 +217,7 @@ impl Source<'_> {
         // A newline at the end is an editor's, never part of a name or a password.
         Ok(Login {
             username: username.trim_end_matches(['\r', '\n']).into(),
-            password: Hidden(password.trim_end_matches(['\r', '\n']).into()),
+            password: Hidden(password.trim_end_matches(['\r', '\n']).to_string()),
             origin,
         })
     }
@@ -230,7 +246,9 @@ impl Source<'_> {
                 })?;
                 let value = object.data.and_then(|mut data| data.remove(key));
                 let value = value.ok_or_else(|| {
-                    Error::SecretMissing(format!("Secret `{namespace}/{secret}` has no key `{key}`"))
+                    Error::SecretMissing(format!(
+                        "Secret `{namespace}/{secret}` has no key `{key}`"
+                    ))
                 })?;
                 String::from_utf8(value.0).map_err(|_| {
                     Error::SecretMissing(format!(

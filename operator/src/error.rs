@@ -27,10 +27,7 @@ pub enum Error {
     Waiting(String),
     /// A child isn't as it must be; the reason is the child's own.
     #[error("{message}")]
-    Child {
-        reason: String,
-        message: String,
-    },
+    Child { reason: String, message: String },
     #[error(transparent)]
     Kafka(#[from] KafkaError),
     #[error(transparent)]

@@ -112,7 +112,8 @@ impl Kafka {
         let found = self
             .with_consumer("", move |consumer| {
                 let metadata = consumer.fetch_metadata(Some(&name), TIMEOUT)?;
-                let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name) else {
+                let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name)
+                else {
                     return Ok(None);
                 };
                 if let Some(error) = topic.error() {
@@ -245,7 +246,9 @@ impl Kafka {
         for (key, value) in config {
             let alone = BTreeMap::from([(key.clone(), value.clone())]);
             let new = new_topic(&probe, 1, None, &alone);
-            let tried = self.admin.create_topics([&new], &options().validate_only(true));
+            let tried = self
+                .admin
+                .create_topics([&new], &options().validate_only(true));
             if let Ok(results) = self.limited(tried).await
                 && results
                     .iter()
@@ -428,7 +431,9 @@ impl Kafka {
         group: &str,
         call: impl FnOnce(&BaseConsumer<LastError>) -> Result<T, DriverError> + Send + 'static,
     ) -> Result<T, KafkaError> {
-        let consumer = self.consumer(group).map_err(|error| self.failed(&error, None))?;
+        let consumer = self
+            .consumer(group)
+            .map_err(|error| self.failed(&error, None))?;
         let last = consumer.context().clone();
         let result = tokio::task::spawn_blocking(move || {
             let result = call(&consumer);
@@ -455,7 +460,10 @@ impl Kafka {
     }
 
     fn consumer(&self, group: &str) -> Result<Arc<BaseConsumer<LastError>>, DriverError> {
-        let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut consumers = self
+            .consumers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let idle: Vec<_> = consumers
             .extract_if(|key, (_, used)| key != group && now.duration_since(*used) > IDLE)
@@ -500,14 +508,18 @@ impl Kafka {
             .map(|(code, _)| *code)
             .or_else(|| error.rdkafka_error_code());
         let said = last.map_or_else(|| error.to_string(), |(_, said)| said);
+        // The driver also blames the authentication when a connection breaks in the midst of it.
+        let broke = said.contains("Broker transport failure");
         match code {
-            Some(Code::Authentication | Code::SaslAuthenticationFailed) => KafkaError::Refused {
-                servers,
-                detail: match &self.origin {
-                    Some(origin) => format!("the credentials of {origin} are wrong: {said}"),
-                    None => format!("it wants credentials, and none are set: {said}"),
-                },
-            },
+            Some(Code::Authentication | Code::SaslAuthenticationFailed) if !broke => {
+                KafkaError::Refused {
+                    servers,
+                    detail: match &self.origin {
+                        Some(origin) => format!("the credentials of {origin} are wrong: {said}"),
+                        None => format!("it wants credentials, and none are set: {said}"),
+                    },
+                }
+            }
             Some(
                 Code::TopicAuthorizationFailed
                 | Code::GroupAuthorizationFailed
@@ -603,7 +615,10 @@ struct LastError(Mutex<Option<(Code, String)>>);
 
 impl LastError {
     fn get(&self) -> Option<(Code, String)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn clear(&self) {

@@ -34,6 +34,7 @@ use anyhow::Context as _;
 use futures::StreamExt;
 use kube::{
     Api, Client,
+    api::ListParams,
     core::DeserializeGuard,
     runtime::{
         Controller, WatchStreamExt, controller as kube_controller,
@@ -48,7 +49,6 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{Config, Options},
     context::{Context, Kind, Stores},
-    controller::Reconcile,
     credentials::Credentials,
     metrics::Metrics,
     pipeline::children::{MANAGED_BY, OPERATOR},
@@ -60,9 +60,9 @@ const DRAIN: Duration = Duration::from_secs(20);
 /// Runs the operator until SIGTERM or Ctrl-C.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let config = Arc::new(Config::load(&options.config)?);
-    let client = Client::try_default()
-        .await
-        .context("can't find out how to reach the Kubernetes API: set KUBECONFIG, or run in a pod")?;
+    let client = Client::try_default().await.context(
+        "can't find out how to reach the Kubernetes API: set KUBECONFIG, or run in a pod",
+    )?;
     let stop = CancellationToken::new();
 
     let topics = topic::controller(watch::<Topic>(&client, &stop));
@@ -98,15 +98,24 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     });
 
     let ready = Arc::new(AtomicBool::new(false));
-    serve(options.http_port, server::Health { metrics, ready: ready.clone() }, stop.clone()).await?;
+    serve(
+        options.http_port,
+        server::Health {
+            metrics,
+            ready: ready.clone(),
+        },
+        stop.clone(),
+    )
+    .await?;
     tokio::spawn(stop_on_signal(stop.clone()));
-    tokio::spawn(announce(context.clone(), ready));
+    tokio::spawn(announce(context.client.clone(), ready));
 
     let work = async {
+        await_workers(&context.stores).await;
         tokio::join!(
-            run_controller(topics, context.clone()),
-            run_controller(keyspaces, context.clone()),
-            run_controller(pipelines, context.clone()),
+            controller::run(topics, context.clone()),
+            controller::run(keyspaces, context.clone()),
+            controller::run(pipelines, context.clone()),
         )
     };
     tokio::select! {
@@ -118,21 +127,14 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Workers' objects must be there before a pipeline is looked at: it would think them gone.
-async fn run_controller<K: Reconcile>(
-    controller: Controller<DeserializeGuard<K>>,
-    context: Arc<Context>,
-) {
-    let filled = async {
-        let stores = &context.stores;
-        let _ = tokio::join!(
-            stores.deployments.wait_until_ready(),
-            stores.config_maps.wait_until_ready(),
-            stores.pods.wait_until_ready(),
-        );
-    };
-    filled.await;
-    controller::run(controller, context).await;
+/// Workers' objects must be known before a pipeline is looked at: it would think them gone.
+/// Nobody else may wait for these stores: a store wakes only one who waits.
+async fn await_workers(stores: &Stores) {
+    let _ = tokio::join!(
+        stores.deployments.wait_until_ready(),
+        stores.config_maps.wait_until_ready(),
+        stores.pods.wait_until_ready(),
+    );
 }
 
 fn watch<K: Kind>(client: &Client, stop: &CancellationToken) -> Controller<DeserializeGuard<K>> {
@@ -151,9 +153,12 @@ where
 {
     let (store, writer) = reflector::store();
     let mine = watcher::Config::default().labels(&format!("{MANAGED_BY}={OPERATOR}"));
-    let stream = reflector(writer, watcher::watcher(Api::<K>::all(client.clone()), mine))
-        .default_backoff()
-        .touched_objects();
+    let stream = reflector(
+        writer,
+        watcher::watcher(Api::<K>::all(client.clone()), mine),
+    )
+    .default_backoff()
+    .touched_objects();
     tokio::spawn(stream.for_each(|event| async move {
         if let Err(error) = event {
             tracing::warn!(kind = %K::kind(&()), %error, "watch");
@@ -169,15 +174,27 @@ fn reporter() -> Reporter {
     }
 }
 
-async fn announce(context: Arc<Context>, ready: Arc<AtomicBool>) {
-    let stores = &context.stores;
-    let _ = tokio::join!(
-        stores.topics.wait_until_ready(),
-        stores.keyspaces.wait_until_ready(),
-        stores.pipelines.wait_until_ready(),
-    );
+/// Ready once all three kinds can be listed: the definitions are installed, and access is granted.
+async fn announce(client: Client, ready: Arc<AtomicBool>) {
+    loop {
+        let listed = tokio::try_join!(
+            list::<Topic>(&client),
+            list::<Keyspace>(&client),
+            list::<DataPipeline>(&client),
+        );
+        match listed {
+            Ok(_) => break,
+            Err(error) => tracing::warn!("can't list the resources yet: {error}"),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
     ready.store(true, Ordering::Relaxed);
     tracing::info!("watching DataPipelines, Topics and Keyspaces");
+}
+
+async fn list<K: Kind>(client: &Client) -> kube::Result<()> {
+    let api = Api::<DeserializeGuard<K>>::all(client.clone());
+    api.list(&ListParams::default().limit(1)).await.map(drop)
 }
 
 async fn serve(port: u16, health: server::Health, stop: CancellationToken) -> anyhow::Result<()> {

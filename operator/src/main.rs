@@ -1,5 +1,7 @@
 //! `millstream-operator`: reconciles DataPipelines, Topics and Keyspaces.
 
+use std::io::IsTerminal;
+
 use clap::{Parser, Subcommand};
 use millstream_operator::config::{LogFormat, Options};
 use tracing_subscriber::EnvFilter;
@@ -34,7 +36,10 @@ fn main() -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&options.log_filter)?;
     let log = tracing_subscriber::fmt().with_env_filter(filter);
     match options.log_format {
-        LogFormat::Human => log.with_writer(std::io::stderr).init(),
+        LogFormat::Human => {
+            let ansi = std::io::stderr().is_terminal();
+            log.with_writer(std::io::stderr).with_ansi(ansi).init();
+        }
         LogFormat::Json => log.json().init(),
     }
     tokio::runtime::Builder::new_multi_thread()

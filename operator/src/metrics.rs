@@ -1,6 +1,10 @@
 //! Prometheus metrics of the operator.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -22,6 +26,8 @@ pub struct Metrics {
     writes: Family<Writes, Counter>,
     lag: Family<SinkLabels, Gauge>,
     rows: Family<SinkLabels, Gauge>,
+    /// Whose lag and rows are told.
+    sinks: Mutex<BTreeSet<SinkLabels>>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -41,7 +47,7 @@ struct Writes {
 }
 
 /// A pipeline's sink.
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+#[derive(Clone, Debug, Hash, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 pub struct SinkLabels {
     pub namespace: String,
     pub pipeline: String,
@@ -67,6 +73,7 @@ impl Default for Metrics {
             writes: Family::default(),
             lag: Family::default(),
             rows: Family::default(),
+            sinks: Mutex::default(),
             registry: Registry::default(),
         };
         registry.register(
@@ -89,12 +96,19 @@ impl Default for Metrics {
             "Records that a sink has not committed yet",
             metrics.lag.clone(),
         );
-        registry.register("pipeline_rows", "Rows that a sink has written", metrics.rows.clone());
+        registry.register(
+            "pipeline_rows",
+            "Rows that a sink has written",
+            metrics.rows.clone(),
+        );
         for system in [System::Kafka, System::Cassandra, System::Kubernetes] {
             // Present from the start, so that a query for them finds a zero.
             let _ = metrics.writes.get_or_create(&Writes::of(system));
         }
-        Metrics { registry, ..metrics }
+        Metrics {
+            registry,
+            ..metrics
+        }
     }
 }
 
@@ -129,6 +143,8 @@ impl Metrics {
 
     /// Says how far a sink is.
     pub fn sink(&self, labels: &SinkLabels, lag: Option<i64>, rows: Option<i64>) {
+        let mut sinks = self.sinks.lock().unwrap_or_else(PoisonError::into_inner);
+        sinks.insert(labels.clone());
         if let Some(lag) = lag {
             self.lag.get_or_create(labels).set(lag);
         }
@@ -137,10 +153,16 @@ impl Metrics {
         }
     }
 
-    /// Forgets a sink that is gone.
-    pub fn forget_sink(&self, labels: &SinkLabels) {
-        self.lag.remove(labels);
-        self.rows.remove(labels);
+    /// Forgets the sinks of a pipeline that is gone; those of other kinds of this name have none.
+    pub fn forget(&self, namespace: &str, pipeline: &str) {
+        let mut sinks = self.sinks.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = sinks.extract_if(.., |sink| {
+            sink.namespace == namespace && sink.pipeline == pipeline
+        });
+        for labels in gone {
+            self.lag.remove(&labels);
+            self.rows.remove(&labels);
+        }
     }
 
     /// All metrics in OpenMetrics text.

@@ -13,7 +13,7 @@ use crate::metrics::Metrics;
 #[derive(Clone, Debug)]
 pub struct Health {
     pub metrics: Arc<Metrics>,
-    /// Whether all watches have been filled once.
+    /// Whether all kinds could be listed once.
     pub ready: Arc<AtomicBool>,
 }
 
@@ -32,7 +32,7 @@ async fn readyz(State(health): State<Health>) -> (StatusCode, &'static str) {
     } else {
         (
             StatusCode::SERVICE_UNAVAILABLE,
-            "the watches aren't filled yet",
+            "the resources can't be listed yet",
         )
     }
 }

@@ -7,10 +7,21 @@ use std::sync::{Arc, LazyLock};
 
 use datafusion::{
     arrow::datatypes::{DataType, Schema, SchemaRef},
-    common::{DFSchema, DataFusionError},
+    common::{
+        DFSchema, DFSchemaRef, DataFusionError,
+        tree_node::{Transformed, TreeNode},
+    },
     execution::{SessionState, SessionStateBuilder},
-    logical_expr::Volatility,
-    physical_expr::{PhysicalExpr, expressions::cast},
+    logical_expr::{
+        self, Volatility,
+        expr::ScalarFunction,
+        simplify::{ExprSimplifyResult, SimplifyContext},
+    },
+    optimizer::simplify_expressions::ExprSimplifier,
+    physical_expr::{
+        PhysicalExpr,
+        expressions::{BinaryExpr, cast},
+    },
     prelude::SessionConfig,
     sql::sqlparser::ast::{Expr, ExprWithAlias},
 };
@@ -64,12 +75,54 @@ pub(crate) fn function(name: &str) -> Function {
 
 /// Plans an expression over these columns.
 pub(crate) fn plan(expr: Expr, columns: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>, String> {
-    let columns = DFSchema::try_from(Schema::clone(columns)).map_err(|error| in_words(&error))?;
-    let expr = ExprWithAlias { expr, alias: None };
-    ENGINE
-        .create_logical_expr_from_sql_expr(expr, &columns)
-        .and_then(|expr| ENGINE.create_physical_expr(expr, &columns))
-        .map_err(|error| in_words(&error))
+    let plan = || {
+        let columns = Arc::new(DFSchema::try_from(Schema::clone(columns))?);
+        let expr = ExprWithAlias { expr, alias: None };
+        let expr = ENGINE.create_logical_expr_from_sql_expr(expr, &columns)?;
+        let expr = spelled_out(expr, &columns)?;
+        checked(ENGINE.create_physical_expr(expr, &columns)?)
+    };
+    plan().map_err(|error| in_words(&error))
+}
+
+/// Some functions are but another word for an expression (`coalesce` for a CASE), and can't be run
+/// before they are replaced by it. Constants are left alone: the operator doesn't compute for users.
+fn spelled_out(
+    expr: logical_expr::Expr,
+    columns: &DFSchemaRef,
+) -> Result<logical_expr::Expr, DataFusionError> {
+    let context = SimplifyContext::builder()
+        .with_schema(Arc::clone(columns))
+        .with_config_options(Arc::clone(ENGINE.config_options()))
+        .build();
+    let expr = ExprSimplifier::new(context.clone()).coerce(expr, columns)?;
+    let spelled = expr.transform_up(|expr| match expr {
+        logical_expr::Expr::ScalarFunction(ScalarFunction { func, args }) => {
+            Ok(match func.simplify(args, &context)? {
+                ExprSimplifyResult::Simplified(expr) => Transformed::yes(expr),
+                ExprSimplifyResult::Original(args) => {
+                    Transformed::no(logical_expr::Expr::ScalarFunction(ScalarFunction {
+                        func,
+                        args,
+                    }))
+                }
+            })
+        }
+        other => Ok(Transformed::no(other)),
+    });
+    Ok(spelled?.data)
+}
+
+/// A number out of range is an error, as elsewhere in SQL; the engine would wrap it around.
+fn checked(expr: Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>, DataFusionError> {
+    let checked = expr.transform_up(|expr| {
+        let Some(binary) = expr.downcast_ref::<BinaryExpr>() else {
+            return Ok(Transformed::no(expr));
+        };
+        let binary = binary.clone().with_fail_on_overflow(true);
+        Ok(Transformed::yes(Arc::new(binary) as Arc<dyn PhysicalExpr>))
+    });
+    Ok(checked?.data)
 }
 
 /// The same expression as this type; a value that doesn't fit is an error of its batch.

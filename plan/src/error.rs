@@ -73,9 +73,12 @@ pub enum SchemaProblem {
     #[error("a name can't be empty")]
     EmptyName,
     #[error(
-        "every column may be null, and a schema has no constraints; take off `{0}`, and say `WHERE ... IS NOT NULL` in the SQL where it is needed"
+        "after a type comes {expected}, not `{found}`; a column is a name and a type, and may always be null: say WHERE ... IS NOT NULL in the SQL where it matters"
     )]
-    Constraint(String),
+    Constraint {
+        expected: &'static str,
+        found: String,
+    },
     #[error(
         "types are nested deeper than {0} levels; declare less of the record, or the inner part as TEXT"
     )]
@@ -94,7 +97,7 @@ pub enum QueryProblem {
     #[error("the SQL has more than {0} bytes; split it over several sinks")]
     TooLong(usize),
     #[error(
-        "the expression is too deep: more than {0} operators and parentheses within one another; use IN (...) for a long OR, or split the WHERE over several sinks"
+        "the expression is too deep: more than {0} operators, keywords and parentheses in one chain; use IN (...) for a long OR, or split the WHERE over several sinks"
     )]
     TooDeep(usize),
     #[error("a sink takes one query, SELECT ... FROM records [WHERE ...], and this is not one")]

@@ -278,14 +278,14 @@ impl Parser {
             if self.take(end) {
                 return Ok(fields);
             }
-            if let (Token::Word(word), at) = self.peek() {
-                return Err(SchemaProblem::Constraint(word.to_string()).at(at));
-            }
-            let expected = if *end == Token::EOF {
-                "`,` or the end"
-            } else {
-                "`,` or `>`"
+            let expected = match end {
+                Token::EOF => "`,` or the end",
+                _ => "`,` or `>`",
             };
+            if let (Token::Word(word), at) = self.peek() {
+                let found = word.to_string();
+                return Err(SchemaProblem::Constraint { expected, found }.at(at));
+            }
             self.expect(&Token::Comma, expected)?;
         }
     }

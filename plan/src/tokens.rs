@@ -12,8 +12,8 @@ use crate::{
 };
 
 /// Operators, keywords and parentheses within one another: what follows recurses over them, here
-/// and for every batch, on stacks of 2 MiB.
-pub(crate) const MAX_DEPTH: usize = 300;
+/// and for every batch, on stacks of 2 MiB, of which so many take less than 1.
+pub(crate) const MAX_DEPTH: usize = 250;
 
 /// What a token does to the depth of the expression that the parser will build.
 enum Step {

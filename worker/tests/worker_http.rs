@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -17,7 +17,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 use millstream_api::source::HttpSource;
 use millstream_worker::{
     source::{SourceBatch, http},
@@ -159,54 +159,71 @@ async fn uncounted_pages_end_with_a_short_one_or_at_the_limit() {
     }
 }
 
-#[tokio::test]
-async fn every_fault_is_outlived_and_shown_meanwhile() {
+/// Each fault in turn, then an answer: what the status says meanwhile.
+async fn outlive(faults: Vec<fn() -> Response>) -> Vec<String> {
     let (status, part) = status();
-    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = Arc::new(Mutex::new(Vec::new()));
     let recorder = (status.clone(), seen.clone());
     let api = Api::start(move |request, _| {
-        // What the status says about the request before this one.
-        recorder
-            .1
-            .lock()
-            .unwrap()
-            .extend(recorder.0.report().errors.into_values());
-        match request {
-            0 => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-            1 => (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")]).into_response(),
-            2 => cut_off(),
-            3 => r#"{"results": [{"a": 1}"#.into_response(),
-            4 => r#"{"error": "busy"}"#.into_response(),
-            _ => r#"{"results": [{"a": 1}]}"#.into_response(),
+        let shown = recorder.0.report().errors.into_values();
+        recorder.1.lock().unwrap().extend(shown);
+        match faults.get(request) {
+            Some(fault) => fault(),
+            None => r#"{"results": [{"a": 1}]}"#.into_response(),
         }
     })
     .await;
-    let started = Instant::now();
     let source = http::open(api.source(json!({"records": "/results"})), None, part).unwrap();
     let batches: Vec<_> = source.collect().await;
     assert_eq!(texts(&batches), [r#"{"a": 1}"#]);
-    assert!(started.elapsed() >= Duration::from_secs(1));
     assert!(status.report().errors.is_empty(), "{:?}", status.report());
     let seen = seen.lock().unwrap();
-    for (error, says) in seen.iter().zip([
-        "the server answers 500",
-        "the server answers 429",
-        "cut off",
-        "isn't JSON",
-        "`/results` is not in the answer, which has the fields error",
-    ]) {
+    seen.clone()
+}
+
+fn assert_says(seen: &[String], says: &[&str]) {
+    assert_eq!(seen.len(), says.len(), "{seen:?}");
+    for (error, says) in seen.iter().zip(says) {
         assert!(error.contains(says), "{error}");
     }
-    assert_eq!(seen.len(), 5);
+}
+
+#[tokio::test]
+async fn a_server_that_fails_is_outlived() {
+    let started = Instant::now();
+    let seen = outlive(vec![
+        || (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "2")]).into_response(),
+        || StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        cut_off,
+    ])
+    .await;
+    assert!(started.elapsed() >= Duration::from_secs(2));
+    assert_says(
+        &seen,
+        &["the server answers 429", "the server answers 500", "cut off"],
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_makes_no_sense_is_outlived() {
+    let seen = outlive(vec![
+        || r#"{"results": [{"a": 1}"#.into_response(),
+        || r#"{"error": "busy"}"#.into_response(),
+    ])
+    .await;
+    let fields = "`/results` is not in the answer, which has the fields error";
+    assert_says(&seen, &["isn't JSON", fields]);
 }
 
 /// A body that ends before the length that its header promises.
 fn cut_off() -> Response {
-    let chunks = futures::stream::iter([
-        Ok(Bytes::from_static(b"{\"results\": [")),
-        Err(std::io::Error::other("cut")),
-    ]);
-    Body::from_stream(chunks).into_response()
+    let begin = stream::iter([Ok(Bytes::from_static(b"{\"results\": ["))]);
+    let cut = stream::once(async {
+        // The beginning has to be on its way first.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        Err(std::io::Error::other("cut"))
+    });
+    Body::from_stream(begin.chain(cut)).into_response()
 }
 
 #[tokio::test]

@@ -75,7 +75,6 @@ fn await_rows(environment: &Environment, progress: &Progress) -> Result<()> {
         let rows = ["get", "datapipeline", "users", "-o", "jsonpath={.status.rows}"];
         let rows: i64 = process::output(kubectl(environment).args(rows), SHORT)?.parse().unwrap_or(0);
         step.detail(|| format!("{rows} so far"));
-        std::thread::sleep(Duration::from_millis(200));
         Ok((rows >= ROWS).then_some(rows))
     })?;
     step.done(format!("{rows}"));

@@ -10,6 +10,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -98,14 +99,28 @@ pub fn images(release: bool, progress: &Progress) -> Result<Images> {
     let [operator, worker, apis] = build(names.each_ref().map(String::as_str), release)?;
     step.done("done");
     let step = progress.step("writing the images");
-    let images = Images {
-        operator: image("operator", &operator, release)?,
-        worker: image("worker", &worker, release)?,
-        apis: image("apis", &apis, release)?,
-    };
+    let before = fs::read(list()).ok();
+    let before = before.and_then(|bytes| serde_json::from_slice::<Images>(&bytes).ok());
+    let before = before.as_ref();
+    let images = thread::scope(|scope| {
+        let operator =
+            scope.spawn(|| image("operator", &operator, release, before.map(|b| &b.operator)));
+        let worker = scope.spawn(|| image("worker", &worker, release, before.map(|b| &b.worker)));
+        anyhow::Ok(Images {
+            apis: image("apis", &apis, release, before.map(|b| &b.apis))?,
+            operator: joined(operator)?,
+            worker: joined(worker)?,
+        })
+    })?;
     fs::write(list(), serde_json::to_vec_pretty(&images)?)?;
     step.done("done");
     Ok(images)
+}
+
+fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
+    thread
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Builds a program of the workspace, and says where it is.
@@ -151,21 +166,38 @@ fn build<const N: usize>(names: [&str; N], release: bool) -> Result<[PathBuf; N]
     paths.context("cargo built something else than it was asked for")
 }
 
-fn image(name: &str, binary: &Path, release: bool) -> Result<Image> {
+/// Writes an image, unless `before` is the same one.
+fn image(name: &str, binary: &Path, release: bool, before: Option<&Image>) -> Result<Image> {
     let folder = folder();
     fs::create_dir_all(&folder)?;
-    let archive = folder.join(format!("{name}.tar"));
-    let stripped = folder.join(format!("millstream-{name}"));
-    let mut strip = Command::new("strip");
-    process::output(strip.arg("-o").arg(&stripped).arg(binary), STRIP)?;
+    let stripped = tempfile::tempdir_in(&folder)?;
+    let program = stripped.path().join(name);
+    process::output(
+        Command::new("strip").arg("-o").arg(&program).arg(binary),
+        STRIP,
+    )?;
     let entrypoint = format!("/usr/bin/millstream-{name}");
-    let entries = layer::entries(&stripped, &entrypoint)?;
+    let entries = layer::entries(&program, &entrypoint)?;
     let tag = match release {
         true => VERSION.to_owned(),
         // A cluster that has an image of that name already must not take it for this one.
         false => format!("{VERSION}-{}", &layer::digest(&entries)?[..12]),
     };
     let reference = format!("millstream/{name}:{tag}");
+    let archive = folder.join(format!("{name}.tar"));
+    let same = before.is_some_and(|before| before.reference == reference) && archive.exists();
+    if release || !same {
+        write(&archive, &reference, entrypoint, &entries)?;
+    }
+    let bytes = fs::metadata(&archive)?.len();
+    Ok(Image {
+        reference,
+        archive,
+        bytes,
+    })
+}
+
+fn write(archive: &Path, reference: &str, entrypoint: String, files: &[oci::Entry]) -> Result<()> {
     let config = oci::Config {
         entrypoint: vec![entrypoint],
         user: "65532:65532".into(),
@@ -173,17 +205,5 @@ fn image(name: &str, binary: &Path, release: bool) -> Result<Image> {
         working_dir: "/".into(),
     };
     // Container runtimes know an image by its full name, whatever short one a pod uses.
-    oci::write(
-        &archive,
-        &format!("docker.io/{reference}"),
-        &config,
-        &entries,
-    )?;
-    fs::remove_file(&stripped)?;
-    let bytes = fs::metadata(&archive)?.len();
-    Ok(Image {
-        reference,
-        archive,
-        bytes,
-    })
+    oci::write(archive, &format!("docker.io/{reference}"), &config, files)
 }

@@ -4,6 +4,7 @@ mod bench;
 mod cache;
 mod codegen;
 mod debian;
+mod demo;
 mod dist;
 mod environment;
 mod install;
@@ -13,6 +14,7 @@ mod progress;
 mod provider;
 mod services;
 mod template;
+mod test;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -61,6 +63,10 @@ enum Command {
     Codegen(codegen::Options),
     /// Builds the container images.
     Dist(dist::Options),
+    /// Brings everything up, runs examples/users and shows the rows.
+    Demo(demo::Options),
+    /// Runs everything that must hold, from formatting to the real cluster.
+    Test(test::Options),
     /// Measures the worker next to a hand-written consumer.
     Bench(bench::Options),
 }
@@ -87,6 +93,8 @@ fn run(command: Command) -> Result<()> {
         Command::Kubeconfig => provider::kubeconfig(),
         Command::Codegen(options) => codegen::codegen(&options),
         Command::Dist(options) => dist::dist(&options),
+        Command::Demo(options) => demo::demo(&options),
+        Command::Test(options) => test::test(&options),
         Command::Bench(options) => bench::bench(&options),
     }
 }

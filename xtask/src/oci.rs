@@ -1,4 +1,5 @@
-//! Container images without a container engine: an OCI image layout in a tar, with one layer.
+//! Container images without a container engine: an OCI image layout in a tar, with one layer,
+//! compressed by gzip.
 //!
 //! `ctr images import`, `docker load` and `kind load image-archive` all take it. The same
 //! input gives the same bytes: owners are root, times are zero, entries keep their order.
@@ -9,6 +10,7 @@ use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use flate2::{Compression, write::GzEncoder};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
@@ -60,12 +62,12 @@ pub fn write(path: &Path, reference: &str, config: &Config, files: &[Entry]) -> 
     let mut layer = layer(folder, files)?;
     let tag = reference.rsplit_once(':').map_or("latest", |(_, tag)| tag);
 
-    let image = Blob::json(&image_config(config, &layer.digest));
+    let image = Blob::json(&image_config(config, &layer.diff_id));
     let manifest = Blob::json(&json!({
         "schemaVersion": 2,
         "mediaType": MANIFEST,
         "config": image.descriptor("application/vnd.oci.image.config.v1+json"),
-        "layers": [layer.descriptor("application/vnd.oci.image.layer.v1.tar")],
+        "layers": [layer.descriptor("application/vnd.oci.image.layer.v1.tar+gzip")],
     }));
     let mut named = manifest.descriptor(MANIFEST);
     named["annotations"] = json!({
@@ -139,6 +141,9 @@ fn descriptor(media_type: &str, digest: &str, size: u64) -> Value {
 
 /// The image's one layer, in a file without a name: it may be large.
 struct Layer {
+    /// Digest of the tar, as the image's configuration names the layer.
+    diff_id: String,
+    /// Digest of the compressed tar, as the manifest names it.
     digest: String,
     size: u64,
     file: File,
@@ -151,18 +156,16 @@ impl Layer {
 }
 
 fn layer(folder: &Path, files: &[Entry]) -> Result<Layer> {
-    let out = Hashed {
-        inner: BufWriter::new(tempfile::tempfile_in(folder)?),
-        hash: Sha256::new(),
-        size: 0,
-    };
-    let mut tar = Builder::new(out);
+    let out = Hashed::new(BufWriter::new(tempfile::tempfile_in(folder)?));
+    let mut tar = Builder::new(Hashed::new(GzEncoder::new(out, Compression::fast())));
     let mut folders = BTreeSet::new();
     for file in files {
         append_entry(&mut tar, &mut folders, file)?;
     }
-    let out = tar.into_inner()?;
+    let tar = tar.into_inner()?;
+    let out = tar.inner.finish()?;
     Ok(Layer {
+        diff_id: hex(&tar.hash.finalize()),
         digest: hex(&out.hash.finalize()),
         size: out.size,
         file: out.inner.into_inner().map_err(io::Error::from)?,
@@ -232,6 +235,16 @@ struct Hashed<W> {
     inner: W,
     hash: Sha256,
     size: u64,
+}
+
+impl<W> Hashed<W> {
+    fn new(inner: W) -> Self {
+        Self {
+            inner,
+            hash: Sha256::new(),
+            size: 0,
+        }
+    }
 }
 
 impl<W: Write> Write for Hashed<W> {

@@ -12,7 +12,10 @@ use crate::progress::Step;
 
 /// Enough for anything that only asks or changes a setting.
 pub const SHORT: Duration = Duration::from_secs(30);
-const POLL: Duration = Duration::from_millis(10);
+/// How soon the end of a program is noticed.
+const CHILD_POLL: Duration = Duration::from_millis(10);
+/// How often a condition is asked for: some questions cost a process.
+const CONDITION_POLL: Duration = Duration::from_millis(50);
 
 /// The command as a person would type it.
 pub fn shown(command: &Command) -> String {
@@ -92,7 +95,7 @@ fn wait(mut child: Child, timeout: Duration, mut each: impl FnMut()) -> Result<E
             bail!("did not end within {} s and was killed", timeout.as_secs());
         }
         each();
-        std::thread::sleep(POLL);
+        std::thread::sleep(CHILD_POLL);
     }
 }
 
@@ -113,7 +116,7 @@ pub fn wait_until<T>(
         if Instant::now() > deadline {
             bail!("waited {} s in vain: {what}", timeout.as_secs());
         }
-        std::thread::sleep(2 * POLL);
+        std::thread::sleep(CONDITION_POLL);
     }
 }
 

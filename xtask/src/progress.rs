@@ -88,9 +88,10 @@ impl Step<'_> {
         match &self.bar {
             Some(bar) => bar.set_message(text()),
             None => {
-                let seconds = self.started.elapsed().as_secs();
+                let (seconds, text) = (self.started.elapsed().as_secs(), text());
+                let colon = if text.is_empty() { "" } else { ": " };
                 self.progress
-                    .say(format!("{}, {seconds} s: {}", self.name, text()));
+                    .say(format!("{}, {seconds} s{colon}{text}", self.name));
             }
         }
     }

@@ -30,7 +30,10 @@ pub fn validate(keyspace: &str, spec: &KeyspaceSpec) -> Result<(), Error> {
     }
     if let Some(replication) = &spec.replication
         && replication.class == ReplicationClass::NetworkTopologyStrategy
-        && replication.datacenters.as_ref().is_none_or(BTreeMap::is_empty)
+        && replication
+            .datacenters
+            .as_ref()
+            .is_none_or(BTreeMap::is_empty)
     {
         return Err(Error::InvalidSpec(
             "spec.replication.datacenters is empty: name a datacenter and its replicas".into(),
@@ -54,7 +57,10 @@ pub fn validate(keyspace: &str, spec: &KeyspaceSpec) -> Result<(), Error> {
 fn validate_table(table: &TableSpec) -> Result<(), String> {
     let mut columns = BTreeMap::new();
     for column in &table.columns {
-        if columns.insert(column.name.as_str(), &column.cql_type).is_some() {
+        if columns
+            .insert(column.name.as_str(), &column.cql_type)
+            .is_some()
+        {
             return Err(format!(".columns has `{}` twice", column.name));
         }
     }

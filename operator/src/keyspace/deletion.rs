@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use kube::{Resource, ResourceExt, runtime::controller::Action, runtime::events::EventType};
 use millstream_api::{DeletionPolicy, Keyspace};
 
-use super::{FINALIZER, connect, ddl, planned, rivals};
+use super::{FINALIZER, connect, ddl, plan::refusals, rivals};
 use crate::{context::Context, deadline::Deadline, error::Error, metrics::System};
 
 pub async fn reconcile(keyspace: &Keyspace, context: &Context) -> Result<Action, Error> {
@@ -36,7 +36,11 @@ pub async fn reconcile(keyspace: &Keyspace, context: &Context) -> Result<Action,
 /// Drops what the resource declares; or says what is left, and why.
 async fn remove(keyspace: &Keyspace, context: &Context) -> Result<Option<String>, Error> {
     let name = keyspace.keyspace_name();
-    if keyspace.status.as_ref().is_none_or(|status| status.tables.is_none()) {
+    if keyspace
+        .status
+        .as_ref()
+        .is_none_or(|status| status.tables.is_none())
+    {
         // This resource never got as far as to make or adopt anything.
         return Ok(None);
     }
@@ -49,14 +53,16 @@ async fn remove(keyspace: &Keyspace, context: &Context) -> Result<Option<String>
         return Ok(None);
     };
     // A table with another primary key or other types isn't the one that was declared.
-    let refused = planned(keyspace, context, Some(&observed)).refusals;
+    let refused = refusals(&name, &keyspace.spec.tables, &observed);
     let mut left: BTreeSet<_> = observed.tables.keys().cloned().collect();
     for table in &keyspace.spec.tables {
         if refused.contains_key(&table.name) || !left.remove(&table.name) {
             continue;
         }
         context.metrics.wrote(System::Cassandra);
-        cassandra.alter(&ddl::drop_table(&name, &table.name)).await?;
+        cassandra
+            .alter(&ddl::drop_table(&name, &table.name))
+            .await?;
     }
     if !left.is_empty() {
         let left: Vec<_> = left.into_iter().collect();

@@ -15,7 +15,7 @@ use kube::{
 };
 use millstream_api::{DeletionPolicy, Keyspace, KeyspaceStatus, condition};
 
-use self::plan::{KeyspaceChange, KeyspacePlan, ObservedKeyspace, plan};
+use self::plan::{KeyspaceChange, KeyspacePlan, plan};
 use crate::{
     cassandra::Cassandra,
     claims, conditions,
@@ -74,27 +74,19 @@ async fn provision(
     let cassandra = connect(keyspace, context).await?;
     let observed = cassandra.describe(&name).await?;
     // 3. Plan. (no client)
-    let plan = planned(keyspace, context, observed.as_ref());
+    let replication = &context.config.keyspace_replication;
+    let plan = plan(&name, &keyspace.spec, replication, observed.as_ref());
     // 4. Apply.
     apply(keyspace, context, &cassandra, &plan, progress).await?;
     progress.tables = Some((keyspace.spec.tables.len() - plan.refusals.len()) as i32);
-    match plan.refusals.into_values().reduce(|all, one| format!("{all}; {one}")) {
+    match plan
+        .refusals
+        .into_values()
+        .reduce(|all, one| format!("{all}; {one}"))
+    {
         Some(refusals) => Err(Error::Incompatible(refusals)),
         None => Ok(()),
     }
-}
-
-fn planned(
-    keyspace: &Keyspace,
-    context: &Context,
-    observed: Option<&ObservedKeyspace>,
-) -> KeyspacePlan {
-    plan(
-        &keyspace.keyspace_name(),
-        &keyspace.spec,
-        &context.config.keyspace_replication,
-        observed,
-    )
 }
 
 /// The connection of a Keyspace.
@@ -169,12 +161,12 @@ async fn report(
     let before = keyspace.status.clone().unwrap_or_default();
     let generation = keyspace.meta().generation;
     let message = match keyspace.spec.tables.len() {
+        0 => format!("keyspace `{name}` is there"),
         1 => format!("keyspace `{name}` has the table as declared"),
         tables => format!("keyspace `{name}` has the {tables} tables as declared"),
     };
-    let verdicts = conditions::accepted_and_provisioned(
-        outcome.as_ref().map(|()| message.as_str()),
-    );
+    let verdicts =
+        conditions::accepted_and_provisioned(outcome.as_ref().map(|()| message.as_str()));
     let drift = (!progress.drift.is_empty()).then(|| progress.drift.join("; "));
     let status = KeyspaceStatus {
         observed_generation: generation,

@@ -93,6 +93,20 @@ pub fn plan(
     plan
 }
 
+/// The tables that aren't those that are declared, each with the reason.
+pub fn refusals(
+    keyspace: &str,
+    tables: &[TableSpec],
+    observed: &ObservedKeyspace,
+) -> BTreeMap<String, String> {
+    let there = tables.iter().filter_map(|table| {
+        let observed = observed.tables.get(&table.name)?;
+        let reason = alter_table(keyspace, table, observed).err()?;
+        Some((table.name.clone(), reason))
+    });
+    there.collect()
+}
+
 fn alter_keyspace(spec: &KeyspaceSpec, observed: &ObservedKeyspace) -> Option<KeyspaceChange> {
     let replication = spec
         .replication
@@ -274,7 +288,9 @@ impl KeyspaceChange {
                 column.name, column.cql_type
             ),
             KeyspaceChange::AlterOptions { table, options } => {
-                let ttl = options.default_time_to_live.map(|v| ("default_time_to_live", v));
+                let ttl = options
+                    .default_time_to_live
+                    .map(|v| ("default_time_to_live", v));
                 let grace = options.gc_grace_seconds.map(|v| ("gc_grace_seconds", v));
                 let numbers = ttl.into_iter().chain(grace);
                 let mut set: Vec<_> = numbers.map(|(key, v)| format!("{key} = {v}")).collect();

@@ -96,10 +96,16 @@ fn table(
 ) -> Result<(TableSpec, bool), Error> {
     let name = &sink.cassandra.table;
     let there = keyspace.and_then(|keyspace| {
-        let table = keyspace.spec.tables.iter().find(|table| table.name == *name)?;
+        let table = keyspace
+            .spec
+            .tables
+            .iter()
+            .find(|table| table.name == *name)?;
         let owners = owners(keyspace, name);
         let others: Vec<_> = owners.iter().filter(|owner| *owner != manager).collect();
-        let by_pipelines = others.iter().all(|owner| owner.starts_with(&keyspace_manager("")));
+        let by_pipelines = others
+            .iter()
+            .all(|owner| owner.starts_with(&keyspace_manager("")));
         (!others.is_empty()).then_some((keyspace, table, by_pipelines))
     });
     match (there, &sink.cassandra.primary_key) {
@@ -151,7 +157,10 @@ fn same_types(
     theirs: &TableSpec,
 ) -> Result<(), Error> {
     for column in &mine.columns {
-        let there = theirs.columns.iter().find(|there| there.name == column.name);
+        let there = theirs
+            .columns
+            .iter()
+            .find(|there| there.name == column.name);
         if let Some(there) = there
             && there.cql_type != column.cql_type
         {
@@ -201,9 +210,7 @@ fn owners(keyspace: &Keyspace, table: &str) -> Vec<String> {
     let key = format!("k:{{\"name\":\"{table}\"}}");
     let owns = |entry: &ManagedFieldsEntry| {
         let fields = entry.fields_v1.as_ref()?;
-        let tables = fields.0.get("f:spec")?.get("f:tables")?;
-        // Whoever set the list before it was a map owns it whole.
-        (tables.get(&key).is_some() || tables.as_object()?.is_empty()).then_some(())
+        fields.0.get("f:spec")?.get("f:tables")?.get(&key).map(drop)
     };
     keyspace
         .managed_fields()

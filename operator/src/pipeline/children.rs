@@ -71,6 +71,11 @@ pub fn keyspace_manager(pipeline: &str) -> String {
     format!("millstream-pipeline-{pipeline}")
 }
 
+/// Annotation on a Keyspace with what was last applied of the pipeline's part.
+pub fn part_annotation(pipeline: &DataPipeline) -> String {
+    format!("applied.millstream.dev/{}", pipeline.name_any())
+}
+
 /// The topic between the stages.
 pub fn topic(pipeline: &DataPipeline, keyed: bool) -> Value {
     let topic = &pipeline.spec.topic;
@@ -156,7 +161,9 @@ pub fn config_map(pipeline: &DataPipeline, stage: Stage, yaml: &str) -> Value {
 /// A worker's configuration as the file that it reads.
 pub fn worker_yaml(config: &WorkerConfig) -> Result<String, crate::error::Error> {
     serde_saphyr::to_string(config).map_err(|error| {
-        crate::error::Error::InvalidSpec(format!("the worker's configuration can't be written: {error}"))
+        crate::error::Error::InvalidSpec(format!(
+            "the worker's configuration can't be written: {error}"
+        ))
     })
 }
 
@@ -219,7 +226,11 @@ fn pod(pipeline: &DataPipeline, pods: &Pods) -> Value {
         let path = "/etc/millstream-credentials";
         mounts.push(json!({"name": "credentials", "mountPath": path, "readOnly": true}));
     }
-    let resources = pipeline.spec.resources.as_ref().or(worker.resources.as_ref());
+    let resources = pipeline
+        .spec
+        .resources
+        .as_ref()
+        .or(worker.resources.as_ref());
     let probe = |path: &str, period: i32| json!({"httpGet": {"path": path, "port": "http"}, "periodSeconds": period, "timeoutSeconds": 3});
     plain(json!({
         "automountServiceAccountToken": false,
@@ -297,7 +308,10 @@ fn selector(pipeline: &DataPipeline, stage: Stage) -> BTreeMap<&'static str, Str
 /// The label selector of the process pods, for autoscalers.
 pub fn process_selector(pipeline: &DataPipeline) -> String {
     let parts = selector(pipeline, Stage::Process);
-    let parts: Vec<_> = parts.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let parts: Vec<_> = parts
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
     parts.join(",")
 }
 

@@ -13,17 +13,23 @@ use serde_json::json;
 use super::{
     FINALIZER,
     accept::{accept, find_keyspace},
-    children::{self, Stage, keyspace_manager},
+    children::{self, Stage, keyspace_manager, part_annotation},
     observe::pods,
     provision::{cassandra_access, kafka_access, keyspaces, pipeline_ref, watched},
 };
 use crate::{
-    context::Context, controller::namespace, deadline::Deadline, error::Error, keyspace::ddl,
-    keyspace::plan::plan, metrics::{SinkLabels, System},
+    context::Context,
+    controller::namespace,
+    deadline::Deadline,
+    error::Error,
+    keyspace::{ddl, plan::refusals},
+    metrics::System,
 };
 
+/// Mark on a Keyspace while a pipeline's tables are dropped.
+const RELEASING: &str = "releasing";
+
 pub async fn reconcile(pipeline: &DataPipeline, context: &Context) -> Result<Action, Error> {
-    forget(pipeline, context);
     if !pipeline.finalizers().iter().any(|held| held == FINALIZER) {
         return Ok(Action::await_change());
     }
@@ -47,17 +53,6 @@ pub async fn reconcile(pipeline: &DataPipeline, context: &Context) -> Result<Act
     Ok(Action::await_change())
 }
 
-fn forget(pipeline: &DataPipeline, context: &Context) {
-    context.memory.forget(&pipeline.uid().unwrap_or_default());
-    for sink in &pipeline.spec.sinks {
-        context.metrics.forget_sink(&SinkLabels {
-            namespace: namespace(pipeline),
-            pipeline: pipeline.name_any(),
-            sink: sink.name.clone(),
-        });
-    }
-}
-
 async fn remove(pipeline: &DataPipeline, context: &Context) -> Result<(), Error> {
     stop(pipeline, context).await?;
     let keyspaces = keyspaces(pipeline, context);
@@ -65,8 +60,14 @@ async fn remove(pipeline: &DataPipeline, context: &Context) -> Result<(), Error>
     if let Ok(accepted) = accept(pipeline, &keyspaces) {
         for (name, tables) in &accepted.declared {
             if !tables.is_empty() {
-                drop_tables(pipeline, context, find_keyspace(&keyspaces, name), name, tables)
-                    .await?;
+                drop_tables(
+                    pipeline,
+                    context,
+                    find_keyspace(&keyspaces, name),
+                    name,
+                    tables,
+                )
+                .await?;
             }
         }
     }
@@ -105,33 +106,33 @@ async fn drop_tables(
     name: &str,
     tables: &[TableSpec],
 ) -> Result<(), Error> {
-    if let Some(keyspace) = keyspace {
-        let declares = |keyspace: &Keyspace| {
-            let annotation = format!("applied.millstream.dev/{}", pipeline.name_any());
-            keyspace.annotations().contains_key(&annotation)
-        };
-        if !declares(keyspace) {
-            // Never got that far, or the tables are dropped already.
-            return Ok(());
-        }
+    if !was_declared(pipeline, keyspace) {
+        return Ok(());
     }
     let access = cassandra_access(pipeline, context).await?;
     let cassandra = context.cassandra(&access).await?;
-    let observed = cassandra.describe(name).await?;
-    let Some((keyspace, observed)) = keyspace.zip(observed) else {
+    let Some(observed) = cassandra.describe(name).await? else {
         return Ok(());
     };
-    let mut mine = keyspace.spec.clone();
-    mine.tables = tables.to_vec();
-    let replication = &context.config.keyspace_replication;
-    let refused = plan(name, &mine, replication, Some(&observed)).refusals;
-    let left = release(pipeline, context, keyspace, name).await?;
+    let refused = refusals(name, tables, &observed);
+    let left = match keyspace {
+        Some(keyspace) => {
+            release(pipeline, context, keyspace, RELEASING)
+                .await?
+                .spec
+                .tables
+        }
+        None => Vec::new(),
+    };
     for table in tables {
-        let wanted_by_others = left.spec.tables.iter().any(|there| there.name == table.name)
+        let wanted_by_others = left.iter().any(|there| there.name == table.name)
             || used_by_others(pipeline, context, name, &table.name);
         // One with another key or other types was never this pipeline's.
         if wanted_by_others || refused.contains_key(&table.name) {
-            let note = format!("table {name}.{} is left in Cassandra: it isn't this pipeline's alone", table.name);
+            let note = format!(
+                "table {name}.{} is left in Cassandra: it isn't this pipeline's alone",
+                table.name
+            );
             context
                 .event(pipeline, EventType::Normal, "LeftInCassandra", note)
                 .await;
@@ -140,31 +141,45 @@ async fn drop_tables(
         context.metrics.wrote(System::Cassandra);
         cassandra.alter(&ddl::drop_table(name, &table.name)).await?;
     }
+    if let Some(keyspace) = keyspace {
+        release(pipeline, context, keyspace, "").await?;
+    }
     Ok(())
 }
 
+/// Whether the pipeline ever got so far as to declare its tables, and hasn't taken them back.
+fn was_declared(pipeline: &DataPipeline, keyspace: Option<&Keyspace>) -> bool {
+    match keyspace {
+        Some(keyspace) => {
+            let part = keyspace.annotations().get(&part_annotation(pipeline));
+            part.is_some_and(|part| !part.is_empty())
+        }
+        // Gone with the namespace. Progress was seen only if everything had been there.
+        None => {
+            let status = pipeline.status.as_ref();
+            status.is_some_and(|status| status.records.is_some())
+        }
+    }
+}
+
 /// Applies the pipeline's part of the Keyspace without tables: those that nobody else declares are
-/// gone from it.
+/// gone from it. The mark tells a later visit whether the tables are still to be dropped.
 async fn release(
     pipeline: &DataPipeline,
     context: &Context,
     keyspace: &Keyspace,
-    name: &str,
+    mark: &str,
 ) -> Result<Keyspace, Error> {
-    let mut part = children::keyspace(pipeline, name, Some(keyspace), &[]);
-    let annotation = format!("applied.millstream.dev/{}", pipeline.name_any());
-    part["metadata"]["annotations"] = json!({annotation: "released"});
+    let mut part = children::keyspace(pipeline, &keyspace.keyspace_name(), Some(keyspace), &[]);
+    // Another Keyspace of the same name isn't meant.
+    part["metadata"]["uid"] = json!(keyspace.uid());
+    part["metadata"]["annotations"] = json!({part_annotation(pipeline): mark});
     let manager = keyspace_manager(&pipeline.name_any());
     context.apply(&namespace(pipeline), &manager, &part).await
 }
 
 /// Whether another pipeline, of any namespace, has a sink in the table.
-fn used_by_others(
-    pipeline: &DataPipeline,
-    context: &Context,
-    keyspace: &str,
-    table: &str,
-) -> bool {
+fn used_by_others(pipeline: &DataPipeline, context: &Context, keyspace: &str, table: &str) -> bool {
     context
         .stores
         .pipelines()

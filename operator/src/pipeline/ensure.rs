@@ -39,8 +39,8 @@ pub async fn ensure_part<K: Kind>(
     let hash = hash(&desired.to_string());
     desired["metadata"]["annotations"][annotation] = json!(hash);
     if let Some(live) = live {
-        let live = serde_json::to_value(live)
-            .map_err(|error| Error::Kubernetes(error.to_string()))?;
+        let live =
+            serde_json::to_value(live).map_err(|error| Error::Kubernetes(error.to_string()))?;
         if includes(&live, &desired) {
             return Ok(());
         }
@@ -84,11 +84,9 @@ pub fn includes(live: &Value, wanted: &Value) -> bool {
             })
         }
         // Lists of objects are maps by name or uid: others may have put in more.
-        (Value::Array(live), Value::Array(wanted)) if wanted.iter().all(Value::is_object) => {
-            wanted
-                .iter()
-                .all(|wanted| live.iter().any(|live| includes(live, wanted)))
-        }
+        (Value::Array(live), Value::Array(wanted)) if wanted.iter().all(Value::is_object) => wanted
+            .iter()
+            .all(|wanted| live.iter().any(|live| includes(live, wanted))),
         (Value::String(live), Value::String(wanted)) => {
             live == wanted || quantity(live).is_some() && quantity(live) == quantity(wanted)
         }

@@ -74,7 +74,8 @@ fn users(
                 && sinks.any(|sink| sink.cassandra.keyspace == name)
         })
     });
-    uses.map(|guard| ObjectRef::from_obj(guard.as_ref())).collect()
+    uses.map(|guard| ObjectRef::from_obj(guard.as_ref()))
+        .collect()
 }
 
 impl Reconcile for DataPipeline {
@@ -88,7 +89,7 @@ impl Reconcile for DataPipeline {
             Ok(accepted) => provision(self, context, &accepted).await,
             Err(error) => Err(error),
         };
-        let observed = observe(self, context).await;
+        let observed = observe(self, context, &outcome).await;
         report(self, context, &outcome, &observed).await?;
         outcome.map(|()| Action::requeue(PACE))
     }

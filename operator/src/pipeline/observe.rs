@@ -8,6 +8,7 @@ use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::ResourceExt;
 use millstream_api::{
     DataPipeline,
+    condition::reason,
     pipeline::SinkStatus,
     worker::{HTTP_PORT, WorkerStatus},
 };
@@ -48,7 +49,11 @@ pub struct Progress {
 }
 
 /// Looks at everything that a pipeline consists of.
-pub async fn observe(pipeline: &DataPipeline, context: &Context) -> Observed {
+pub async fn observe(
+    pipeline: &DataPipeline,
+    context: &Context,
+    outcome: &Result<(), Error>,
+) -> Observed {
     let pods = pods(pipeline, context);
     let mut stages = BTreeMap::new();
     for stage in Stage::ALL {
@@ -63,12 +68,17 @@ pub async fn observe(pipeline: &DataPipeline, context: &Context) -> Observed {
             stages.insert(stage, observed_stage(&deployment, trouble));
         }
     }
-    let progress = match progress(pipeline, context).await {
-        Ok(progress) => progress,
-        Err(error) => {
+    let kafka_is_away = outcome.as_ref().is_err_and(|error| {
+        [reason::KAFKA_UNREACHABLE, reason::KAFKA_REFUSED].contains(&error.reason())
+    });
+    let progress = if kafka_is_away {
+        // It was just asked, and each question takes its time.
+        None
+    } else {
+        progress(pipeline, context).await.unwrap_or_else(|error| {
             tracing::debug!(pipeline = pipeline.name_any(), "lag isn't known: {error}");
             None
-        }
+        })
     };
     Observed {
         stages,
@@ -113,9 +123,11 @@ pub fn pods(pipeline: &DataPipeline, context: &Context) -> Vec<(Stage, Arc<Pod>)
 fn trouble(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref()?;
     let name = pod.name_any();
-    let unscheduled = status.conditions.iter().flatten().find(|condition| {
-        condition.type_ == "PodScheduled" && condition.status == "False"
-    });
+    let unscheduled = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
     if let Some(message) = unscheduled.and_then(|condition| condition.message.as_ref()) {
         return Some(format!("pod {name} can't be scheduled: {message}"));
     }
@@ -126,18 +138,21 @@ fn trouble(pod: &Pod) -> Option<String> {
         return None;
     }
     let message = waiting.message.as_deref().unwrap_or_default();
-    Some(format!("pod {name}: {reason} {message}").trim_end().to_string())
+    // What comes later is about ports and addresses, and other ones each time.
+    let message = &message[..message.floor_char_boundary(200)];
+    Some(
+        format!("pod {name}: {reason} {message}")
+            .trim_end()
+            .to_string(),
+    )
 }
 
 /// Asks each running worker for its errors. One that doesn't answer has nothing to say.
-async fn ask_workers(
-    context: &Context,
-    pods: &[(Stage, Arc<Pod>)],
-) -> Vec<(Stage, WorkerStatus)> {
+async fn ask_workers(context: &Context, pods: &[(Stage, Arc<Pod>)]) -> Vec<(Stage, WorkerStatus)> {
     let running = pods.iter().filter_map(|(stage, pod)| {
         let status = pod.status.as_ref()?;
-        let running = status.phase.as_deref() == Some("Running")
-            && pod.metadata.deletion_timestamp.is_none();
+        let running =
+            status.phase.as_deref() == Some("Running") && pod.metadata.deletion_timestamp.is_none();
         let address = running.then(|| status.pod_ip.clone()).flatten()?;
         Some((*stage, address))
     });
@@ -161,10 +176,7 @@ async fn ask_workers(
     answers
 }
 
-async fn progress(
-    pipeline: &DataPipeline,
-    context: &Context,
-) -> Result<Option<Progress>, Error> {
+async fn progress(pipeline: &DataPipeline, context: &Context) -> Result<Option<Progress>, Error> {
     let topic = context.stores.topics().into_iter().find(|topic| {
         topic.namespace() == pipeline.namespace() && topic.name_any() == pipeline.name_any()
     });

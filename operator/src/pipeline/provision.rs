@@ -67,7 +67,15 @@ pub async fn provision(
             Stage::Process if !started => 0,
             Stage::Process => pipeline.spec.replicas,
         };
-        apply_stage(pipeline, context, stage, &config, replicas, credentials.as_deref()).await?;
+        apply_stage(
+            pipeline,
+            context,
+            stage,
+            &config,
+            replicas,
+            credentials.as_deref(),
+        )
+        .await?;
     }
     if started {
         Ok(())
@@ -101,7 +109,10 @@ pub async fn cassandra_access(
     context: &Context,
 ) -> Result<Access<CassandraConnection>, Error> {
     let own = pipeline.spec.cassandra.as_ref();
-    context.credentials.cassandra(&namespace(pipeline), own).await
+    context
+        .credentials
+        .cassandra(&namespace(pipeline), own)
+        .await
 }
 
 /// A watched object by name.
@@ -167,7 +178,7 @@ async fn apply_keyspace(
         }
     }
     let manager = keyspace_manager(&pipeline.name_any());
-    let annotation = format!("applied.millstream.dev/{}", pipeline.name_any());
+    let annotation = children::part_annotation(pipeline);
     ensure_part(pipeline, context, existing, desired, &manager, &annotation).await
 }
 
@@ -199,7 +210,10 @@ fn await_keyspace(pipeline: &DataPipeline, context: &Context, name: &str) -> Res
     let keyspace = find_keyspace(&keyspaces, name);
     let resource = keyspace.map_or_else(|| name.to_string(), |there| there.name_any());
     await_ready(keyspace, "Keyspace", &resource, |keyspace| {
-        keyspace.status.as_ref().map(|status| &status.conditions[..])
+        keyspace
+            .status
+            .as_ref()
+            .map(|status| &status.conditions[..])
     })
 }
 
@@ -236,7 +250,9 @@ async fn commit_starts(
 ) -> Result<bool, Error> {
     for sink in &pipeline.spec.sinks {
         let group = pipeline_ref(pipeline).sink_group(&sink.name);
-        let committed = kafka.committed(&group, &topic.name, topic.partitions).await?;
+        let committed = kafka
+            .committed(&group, &topic.name, topic.partitions)
+            .await?;
         let missing: Vec<_> = (0..topic.partitions)
             .zip(&committed)
             .filter(|(_, committed)| committed.offset.is_none())

@@ -69,8 +69,9 @@ fn status(
     observed: &Observed,
 ) -> DataPipelineStatus {
     let generation = pipeline.meta().generation;
-    let mut verdicts =
-        conditions::accepted_and_provisioned(outcome.as_ref().map(|()| "topic and tables are there"));
+    let mut verdicts = conditions::accepted_and_provisioned(
+        outcome.as_ref().map(|()| "topic and tables are there"),
+    );
     let running = running(pipeline, observed);
     let ready_message = running.message.clone();
     verdicts.push(running);
@@ -86,7 +87,10 @@ fn status(
             None => before.records,
         },
         lag: sinks.iter().filter_map(|sink| sink.lag).max(),
-        rows: sinks.iter().filter_map(|sink| sink.rows).reduce(|a, b| a + b),
+        rows: sinks
+            .iter()
+            .filter_map(|sink| sink.rows)
+            .reduce(|a, b| a + b),
         source: source(before, observed),
         sinks,
     }
@@ -94,7 +98,10 @@ fn status(
 
 /// Errors of the workers by sink, or `ingest`.
 fn errors(observed: &Observed) -> BTreeMap<&str, &str> {
-    let all = observed.workers.iter().flat_map(|(_, status)| &status.errors);
+    let all = observed
+        .workers
+        .iter()
+        .flat_map(|(_, status)| &status.errors);
     let mut errors = BTreeMap::new();
     for (place, error) in all {
         errors.entry(place.as_str()).or_insert(error.as_str());
@@ -177,7 +184,11 @@ fn running(pipeline: &DataPipeline, observed: &Observed) -> Verdict {
             "ingest" => "the source".to_string(),
             sink => format!("sink `{sink}`"),
         };
-        return say(Holds::False, reason::WORKER_ERROR, format!("{place}: {error}"));
+        return say(
+            Holds::False,
+            reason::WORKER_ERROR,
+            format!("{place}: {error}"),
+        );
     }
     for (name, stage) in [("ingest", ingest), ("process", process)] {
         if let Some(missing) = missing(name, stage) {

@@ -32,7 +32,6 @@ pub async fn reconcile(topic: &Topic, context: &Context) -> Result<Action, Error
             }
         }
     }
-    context.memory.forget(&topic.uid().unwrap_or_default());
     context.hold(topic, FINALIZER, false).await?;
     Ok(Action::await_change())
 }

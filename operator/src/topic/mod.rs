@@ -137,9 +137,8 @@ fn rivals(topic: &Topic, context: &Context) -> Vec<Topic> {
     rivals.retain(|rival| {
         rival.uid() != topic.uid()
             && rival.topic_name() == topic.topic_name()
-            && servers(rival).is_some_and(|theirs| {
-                claims::same_cluster([mine.as_str()], [theirs.as_str()])
-            })
+            && servers(rival)
+                .is_some_and(|theirs| claims::same_cluster([mine.as_str()], [theirs.as_str()]))
     });
     rivals
 }
@@ -155,7 +154,11 @@ async fn apply(
     let name = &desired.name;
     let before = topic.status.as_ref();
     let was_as_declared = before.is_some_and(|status| {
-        conditions::holds(&status.conditions, condition::PROVISIONED, topic.meta().generation)
+        conditions::holds(
+            &status.conditions,
+            condition::PROVISIONED,
+            topic.meta().generation,
+        )
     });
     let mut drift = None;
     for change in changes {
@@ -170,11 +173,13 @@ async fn apply(
             TopicChange::GrowPartitions { to, .. } => kafka.grow(name, *to).await?,
             TopicChange::SetConfig { all, .. } => kafka.set_config(name, all).await?,
         }
-        let what = change.describe();
-        let reason = match (was_as_declared, change) {
-            (true, TopicChange::Create) => "TopicRecreated",
-            (true, _) => "DriftCorrected",
-            (false, change) => change.event_reason(),
+        let (reason, what) = match (was_as_declared, change) {
+            (true, TopicChange::Create) => (
+                "TopicRecreated",
+                "the topic was gone, its records with it: created it anew".to_string(),
+            ),
+            (true, change) => ("DriftCorrected", change.describe()),
+            (false, change) => (change.event_reason(), change.describe()),
         };
         let type_ = if was_as_declared {
             drift = Some(what.clone());
@@ -209,7 +214,9 @@ async fn identify(
             TopicMark {
                 id: uuid::Uuid::new_v4().to_string(),
                 // Later than any other, even where the clock was set back.
-                base: now.as_microsecond().max(last_base.map_or(0, |base| base + 1)),
+                base: now
+                    .as_microsecond()
+                    .max(last_base.map_or(0, |base| base + 1)),
                 written: now.as_second(),
             }
         }
@@ -230,8 +237,7 @@ async fn report(
         Ok(provisioned) => message(topic, &provisioned.observed),
         Err(_) => String::new(),
     };
-    let verdicts =
-        conditions::accepted_and_provisioned(outcome.as_ref().map(|_| message.as_str()));
+    let verdicts = conditions::accepted_and_provisioned(outcome.as_ref().map(|_| message.as_str()));
     let mut status = TopicStatus {
         observed_generation: generation,
         conditions: conditions::merge(&before.conditions, &verdicts, &message, generation),

@@ -61,7 +61,10 @@ fn set_config(desired: &DesiredTopic, observed: &ObservedTopic) -> Option<TopicC
     let mut differing = BTreeMap::new();
     for (key, wanted) in &desired.config {
         let there = observed.config.get(key).map(|there| there.value.clone());
-        if !there.as_ref().is_some_and(|there| same_value(wanted, there)) {
+        if !there
+            .as_ref()
+            .is_some_and(|there| same_value(wanted, there))
+        {
             differing.insert(key.clone(), (there, wanted.clone()));
         }
     }
@@ -155,7 +158,10 @@ mod tests {
 
     #[test]
     fn plans() {
-        let both = &[("retention.ms", "1000"), ("cleanup.policy", "delete, compact")];
+        let both = &[
+            ("retention.ms", "1000"),
+            ("cleanup.policy", "delete, compact"),
+        ];
         let keyed = DesiredTopic {
             keyed: true,
             ..desired(4, &[])

@@ -9,10 +9,9 @@ use datafusion::arrow::{
     datatypes::{DataType, Field, Fields, Schema, UInt32Type},
     json::{ArrayWriter, ReaderBuilder},
 };
-use insta::assert_snapshot;
 use millstream_plan::{ROW_COLUMN, SinkPlan, VirtualColumn};
 
-use crate::{plan, users};
+use crate::{assert_told, plan};
 
 const RECORDS: &str = r#"
 {"gender":"female","name":{"first":"Zoé","last":"Ångström"},"login":{"uuid":"7a0eed16-9430-4d68-901f-c0d4c1c3bf00"},"visits":3,"tags":["a","b"],"items":[{"sku":"x","amount":2}],"price":"12.50","registered":{"date":"2020-02-29T12:00:00.123Z"}}
@@ -49,37 +48,70 @@ fn decoded(plan: &SinkPlan, records: &str) -> RecordBatch {
     RecordBatch::try_new_with_options(plan.input_schema(), columns, &options).unwrap()
 }
 
-/// The rows as JSON, a line each.
+/// The rows as JSON, a line each; or what failed.
 fn rows(sql: &str) -> String {
     let plan = plan(sql);
-    let result = plan.executor().execute(&decoded(&plan, RECORDS)).unwrap();
-    shown(&result)
-}
-
-fn shown(batch: &RecordBatch) -> String {
-    let mut writer = ArrayWriter::new(Vec::new());
-    writer.write(batch).unwrap();
-    writer.finish().unwrap();
-    String::from_utf8(writer.into_inner())
-        .unwrap()
-        .replace("},{", "}\n{")
+    match plan.executor().execute(&decoded(&plan, RECORDS)) {
+        Ok(batch) => {
+            let mut writer = ArrayWriter::new(Vec::new());
+            writer.write(&batch).unwrap();
+            writer.finish().unwrap();
+            let rows = String::from_utf8(writer.into_inner()).unwrap();
+            rows.replace("},{", "}\n    {")
+        }
+        Err(error) => error.to_string(),
+    }
 }
 
 #[test]
 fn gives_rows_with_the_index_of_their_record() {
-    assert_snapshot!(rows("SELECT login.uuid AS id, name.first || ' ' || name.last AS name, visits FROM records"), @"");
-    assert_snapshot!(rows("SELECT gender, visits * 2 AS twice FROM records WHERE visits > 10"), @"");
-    assert_snapshot!(rows("SELECT gender FROM records WHERE name IS NULL"), @"");
-    assert_snapshot!(rows("SELECT gender FROM records WHERE false"), @"");
-    assert_snapshot!(rows("SELECT _key AS k, _partition AS p, _offset AS o, _timestamp AS t FROM records WHERE _offset >= 101"), @"");
-    assert_snapshot!(rows("SELECT 1 AS one, 'x' AS text FROM records"), @"");
+    assert_told!(
+        [
+            "SELECT login.uuid AS id, name.first || ' ' || name.last AS name, visits FROM records",
+            "SELECT gender, visits * 2 AS twice FROM records WHERE visits > 10",
+            "SELECT gender FROM records WHERE name IS NULL",
+            "SELECT gender FROM records WHERE false",
+            "SELECT _key AS k, _partition AS p, _offset AS o, _timestamp AS t FROM records WHERE _offset >= 101",
+            "SELECT 1 AS one, 'x' AS text FROM records",
+        ],
+        rows
+    );
 }
 
 #[test]
-fn gives_every_type() {
-    assert_snapshot!(rows(
-        "SELECT tags, tags[2] AS second, items[1].amount AS amount, price, registered.date AS at, cardinality(tags) AS n, location.street.number, date_trunc('day', registered.date) AS day, CAST('9999-12-31T00:00:00+02:00' AS TIMESTAMP) AS far FROM records"
-    ), @"");
+fn computes() {
+    assert_told!(
+        [
+            "SELECT tags, tags[2] AS second, items[1].amount AS amount, cardinality(tags) AS n FROM records",
+            "SELECT price, price * 2 AS twice, location.street.number FROM records",
+            "SELECT registered.date AS at, date_trunc('day', registered.date) AS day, CAST(registered.date AS DATE) AS date FROM records WHERE visits = 3",
+            "SELECT CAST('9999-12-31T00:00:00+02:00' AS TIMESTAMP) AS far FROM records WHERE visits = 3",
+            // Functions that are but other words for something else.
+            "SELECT coalesce(gender, name.first, '?') AS a, nvl(visits, 0) AS b, nullif(gender, 'male') AS c FROM records",
+            "SELECT arrow_cast(visits, 'UInt64') AS a, arrow_cast(gender, 'LargeUtf8') AS b, to_timestamp('2024-01-01') AS c FROM records WHERE visits = 3",
+            "SELECT greatest(visits, 10) AS a, concat(gender, '-', visits) AS b, md5(gender) AS c, regexp_replace(gender, 'e(.)', '<$1>') AS d FROM records",
+            "SELECT gender LIKE 'f%' AS a, gender IN ('male', 'x') AS b, visits BETWEEN 1 AND 5 AS c, gender ~ 'a.e' AS d FROM records",
+            "SELECT CASE gender WHEN 'male' THEN 'm' ELSE 'f' END AS g, extract(year FROM registered.date) AS year FROM records",
+            "SELECT array_to_string(tags, '|') AS a, array_contains(tags, 'b') AS b, make_array(visits, 1) AS c FROM records",
+            "SELECT TRY_CAST(gender AS INT) AS a, CAST(visits AS TEXT) AS b, trim(BOTH 'f' FROM gender) AS c, substring(gender FROM 2 FOR 3) AS d FROM records",
+        ],
+        rows
+    );
+}
+
+#[test]
+fn says_what_failed() {
+    assert_told!(
+        [
+            "SELECT CAST(gender AS TIMESTAMP) AS at FROM records",
+            "SELECT visits, CAST(gender AS INT) AS g FROM records",
+            "SELECT CAST(visits + 9223372036854775800 AS BIGINT) AS v FROM records",
+            "SELECT CAST(visits * 1000 AS SMALLINT) AS v FROM records",
+            "SELECT visits / 0 AS v FROM records",
+            "SELECT visits FROM records WHERE CAST(gender AS INT) > 1",
+        ],
+        rows
+    );
 }
 
 #[test]
@@ -112,29 +144,22 @@ fn one_bad_value_fails_its_batch_and_is_found_by_halving() {
         &plan,
         "{\"gender\":\"1\"}\n{\"gender\":\"forty\"}\n{\"gender\":null}",
     );
-    assert_snapshot!(executor.execute(&batch).unwrap_err(), @"");
+    let told = executor.execute(&batch).unwrap_err().to_string();
+    assert_eq!(
+        told,
+        "column `age`: Cannot cast string 'forty' to value of Int32 type"
+    );
     assert_eq!(executor.execute(&batch.slice(0, 1)).unwrap().num_rows(), 1);
     assert!(executor.execute(&batch.slice(1, 1)).is_err());
     assert_eq!(executor.execute(&batch.slice(2, 1)).unwrap().num_rows(), 1);
 }
 
 #[test]
-fn says_what_failed() {
-    let failure = |sql: &str, records: &str| {
-        let plan = plan(sql);
-        plan.executor()
-            .execute(&decoded(&plan, records))
-            .unwrap_err()
-            .to_string()
-    };
-    let record = r#"{"gender":"not a date","visits":9223372036854775807}"#;
-    assert_snapshot!(failure("SELECT CAST(gender AS TIMESTAMP) AS at FROM records", record), @"");
-    assert_snapshot!(failure("SELECT CAST(visits AS INT) AS v FROM records", record), @"");
-    assert_snapshot!(failure("SELECT visits / 0 AS v FROM records", record), @"");
-    assert_snapshot!(failure("SELECT visits FROM records WHERE CAST(gender AS INT) > 1", record), @"");
+fn refuses_a_batch_without_its_columns() {
     let plan = plan("SELECT visits, gender FROM records");
-    let wrong = decoded(&plan, record).project(&[0]).unwrap();
-    assert_snapshot!(plan.executor().execute(&wrong).unwrap_err(), @"");
+    let wrong = decoded(&plan, RECORDS).project(&[0]).unwrap();
+    let told = plan.executor().execute(&wrong).unwrap_err().to_string();
+    assert!(told.contains("no column"), "{told}");
 }
 
 /// Arrow allows values beneath a null struct; SQL has none there.
@@ -152,19 +177,4 @@ fn a_field_of_a_null_struct_is_null() {
     let result = plan.executor().execute(&batch).unwrap();
     assert_eq!(result.column(0).null_count(), 1);
     assert_eq!(result.column(1).as_primitive::<UInt32Type>().values(), &[1]);
-}
-
-/// What the worker counts on: the types of the plan are the types of the result.
-#[test]
-fn result_types_are_the_planned_ones() {
-    let sql = "SELECT length(gender) AS a, cardinality(tags) AS b, sha256(gender) AS c, now_is AS d, price * 2 AS e, arrow_cast(gender, 'LargeUtf8') AS f, arrow_cast(visits, 'UInt64') AS g FROM records";
-    let sql = sql.replace("now_is", "to_timestamp('2024-01-01')");
-    let plan = SinkPlan::new(&users(), "s", &sql).unwrap();
-    let result = plan
-        .executor()
-        .execute(&decoded(&plan, "{\"visits\":1}"))
-        .unwrap();
-    for (column, found) in plan.columns.iter().zip(result.columns()) {
-        assert_eq!(column.data_type, *found.data_type(), "{}", column.name);
-    }
 }

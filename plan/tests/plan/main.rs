@@ -42,10 +42,13 @@ fn error(sql: &str) -> String {
     }
 }
 
-/// Each input, and below it what comes of it.
-fn told<'a>(inputs: &[&'a str], outcome: impl Fn(&'a str) -> String) -> String {
-    let told = inputs
-        .iter()
-        .map(|input| format!("{input}\n    {}\n", outcome(input)));
-    told.collect::<Vec<_>>().join("\n")
+/// A snapshot of each input, and below it what comes of it.
+macro_rules! assert_told {
+    ($inputs:expr, $outcome:expr) => {
+        insta::with_settings!({omit_expression => true}, {
+            let told = $inputs.iter().map(|input| format!("{input}\n    {}\n", $outcome(*input)));
+            insta::assert_snapshot!(told.collect::<Vec<_>>().join("\n"));
+        })
+    };
 }
+use assert_told;

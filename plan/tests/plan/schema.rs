@@ -1,7 +1,6 @@
-use insta::assert_snapshot;
 use millstream_plan::{RecordSchema, SchemaField, SchemaType};
 
-use crate::told;
+use crate::assert_told;
 
 fn outcome(text: &str) -> String {
     match RecordSchema::parse(text) {
@@ -32,8 +31,8 @@ fn shown_type(data_type: &SchemaType) -> String {
 
 #[test]
 fn accepts() {
-    assert_snapshot!(told(
-        &[
+    assert_told!(
+        [
             "gender TEXT, name STRUCT<first TEXT, last TEXT>, tags ARRAY<TEXT>, at TIMESTAMP",
             "a boolean, b Bool, c tinyint, d SMALLINT, e INT, f INTEGER, g BIGINT, h LONG",
             "a FLOAT, b REAL, c DOUBLE, d DOUBLE PRECISION, e DECIMAL, f DECIMAL(5), g NUMERIC(38, 38)",
@@ -48,7 +47,7 @@ fn accepts() {
             "a INT -- the first\n, /* and */ b INT",
         ],
         outcome
-    ));
+    );
 }
 
 #[test]
@@ -56,8 +55,8 @@ fn refuses() {
     let deep = format!("a {}INT{}", "ARRAY<".repeat(17), ">".repeat(17));
     let many: Vec<_> = (0..2_001).map(|n| format!("a{n} INT")).collect();
     let many = many.join(",");
-    assert_snapshot!(told(
-        &[
+    assert_told!(
+        [
             "",
             "a",
             "a INT,",
@@ -87,10 +86,15 @@ fn refuses() {
             "a TIMESTAMP WITH ZONE",
         ],
         outcome
-    ));
-    assert_snapshot!(outcome(&deep), @"");
-    assert_snapshot!(outcome(&many), @"");
-    assert_snapshot!(outcome(&" ".repeat(65_537)), @"");
+    );
+    for (text, says) in [
+        (deep, "16 levels"),
+        (many, "2000 fields"),
+        (" ".repeat(65_537), "65536 bytes"),
+    ] {
+        let told = outcome(&text);
+        assert!(told.contains(says), "{told}");
+    }
 }
 
 #[test]
@@ -99,11 +103,17 @@ fn arrow_types() {
         "id UUID, at TIMESTAMP, born DATE, price DECIMAL(10, 2), place STRUCT<tags ARRAY<TEXT>>",
     )
     .unwrap();
-    let types = schema
-        .arrow()
+    let expected = [
+        "Utf8",
+        "Timestamp(µs, \"+00:00\")",
+        "Date32",
+        "Decimal128(10, 2)",
+        "Struct(\"tags\": List(Utf8))",
+    ];
+    let schema = schema.arrow();
+    let found = schema
         .fields()
         .iter()
-        .map(|field| field.data_type().to_string())
-        .collect::<Vec<_>>();
-    assert_snapshot!(types.join("\n"), @"");
+        .map(|field| field.data_type().to_string());
+    assert_eq!(found.collect::<Vec<_>>(), expected);
 }

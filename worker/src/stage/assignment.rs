@@ -10,7 +10,7 @@ use millstream_api::worker::CommitMetadata;
 use rdkafka::{
     ClientContext, Offset, Statistics, TopicPartitionList,
     config::RDKafkaLogLevel,
-    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     types::RDKafkaRespErr,
 };
@@ -39,7 +39,6 @@ struct State {
     epoch: u64,
     /// Partitions under which this worker has committed before.
     known: BTreeSet<i32>,
-    committing: bool,
     failure: Option<String>,
 }
 
@@ -120,29 +119,44 @@ impl Assignment {
         }
     }
 
-    /// What is to be committed, if anything is, and no commit is under way.
-    pub fn start_commit(&self) -> KafkaResult<Option<TopicPartitionList>> {
-        let mut state = self.state();
-        if state.committing {
-            return Ok(None);
+    /// Commits what is acknowledged. Blocks: Kafka's client tells the result of a commit only to
+    /// whom waits for it.
+    pub fn commit(&self, consumer: &impl Consumer<Self>) {
+        let committed = self.uncommitted().and_then(|list| {
+            if list.count() > 0 {
+                consumer.commit(&list, CommitMode::Sync)?;
+            }
+            Ok(list)
+        });
+        match committed {
+            Ok(list) => {
+                self.committed(&list);
+                self.status.clear(COMMIT);
+            }
+            // The next commit, after the rebalance, covers this one.
+            Err(error) if is_rebalance(&error) => tracing::debug!(%error, "commit"),
+            Err(error) => self
+                .status
+                .fail(COMMIT, format!("can't commit offsets: {error}")),
         }
-        let list = self.uncommitted(&state)?;
-        state.committing = list.count() > 0;
-        Ok(Some(list).filter(|list| list.count() > 0))
     }
 
-    /// The commit that was started could not be sent.
-    pub fn abandon_commit(&self) {
-        self.state().committing = false;
+    fn committed(&self, list: &TopicPartitionList) {
+        let mut state = self.state();
+        for element in list.elements() {
+            let partition = element.partition();
+            state.known.insert(partition);
+            if let (Some(owned), Offset::Offset(offset)) =
+                (state.partitions.get_mut(&partition), element.offset())
+            {
+                owned.committed = Some(offset);
+            }
+        }
     }
 
-    /// What is to be committed at the end.
-    pub fn last_commit(&self) -> KafkaResult<TopicPartitionList> {
-        self.uncommitted(&self.state())
-    }
-
-    fn uncommitted(&self, state: &State) -> KafkaResult<TopicPartitionList> {
+    fn uncommitted(&self) -> KafkaResult<TopicPartitionList> {
         let mut list = TopicPartitionList::new();
+        let state = self.state();
         for (partition, owned) in &state.partitions {
             let Some(next) = owned.acknowledged else {
                 continue;
@@ -288,32 +302,6 @@ impl ConsumerContext for Assignment {
                 }
             }
             _ => self.revoke(consumer, list),
-        }
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let mut state = self.state();
-        state.committing = false;
-        if result.is_ok() {
-            for element in offsets.elements() {
-                let partition = element.partition();
-                let Offset::Offset(offset) = element.offset() else {
-                    continue;
-                };
-                state.known.insert(partition);
-                if let Some(owned) = state.partitions.get_mut(&partition) {
-                    owned.committed = Some(offset);
-                }
-            }
-        }
-        drop(state);
-        match result {
-            Ok(()) => self.status.clear(COMMIT),
-            // The next commit, after the rebalance, covers this one.
-            Err(error) if is_rebalance(&error) => tracing::debug!(%error, "commit"),
-            Err(error) => self
-                .status
-                .fail(COMMIT, format!("can't commit offsets: {error}")),
         }
     }
 }

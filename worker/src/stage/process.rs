@@ -9,13 +9,13 @@ use millstream_api::worker::{CommitMetadata, ProcessConfig, SinkConfig};
 use millstream_plan::{RecordSchema, SinkPlan};
 use rdkafka::{
     ClientConfig, Message,
-    consumer::{CommitMode, Consumer, MessageStream, StreamConsumer},
+    consumer::{Consumer, MessageStream, StreamConsumer},
     error::{KafkaError, RDKafkaErrorCode},
     message::BorrowedMessage,
 };
 use tokio::{
     sync::Mutex,
-    task::{JoinHandle, JoinSet},
+    task::{JoinError, JoinHandle, JoinSet},
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
@@ -176,7 +176,7 @@ impl SinkStage {
         Ok(())
     }
 
-    fn consumer(&self) -> anyhow::Result<SinkConsumer> {
+    fn consumer(&self) -> anyhow::Result<Arc<SinkConsumer>> {
         let parts = &self.parts;
         let assignment = Assignment::new(
             parts.status.clone(),
@@ -184,14 +184,17 @@ impl SinkStage {
             &parts.config.name,
             &parts.topic,
         );
-        let consumer = parts.consumer.create_with_context(assignment);
-        consumer.context("the Kafka client refuses its configuration")
+        let consumer: SinkConsumer = parts
+            .consumer
+            .create_with_context(assignment)
+            .context("the Kafka client refuses its configuration")?;
+        Ok(Arc::new(consumer))
     }
 
     /// The loop: read → transform → write → acknowledge → commit.
     async fn consume(
         self: &Arc<Self>,
-        consumer: &SinkConsumer,
+        consumer: &Arc<SinkConsumer>,
         shutdown: &CancellationToken,
     ) -> Result<(), Stop> {
         let status = &self.parts.status;
@@ -206,6 +209,7 @@ impl SinkStage {
         let mut batch = Batch::default();
         let mut in_flight = InFlight::new();
         let mut flow = Flow::default();
+        let mut commit = Commit::default();
         let mut tick = tokio::time::interval(COMMIT_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -219,7 +223,7 @@ impl SinkStage {
                     if let Some(failure) = consumer.context().take_failure() {
                         return Err(Stop::Retry(failure));
                     }
-                    commit(consumer)?;
+                    commit.start(consumer);
                     flow.adjust(consumer, batch.is_full())?;
                 }
                 Some(record) = records.next(), if flow.paused || !batch.is_full() => {
@@ -239,8 +243,8 @@ impl SinkStage {
         while let Some(acknowledged) = in_flight.next().await {
             self.acknowledge(consumer, acknowledged)?;
         }
-        self.commit_last(consumer);
-        Ok(())
+        let last = commit.finish(consumer).await;
+        last.map_err(|error| Stop::Fatal(error.into()))
     }
 
     /// Adds a record to the batch, and all that are there already.
@@ -323,7 +327,7 @@ impl SinkStage {
     fn acknowledge(
         &self,
         consumer: &SinkConsumer,
-        acknowledged: Result<anyhow::Result<Acknowledged>, tokio::task::JoinError>,
+        acknowledged: Result<anyhow::Result<Acknowledged>, JoinError>,
     ) -> Result<(), Stop> {
         let acknowledged = acknowledged
             .map_err(anyhow::Error::new)
@@ -331,20 +335,6 @@ impl SinkStage {
             .map_err(Stop::Fatal)?;
         consumer.context().acknowledge(&acknowledged);
         Ok(())
-    }
-
-    /// Commits what is acknowledged, before the group is left.
-    fn commit_last(&self, consumer: &SinkConsumer) {
-        let committed = tokio::task::block_in_place(|| {
-            let list = consumer.context().last_commit()?;
-            match list.count() {
-                0 => Ok(()),
-                _ => consumer.commit(&list, CommitMode::Sync),
-            }
-        });
-        if let Err(error) = committed {
-            tracing::warn!(%error, "the last commit failed; its records will be written again");
-        }
     }
 
     /// Waits until the topic can be seen.
@@ -412,15 +402,32 @@ impl Flow {
     }
 }
 
-fn commit(consumer: &SinkConsumer) -> Result<(), KafkaError> {
-    let assignment = consumer.context();
-    if let Some(list) = assignment.start_commit()?
-        && let Err(error) = consumer.commit(&list, CommitMode::Async)
-    {
-        assignment.abandon_commit();
-        tracing::debug!(%error, "commit");
+/// The commit that is under way, if one is.
+#[derive(Default)]
+struct Commit(Option<JoinHandle<()>>);
+
+impl Commit {
+    /// Starts one, where none is under way.
+    fn start(&mut self, consumer: &Arc<SinkConsumer>) {
+        if self.0.as_ref().is_none_or(JoinHandle::is_finished) {
+            let consumer = consumer.clone();
+            self.0 = Some(tokio::task::spawn_blocking(move || {
+                consumer.context().commit(&*consumer);
+            }));
+        }
     }
-    Ok(())
+
+    /// Waits for the one that is under way, and makes a last one.
+    async fn finish(mut self, consumer: &Arc<SinkConsumer>) -> Result<(), JoinError> {
+        if let Some(running) = self.0.take() {
+            running.await?;
+        }
+        self.start(consumer);
+        match self.0 {
+            Some(last) => last.await,
+            None => Ok(()),
+        }
+    }
 }
 
 /// What a batch adds to the counts of its partitions.

@@ -143,10 +143,15 @@ impl Launch {
     }
 
     fn java(place: &Place, arguments: Vec<String>) -> Result<Self> {
-        let java = java::find()?.program.display().to_string();
+        let own = vec![
+            java::find()?.program.display().to_string(),
+            // Nothing of it is left under /tmp.
+            "-XX:-UsePerfData".to_owned(),
+            format!("-Djava.io.tmpdir={}", place.config.display()),
+        ];
         Ok(Self {
             program: "java",
-            command: [vec![java], place.java_options.clone(), arguments].concat(),
+            command: [own, place.java_options.clone(), arguments].concat(),
         })
     }
 

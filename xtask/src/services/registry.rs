@@ -30,7 +30,6 @@ pub(super) fn command(place: &Place, progress: &Progress) -> Result<Launch> {
         "-Dquarkus.log.console.json=false".to_owned(),
         "-Dapicurio.storage.kind=sql".to_owned(),
         format!("-Dapicurio.datasource.url=jdbc:h2:file:{data}/registry"),
-        format!("-Djava.io.tmpdir={data}"),
         "-jar".to_owned(),
         jars.join("apicurio-registry-app-3.0.9-runner.jar")
             .display()

@@ -16,7 +16,6 @@ use uuid::Uuid;
 
 use crate::records::{TEXT_COLUMNS, Users};
 
-pub const KEYSPACE: &str = "millstream_bench";
 /// Parts of the token ring that are read one by one, a few at the same time.
 const RANGES: i128 = 64;
 
@@ -38,6 +37,8 @@ type Cell = Option<String>;
 
 pub struct Cassandra {
     session: Arc<Session>,
+    /// Of this run alone.
+    pub keyspace: String,
 }
 
 impl Cassandra {
@@ -54,26 +55,27 @@ impl Cassandra {
             .with_context(|| format!("connecting to Cassandra at {address}"))?;
         let this = Self {
             session: Arc::new(session),
+            keyspace: format!("millstream_bench_{}", std::process::id()),
         };
         this.ddl(&format!(
-            "CREATE KEYSPACE IF NOT EXISTS {KEYSPACE} WITH replication = \
-             {{'class': 'SimpleStrategy', 'replication_factor': 1}}"
+            "CREATE KEYSPACE {} WITH replication = \
+             {{'class': 'SimpleStrategy', 'replication_factor': 1}}",
+            this.keyspace
         ))
         .await?;
         Ok(this)
     }
 
-    /// Makes a table for users, empty even if an interrupted run has left it.
+    /// Makes a table for users.
     pub async fn create_table(&self, name: &str) -> Result<Table> {
-        self.ddl(&format!("DROP TABLE IF EXISTS {KEYSPACE}.{name}"))
-            .await?;
+        let table = format!("{}.{name}", self.keyspace);
         let columns = TEXT_COLUMNS.join(" text, ");
         self.ddl(&format!(
-            "CREATE TABLE {KEYSPACE}.{name} (id uuid PRIMARY KEY, {columns} text)"
+            "CREATE TABLE {table} (id uuid PRIMARY KEY, {columns} text)"
         ))
         .await?;
         let prepare = async |what: String| self.session.prepare(format!("SELECT {what}")).await;
-        let from = format!("FROM {KEYSPACE}.{name}");
+        let from = format!("FROM {table}");
         Ok(Table {
             any: prepare(format!("id {from} LIMIT 1")).await?,
             one: prepare(format!("id {from} WHERE id = ?")).await?,
@@ -89,7 +91,7 @@ impl Cassandra {
 
     /// Removes the keyspace.
     pub async fn clean_up(&self) -> Result<()> {
-        self.ddl(&format!("DROP KEYSPACE {KEYSPACE}")).await
+        self.ddl(&format!("DROP KEYSPACE {}", self.keyspace)).await
     }
 
     async fn ddl(&self, statement: &str) -> Result<()> {

@@ -28,7 +28,7 @@ impl Bench {
     /// Runs an engine over the topic, from its start to a lag of zero.
     pub async fn drain(&self, kind: Kind, topic: &str, table: &str) -> Result<Drained> {
         let table = self.cassandra.create_table(table).await?;
-        let mut engine = Engine::start(kind, &self.environment, topic, &table.name)?;
+        let mut engine = Engine::start(self, kind, topic, &table.name)?;
         while !table.has_rows().await? {
             still_going(&mut engine).with_context(|| format!("{kind} has written no row"))?;
             tokio::time::sleep(POLL).await;
@@ -37,7 +37,7 @@ impl Bench {
         let group = self.kafka.group(topic, &engine.group)?;
         let whole = committed(&group, &mut engine, self.records)
             .await
-            .with_context(|| format!("{kind} has not committed every record"))?
+            .with_context(|| format!("{kind} is not done"))?
             - engine.started;
         let usage = engine.usage()?;
         drop(engine);
@@ -55,10 +55,12 @@ impl Bench {
 /// Waits until the group has committed so many records, and says when that was.
 pub async fn committed(group: &Group, engine: &mut Engine, records: u64) -> Result<Instant> {
     loop {
-        if group.committed()? >= i64::try_from(records)? {
+        let committed = group.committed()?;
+        if committed >= i64::try_from(records)? {
             return Ok(Instant::now());
         }
-        still_going(engine)?;
+        still_going(engine)
+            .with_context(|| format!("{committed} of {records} records are committed"))?;
         tokio::time::sleep(POLL).await;
     }
 }

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::{
-    cassandra::KEYSPACE,
+    Bench,
     kafka::{PARTITIONS, dead_letter},
     records::TEXT_COLUMNS,
 };
@@ -36,10 +36,9 @@ const SCHEMA: &str = "
     >,
     email TEXT,
     login STRUCT<uuid UUID, username TEXT>,
-    dob STRUCT<date TEXT, age INT>,
+    dob STRUCT<age INT>,
     registered STRUCT<date TEXT, age INT>,
     phone TEXT,
-    cell TEXT,
     picture STRUCT<medium TEXT>,
     nat TEXT";
 
@@ -100,9 +99,10 @@ pub struct Usage {
 
 impl Engine {
     /// Starts an engine with a group of its own, from `topic` to `table`.
-    pub fn start(kind: Kind, environment: &Environment, topic: &str, table: &str) -> Result<Self> {
+    pub fn start(bench: &Bench, kind: Kind, topic: &str, table: &str) -> Result<Self> {
+        let environment = &bench.environment;
         let folder = tempfile::tempdir()?;
-        let config = config(environment, topic, table);
+        let config = config(environment, topic, &bench.cassandra.keyspace, table);
         let config_file = folder.path().join("worker.yaml");
         // JSON is YAML.
         fs::write(
@@ -198,7 +198,7 @@ fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-fn config(environment: &Environment, topic: &str, table: &str) -> ProcessConfig {
+fn config(environment: &Environment, topic: &str, keyspace: &str, table: &str) -> ProcessConfig {
     let column = |name: &str, cql_type| ColumnSpec {
         name: name.into(),
         cql_type,
@@ -233,7 +233,7 @@ fn config(environment: &Environment, topic: &str, table: &str) -> ProcessConfig 
         sinks: vec![SinkConfig {
             name: SINK.into(),
             sql: SQL.into(),
-            keyspace: KEYSPACE.into(),
+            keyspace: keyspace.into(),
             table: TableSpec {
                 name: table.into(),
                 columns: [column("id", CqlType::Uuid)]

@@ -39,7 +39,7 @@ impl Bench {
     pub async fn latency(&self, kind: Kind, topic: &str, table: &str) -> Result<Latency> {
         self.kafka.create_topic(topic).await?;
         let table = Arc::new(self.cassandra.create_table(table).await?);
-        let mut engine = Engine::start(kind, &self.environment, topic, &table.name)?;
+        let mut engine = Engine::start(self, kind, topic, &table.name)?;
         let records = self.kafka.producer(topic, Duration::ZERO)?;
         let first = self.users.user(0);
         records.send(&first)?;

@@ -126,10 +126,10 @@ impl User {
             false => self.postcode(),
         };
         let (title, nat) = (self.title(), &country[..2].to_uppercase());
-        let (age, cell) = (18 + self.bits % 60, self.bits % 10_000_000);
+        let age = 18 + self.bits % 60;
         let id = self.id;
         format!(
-            r#"{{"gender":"{gender}","name":{{"title":"{title}","first":"{first}","last":"{last}"}},"location":{{"street":{{"number":{number},"name":"{street}"}},"city":"{city}","state":"{state}","country":"{country}","postcode":{postcode}}},"email":"{email}","login":{{"uuid":"{id}","username":"{username}"}},"dob":{{"date":"1970-01-10T16:09:54.844Z","age":{age}}},"registered":{{"date":"{registered}","age":7}},"phone":"{phone}","cell":"{cell}","id":{{"name":"SSN","value":null}},"picture":{{"medium":"{picture}"}},"nat":"{nat}"}}"#
+            r#"{{"gender":"{gender}","name":{{"title":"{title}","first":"{first}","last":"{last}"}},"location":{{"street":{{"number":{number},"name":"{street}"}},"city":"{city}","state":"{state}","country":"{country}","postcode":{postcode}}},"email":"{email}","login":{{"uuid":"{id}","username":"{username}"}},"dob":{{"age":{age}}},"registered":{{"date":"{registered}","age":7}},"phone":"{phone}","id":{{"name":"SSN","value":null}},"picture":{{"medium":"{picture}"}},"nat":"{nat}"}}"#
         )
     }
 

@@ -40,10 +40,7 @@ fn users() -> ObservedTable {
 fn observed(users: ObservedTable) -> ObservedKeyspace {
     let class = "org.apache.cassandra.locator.NetworkTopologyStrategy";
     ObservedKeyspace {
-        replication: BTreeMap::from([
-            ("class".into(), class.into()),
-            ("dc1".into(), "3".into()),
-        ]),
+        replication: BTreeMap::from([("class".into(), class.into()), ("dc1".into(), "3".into())]),
         durable_writes: true,
         tables: BTreeMap::from([("users".into(), users)]),
     }

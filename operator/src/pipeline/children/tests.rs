@@ -104,7 +104,12 @@ fn a_keyspace_that_a_person_made_is_given_tables_only() {
         "{name: users, columns: [{name: id, type: uuid}], primaryKey: {partitionKey: [id]}}",
     )
     .unwrap();
-    let made = keyspace(&pipeline, "spark_streams", None, std::slice::from_ref(&table));
+    let made = keyspace(
+        &pipeline,
+        "spark_streams",
+        None,
+        std::slice::from_ref(&table),
+    );
     insta::assert_snapshot!("keyspace", yaml(&made));
 
     let spec: KeyspaceSpec = serde_saphyr::from_str("{keyspaceName: spark_streams}").unwrap();
@@ -148,5 +153,8 @@ fn a_workers_configuration_can_be_read_back() {
         schema: "id UUID, -- with a comment: and a colon\nname TEXT\n".into(),
     });
     let yaml = worker_yaml(&config).unwrap();
-    assert_eq!(serde_saphyr::from_str::<WorkerConfig>(&yaml).unwrap(), config);
+    assert_eq!(
+        serde_saphyr::from_str::<WorkerConfig>(&yaml).unwrap(),
+        config
+    );
 }

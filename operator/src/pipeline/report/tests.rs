@@ -65,7 +65,11 @@ fn with_error(place: &str) -> Observed {
 }
 
 /// The conditions as lines of text.
-fn conditions_of(pipeline: &DataPipeline, outcome: Result<(), Error>, observed: &Observed) -> String {
+fn conditions_of(
+    pipeline: &DataPipeline,
+    outcome: Result<(), Error>,
+    observed: &Observed,
+) -> String {
     let status = status(pipeline, &DataPipelineStatus::default(), &outcome, observed);
     let lines = status.conditions.iter().map(|condition| {
         format!(
@@ -96,13 +100,28 @@ fn conditions_say_where_a_pipeline_stands() {
     let invalid = Error::InvalidSql("sink `a`, line 1, column 8: no column `idd`".into());
     let cases = [
         ("healthy", conditions_of(&pipeline, Ok(()), &healthy())),
-        ("first visit", conditions_of(&pipeline, Ok(()), &Observed::default())),
-        ("invalid, while an older version runs", conditions_of(&pipeline, Err(invalid), &healthy())),
-        ("a child fails", conditions_of(&pipeline, Err(child), &healthy())),
+        (
+            "first visit",
+            conditions_of(&pipeline, Ok(()), &Observed::default()),
+        ),
+        (
+            "invalid, while an older version runs",
+            conditions_of(&pipeline, Err(invalid), &healthy()),
+        ),
+        (
+            "a child fails",
+            conditions_of(&pipeline, Err(child), &healthy()),
+        ),
         ("not ready", conditions_of(&pipeline, Ok(()), &unready)),
         ("rolling", conditions_of(&pipeline, Ok(()), &rolling)),
-        ("worker error", conditions_of(&pipeline, Ok(()), &with_error("a"))),
-        ("source error", conditions_of(&pipeline, Ok(()), &with_error("ingest"))),
+        (
+            "worker error",
+            conditions_of(&pipeline, Ok(()), &with_error("a")),
+        ),
+        (
+            "source error",
+            conditions_of(&pipeline, Ok(()), &with_error("ingest")),
+        ),
         ("paused", conditions_of(&paused, Ok(()), &healthy())),
         ("scaled to zero", conditions_of(&pipeline, Ok(()), &at_zero)),
     ];
@@ -115,7 +134,12 @@ fn conditions_say_where_a_pipeline_stands() {
 
 #[test]
 fn numbers_are_of_the_sink_that_lags_most_and_of_all_sinks() {
-    let status = status(&pipeline(), &DataPipelineStatus::default(), &Ok(()), &healthy());
+    let status = status(
+        &pipeline(),
+        &DataPipelineStatus::default(),
+        &Ok(()),
+        &healthy(),
+    );
     assert_eq!(
         (status.records, status.lag, status.rows, status.replicas),
         (Some(10), Some(4), Some(15), Some(2))
@@ -129,13 +153,25 @@ fn numbers_are_of_the_sink_that_lags_most_and_of_all_sinks() {
 #[test]
 fn what_was_seen_last_stays_while_kafka_cannot_be_asked() {
     let pipeline = pipeline();
-    let seen = status(&pipeline, &DataPipelineStatus::default(), &Ok(()), &healthy());
+    let seen = status(
+        &pipeline,
+        &DataPipelineStatus::default(),
+        &Ok(()),
+        &healthy(),
+    );
     let blind = Observed {
         progress: None,
         ..with_error("b")
     };
     let status = status(&pipeline, &seen, &Ok(()), &blind);
-    assert_eq!((status.lag, status.rows, status.records), (seen.lag, seen.rows, seen.records));
-    let errors: Vec<_> = status.sinks.iter().map(|sink| sink.last_error.as_deref()).collect();
+    assert_eq!(
+        (status.lag, status.rows, status.records),
+        (seen.lag, seen.rows, seen.records)
+    );
+    let errors: Vec<_> = status
+        .sinks
+        .iter()
+        .map(|sink| sink.last_error.as_deref())
+        .collect();
     assert_eq!(errors, [None, Some("table k.a is gone")]);
 }

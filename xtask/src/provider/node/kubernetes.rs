@@ -1,12 +1,13 @@
 //! Kubernetes itself: its programs, their order, and when it serves.
 
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::layout::{API_PORT, Layout, NODE, NODE_NAME, SERVICES, text};
+use super::layout::{API_PORT, Layout, NODE, NODE_NAME, SERVICES, address, text};
 use super::namespaces::{Namespaces, Unit};
 use super::units::Units;
 use crate::process::{self, SHORT};
@@ -115,6 +116,9 @@ impl Kubernetes<'_> {
     }
 
     fn api_is_ready(&self) -> Result<()> {
+        // Saves a process for each question before there is anybody to answer.
+        let address = SocketAddr::new(address(), API_PORT);
+        TcpStream::connect_timeout(&address, SHORT).context("nothing listens yet")?;
         process::run(self.kubectl().args(["get", "--raw", "/readyz"]))
     }
 

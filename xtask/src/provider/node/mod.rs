@@ -75,10 +75,8 @@ impl Node {
         debian::ensure_program("go", "golang-go", "build Kubernetes", progress)?;
         thread::scope(|scope| {
             let jars = scope.spawn(|| {
-                let fetched = Service::ALL.iter().map(|service| service.fetch(progress));
-                fetched
-                    .map(|options| options.map(drop))
-                    .collect::<Result<()>>()
+                let mut services = Service::ALL.iter();
+                services.try_for_each(|service| service.fetch(progress).map(drop))
             });
             let binaries = build::binaries(progress);
             join(jars)?;
@@ -89,8 +87,8 @@ impl Node {
     /// The namespaces that are there, or new ones over an empty run folder.
     fn namespaces(&self, progress: &Progress) -> Result<Namespaces> {
         let node = match self.find() {
-            Some(node) => node,
-            None => {
+            Some(node) if self.layout.namespaces_ready().exists() => node,
+            _ => {
                 let step = progress.step("the node's namespaces");
                 self.clear()?;
                 fs::create_dir_all(self.layout.logs())?;

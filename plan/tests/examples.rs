@@ -1,0 +1,71 @@
+//! The pipelines of `examples/` are accepted.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+
+use millstream_api::DataPipeline;
+use millstream_plan::{RecordSchema, SinkPlan, key_pointers};
+
+/// Plans a pipeline as the operator does; gives the record's key and the tables' columns.
+fn plan(example: &str) -> (Vec<String>, Vec<String>) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../examples")
+        .join(example);
+    let text = std::fs::read_to_string(path.join("pipeline.yaml")).unwrap();
+    let pipeline: DataPipeline = serde_saphyr::from_str(&text).unwrap();
+    let schema = RecordSchema::parse(&pipeline.spec.schema).unwrap();
+    let mut plans = Vec::new();
+    for sink in &pipeline.spec.sinks {
+        let plan = SinkPlan::new(&schema, &sink.name, &sink.sql).unwrap();
+        let key = sink.cassandra.primary_key.as_ref().unwrap();
+        let table = plan.declare_table(&sink.cassandra.table, key).unwrap();
+        plans.push((plan, table));
+    }
+    let columns = |table: &millstream_api::keyspace::TableSpec| {
+        let columns = table.columns.iter();
+        let columns: Vec<_> = columns
+            .map(|c| format!("{} {}", c.name, c.cql_type))
+            .collect();
+        format!("{}: {}", table.name, columns.join(", "))
+    };
+    let tables = plans.iter().map(|(_, table)| columns(table)).collect();
+    let sinks: Vec<_> = plans.iter().map(|(plan, table)| (plan, table)).collect();
+    (
+        key_pointers(&pipeline.spec.topic.key, &sinks).unwrap(),
+        tables,
+    )
+}
+
+#[test]
+fn users() {
+    let (key, tables) = plan("users");
+    assert_eq!(key, ["/login/uuid"]);
+    assert_eq!(
+        tables,
+        [
+            "created_users: id uuid, first_name text, last_name text, gender text, address text, \
+          post_code text, email text, username text, registered_date text, phone text, picture text"
+        ]
+    );
+}
+
+#[test]
+fn licenses() {
+    let (key, tables) = plan("licenses");
+    assert_eq!(key, ["/license_nbr"]);
+    assert_eq!(tables.len(), 2);
+    assert!(
+        tables[0].contains("lic_expir_dd timestamp"),
+        "{}",
+        tables[0]
+    );
+}
+
+#[test]
+fn generator() {
+    let (key, tables) = plan("generator");
+    assert_eq!(key, ["/order_id"]);
+    assert!(tables[0].contains("total double"), "{}", tables[0]);
+    assert_eq!(tables[1], "gifts: order_id uuid, customer text");
+}
