@@ -18,7 +18,11 @@ pub use keyspace::{Keyspace, KeyspaceSpec, KeyspaceStatus};
 pub use pipeline::{DataPipeline, DataPipelineSpec, DataPipelineStatus};
 pub use topic::{Topic, TopicSpec, TopicStatus};
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use std::collections::BTreeMap;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+};
 use kube::CustomResourceExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -38,5 +42,32 @@ pub enum DeletionPolicy {
 
 /// The definitions of all kinds, in the order in which they are documented.
 pub fn custom_resource_definitions() -> Vec<CustomResourceDefinition> {
-    vec![DataPipeline::crd(), Topic::crd(), Keyspace::crd()]
+    let definitions = [DataPipeline::crd(), Topic::crd(), Keyspace::crd()];
+    definitions.into_iter().map(without_unsigned).collect()
+}
+
+/// Takes away the formats of unsigned numbers: OpenAPI has none, and the API server warns of them.
+fn without_unsigned(mut definition: CustomResourceDefinition) -> CustomResourceDefinition {
+    for version in &mut definition.spec.versions {
+        let schema = version.schema.as_mut();
+        if let Some(schema) = schema.and_then(|schema| schema.open_api_v3_schema.as_mut()) {
+            strip(schema);
+        }
+    }
+    definition
+}
+
+fn strip(schema: &mut JSONSchemaProps) {
+    schema.format.take_if(|format| format.starts_with("uint"));
+    for property in schema.properties.iter_mut().flat_map(BTreeMap::values_mut) {
+        strip(property);
+    }
+    match &mut schema.items {
+        Some(JSONSchemaPropsOrArray::Schema(items)) => strip(items),
+        Some(JSONSchemaPropsOrArray::Schemas(items)) => items.iter_mut().for_each(strip),
+        None => {}
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
+        strip(values);
+    }
 }

@@ -1,12 +1,16 @@
 //! The real `kubectl`: what it says is part of what a user sees.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
+use tokio::time::timeout;
 
 use crate::Environment;
+
+const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// How a command ended and what it said.
 #[derive(Debug)]
@@ -33,10 +37,9 @@ impl Environment {
     /// Runs `kubectl` with these arguments and this input.
     ///
     /// # Errors
-    /// When it can't be started. That it fails is an outcome.
+    /// When it can't be started or doesn't end within five minutes. That it fails is an outcome.
     pub async fn kubectl(&self, arguments: &[&str], input: &str) -> Result<Outcome> {
         let mut child = Command::new(&self.kubectl)
-            .args(["--request-timeout", "300s"])
             .args(arguments)
             .env("KUBECONFIG", &self.kubeconfig)
             .stdin(Stdio::piped())
@@ -49,7 +52,9 @@ impl Environment {
         // One that doesn't read its input closes it.
         let _ = stdin.write_all(input.as_bytes()).await;
         drop(stdin);
-        let output = child.wait_with_output().await?;
+        // Not by `--request-timeout`, which turns up as a query parameter of proxied requests.
+        let output = timeout(TIMEOUT, child.wait_with_output()).await;
+        let output = output.with_context(|| format!("kubectl {arguments:?} takes too long"))??;
         Ok(Outcome {
             success: output.status.success(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

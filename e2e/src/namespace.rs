@@ -11,7 +11,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Config, Resource};
 
-use crate::{Cassandra, Environment, Kafka, Outcome, diagnostics, eventually};
+use crate::{Cassandra, Environment, Kafka, Outcome, PATIENCE, diagnostics, eventually};
 
 /// A namespace can always be deleted in this time, whatever is down.
 const DELETION: Duration = Duration::from_secs(120);
@@ -155,8 +155,12 @@ impl Namespace {
 
     async fn delete(&self) -> Result<()> {
         let deleted = self.delete_namespace().await;
-        self.kafka.delete_topics_of(&self.suffix).await?;
-        self.cassandra.drop_keyspaces_of(&self.suffix).await?;
+        // The test may have stopped the services: clients need a moment to find them again.
+        eventually(PATIENCE, async || {
+            self.kafka.delete_topics_of(&self.suffix).await?;
+            self.cassandra.drop_keyspaces_of(&self.suffix).await
+        })
+        .await?;
         deleted
     }
 }

@@ -235,6 +235,12 @@ impl Cassandra {
                     detail: format!("{said} ({kind})"),
                 }
             }
+            ExecutionError::ConnectionPoolError(ConnectionPoolError::Broken {
+                last_connection_error,
+            }) => CassandraError::Unreachable {
+                servers,
+                detail: last_connection_error.to_string(),
+            },
             other => CassandraError::Unreachable {
                 servers,
                 detail: other.to_string(),

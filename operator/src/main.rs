@@ -40,7 +40,7 @@ fn main() -> anyhow::Result<()> {
             let ansi = std::io::stderr().is_terminal();
             log.with_writer(std::io::stderr).with_ansi(ansi).init();
         }
-        LogFormat::Json => log.json().init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
     }
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -34,9 +34,13 @@ pub enum PlanError {
         at: Option<Position>,
         problem: QueryProblem,
     },
-    /// A sink's result and its table don't go together.
-    #[error("sink `{sink}`: {problem}")]
-    Table { sink: String, problem: TableProblem },
+    /// A sink's result and its table don't go together; `at` is the column in that sink's `sql`.
+    #[error("sink `{sink}`{}: {problem}", comma(.at))]
+    Table {
+        sink: String,
+        at: Option<Position>,
+        problem: TableProblem,
+    },
     /// No key would keep the rows of one primary key in one partition.
     #[error(transparent)]
     Key(#[from] KeyProblem),
@@ -171,7 +175,7 @@ pub enum QueryProblem {
 /// What doesn't go together between a sink's result and its table.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum TableProblem {
-    #[error("table {table} has no column `{column}`{}; add the column to the table, or take it out of the SQL", hint(.similar))]
+    #[error("table {table} has no column `{column}`; add it to the table, or take it out of the SQL{}", hint(.similar))]
     UnknownColumn {
         table: String,
         column: String,
@@ -187,7 +191,7 @@ pub enum TableProblem {
         expected: String,
         way_out: String,
     },
-    #[error("table {table} has `{column}` in its primary key, and the SQL's result has no such column{}; add `... AS {column}` to the SQL", hint(.similar))]
+    #[error("table {table} has `{column}` in its primary key, and the SQL's result has no such column; add `... AS {column}` to the SQL{}", hint(.similar))]
     NoKeyColumn {
         table: String,
         column: String,

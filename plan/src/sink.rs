@@ -54,6 +54,8 @@ pub struct ResultColumn {
     pub virtual_column: Option<VirtualColumn>,
     /// Whether there can be nulls.
     pub nullable: bool,
+    /// Where the column is in the SQL.
+    pub at: Option<Position>,
 }
 
 /// A result column before it is planned: every name in it is looked up.
@@ -296,6 +298,7 @@ fn plan_column(
         path,
         virtual_column,
         nullable: expr.nullable(columns).unwrap_or(true),
+        at: item.at,
     };
     Ok((column, expr))
 }

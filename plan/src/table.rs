@@ -10,7 +10,7 @@ use millstream_api::{
 
 use crate::{
     SinkPlan,
-    error::{PlanError, TableProblem, similar},
+    error::{PlanError, Position, TableProblem, similar},
     schema::{SchemaType, timestamp},
 };
 
@@ -214,20 +214,26 @@ impl SinkPlan {
             let Some(expected) = table.columns.iter().find(|known| known.name == column.name)
             else {
                 let known = table.columns.iter().map(|known| known.name.as_str());
-                return Err(self.table_error(TableProblem::UnknownColumn {
-                    similar: similar(&column.name, known),
-                    table: name,
-                    column: column.name.clone(),
-                }));
+                return Err(self.table_error(
+                    column.at,
+                    TableProblem::UnknownColumn {
+                        similar: similar(&column.name, known),
+                        table: name,
+                        column: column.name.clone(),
+                    },
+                ));
             };
             if !fits(&column.data_type, &expected.cql_type) {
-                return Err(self.table_error(TableProblem::Type {
-                    way_out: way_out(&column.name, &column.data_type, &expected.cql_type),
-                    table: name,
-                    column: column.name.clone(),
-                    found: sql_name(&column.data_type),
-                    expected: expected.cql_type.to_string(),
-                }));
+                return Err(self.table_error(
+                    column.at,
+                    TableProblem::Type {
+                        way_out: way_out(&column.name, &column.data_type, &expected.cql_type),
+                        table: name,
+                        column: column.name.clone(),
+                        found: sql_name(&column.data_type),
+                        expected: expected.cql_type.to_string(),
+                    },
+                ));
             }
         }
         self.check_key(&name, table)
@@ -235,36 +241,43 @@ impl SinkPlan {
 
     fn check_key(&self, name: &str, table: &TableSpec) -> Result<(), PlanError> {
         if table.primary_key.partition_key.is_empty() {
-            return Err(self.table_error(TableProblem::NoPartitionKey));
+            return Err(self.table_error(None, TableProblem::NoPartitionKey));
         }
         let mut seen: Vec<&str> = Vec::new();
         for column in table.primary_key.columns() {
             if seen.contains(&column) {
-                return Err(self.table_error(TableProblem::DuplicateKeyColumn(column.into())));
+                return Err(self.table_error(None, TableProblem::DuplicateKeyColumn(column.into())));
             }
             seen.push(column);
             if self.column(column).is_none() {
                 let known = self.columns.iter().map(|known| known.name.as_str());
-                return Err(self.table_error(TableProblem::NoKeyColumn {
-                    table: name.into(),
-                    similar: similar(column, known),
-                    column: column.into(),
-                }));
+                return Err(self.table_error(
+                    None,
+                    TableProblem::NoKeyColumn {
+                        table: name.into(),
+                        similar: similar(column, known),
+                        column: column.into(),
+                    },
+                ));
             }
             let declared = table.columns.iter().find(|known| known.name == column);
             if let Some(declared) = declared.filter(|declared| !can_be_key(&declared.cql_type)) {
-                return Err(self.table_error(TableProblem::KeyType {
-                    column: column.into(),
-                    cql_type: declared.cql_type.to_string(),
-                }));
+                return Err(self.table_error(
+                    None,
+                    TableProblem::KeyType {
+                        column: column.into(),
+                        cql_type: declared.cql_type.to_string(),
+                    },
+                ));
             }
         }
         Ok(())
     }
 
-    fn table_error(&self, problem: TableProblem) -> PlanError {
+    fn table_error(&self, at: Option<Position>, problem: TableProblem) -> PlanError {
         PlanError::Table {
             sink: self.name.clone(),
+            at,
             problem,
         }
     }

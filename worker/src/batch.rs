@@ -45,7 +45,12 @@ impl Batch {
             epoch,
             next_offset: message.offset() + 1,
         };
-        self.ends.insert(message.partition(), end);
+        let before = self.ends.insert(message.partition(), end);
+        if before.is_some_and(|before| before.epoch != epoch) {
+            // The partition was lost and came back: what was read before is read again.
+            self.records
+                .retain(|record| record.partition != message.partition());
+        }
         self.push_record(
             message.partition(),
             message.offset(),

@@ -4,26 +4,39 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
-/// Growing delays with jitter, without an end: from half a second to half a minute.
-pub struct Delays(ExponentialBackoff);
+/// Growing delays with jitter, without an end.
+pub struct Delays {
+    backoff: ExponentialBackoff,
+    longest: Duration,
+}
 
-const LONGEST: Duration = Duration::from_secs(30);
+const SHORTEST: Duration = Duration::from_millis(500);
 
 impl Default for Delays {
+    /// From half a second to half a minute.
     fn default() -> Self {
-        let builder = ExponentialBuilder::default()
-            .with_min_delay(Duration::from_millis(500))
-            .with_max_delay(LONGEST)
-            .with_jitter()
-            .without_max_times();
-        Delays(builder.build())
+        Delays::up_to(Duration::from_secs(30))
     }
 }
 
 impl Delays {
+    /// From half a second to this.
+    pub fn up_to(longest: Duration) -> Self {
+        let builder = ExponentialBuilder::default()
+            .with_min_delay(SHORTEST)
+            .with_max_delay(longest)
+            .with_jitter()
+            .without_max_times();
+        Delays {
+            backoff: builder.build(),
+            longest,
+        }
+    }
+
     /// The next delay.
     pub fn next_delay(&mut self) -> Duration {
-        self.0.next().unwrap_or(LONGEST).min(LONGEST)
+        let delay = self.backoff.next().unwrap_or(self.longest);
+        delay.min(self.longest)
     }
 
     /// Waits for the next delay.
@@ -45,6 +58,6 @@ mod tests {
         for _ in 0..50 {
             delays.next_delay();
         }
-        assert_eq!(delays.next_delay(), LONGEST);
+        assert_eq!(delays.next_delay(), Duration::from_secs(30));
     }
 }

@@ -12,6 +12,9 @@ use millstream_api::worker::WorkerStatus;
 /// A loop that hasn't turned for so long is stuck.
 const STUCK: Duration = Duration::from_secs(30);
 
+/// The operator copies errors into the resource's status.
+const MAX_CHARS: usize = 1_000;
+
 /// The name of something that can fail and recover, such as `cassandra`.
 pub type Concern = Cow<'static, str>;
 
@@ -91,7 +94,7 @@ pub struct StatusPart {
 impl StatusPart {
     /// Shows an error until [`StatusPart::clear`] is called for the same concern.
     pub fn fail(&self, concern: impl Into<Concern>, message: impl ToString) {
-        let message = message.to_string();
+        let message: String = message.to_string().chars().take(MAX_CHARS).collect();
         let key = (self.name.clone(), concern.into());
         let before = self.status.state().errors.insert(key, message.clone());
         if before.as_ref() != Some(&message) {

@@ -1,5 +1,7 @@
 //! The HTTP source against a server that fails in every way it can.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     collections::HashMap,
     sync::{
@@ -200,16 +202,19 @@ async fn a_server_that_fails_is_outlived() {
     assert!(started.elapsed() >= Duration::from_secs(2));
     assert_says(
         &seen,
-        &["the server answers 429", "the server answers 500", "cut off"],
+        &[
+            "the server answers 429",
+            "the server answers 500",
+            "cut off",
+        ],
     );
 }
 
 #[tokio::test]
 async fn an_answer_that_makes_no_sense_is_outlived() {
-    let seen = outlive(vec![
-        || r#"{"results": [{"a": 1}"#.into_response(),
-        || r#"{"error": "busy"}"#.into_response(),
-    ])
+    let seen = outlive(vec![|| r#"{"results": [{"a": 1}"#.into_response(), || {
+        r#"{"error": "busy"}"#.into_response()
+    }])
     .await;
     let fields = "`/results` is not in the answer, which has the fields error";
     assert_says(&seen, &["isn't JSON", fields]);

@@ -1,6 +1,8 @@
 //! Worker processes against the real Kafka and Cassandra. Skipped where `MILLSTREAM_ENVIRONMENT`
 //! doesn't name them.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::{collections::HashMap, time::Duration};
@@ -167,7 +169,8 @@ async fn the_newest_record_wins_and_absent_fields_are_left_alone() {
         .await;
     let process = pipeline.process();
     pipeline.await_progress(rows(2)).await;
-    let found: Vec<(String, Option<String>, Option<String>, i64, i64)> = pipeline
+    type Found = (String, Option<String>, Option<String>, i64, i64);
+    let found: Vec<Found> = pipeline
         .select("first_name, gender, post_code, writetime(first_name), writetime(gender)")
         .await;
     assert_eq!(

@@ -18,8 +18,6 @@ use rdkafka::{
 use crate::{batch::End, kafka::Reports, metrics::Metrics, status::StatusPart};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// The concern under which records that are gone are shown.
-pub const GAP: &str = "gap";
 const COMMIT: &str = "commit";
 
 /// What a sink's consumer owns. Kafka's client calls it back while the consumer is polled.
@@ -29,16 +27,19 @@ pub struct Assignment {
     metrics: Arc<Metrics>,
     sink: String,
     topic: String,
+    known: Known,
     state: Mutex<State>,
 }
+
+/// The partitions under which this process has seen a committed offset: one that is gone later is a
+/// gap. Outlives the consumer.
+pub type Known = Arc<Mutex<BTreeSet<i32>>>;
 
 #[derive(Default)]
 struct State {
     partitions: BTreeMap<i32, Partition>,
     /// Counts assignments: what was read under an older one must not be counted under a newer.
     epoch: u64,
-    /// Partitions under which this worker has committed before.
-    known: BTreeSet<i32>,
     failure: Option<String>,
 }
 
@@ -61,7 +62,13 @@ pub struct Acknowledged {
 
 impl Assignment {
     /// Nothing is owned yet.
-    pub fn new(status: StatusPart, metrics: Arc<Metrics>, sink: &str, topic: &str) -> Self {
+    pub fn new(
+        status: StatusPart,
+        metrics: Arc<Metrics>,
+        sink: &str,
+        topic: &str,
+        known: Known,
+    ) -> Self {
         Assignment {
             reports: Reports {
                 status: status.clone(),
@@ -70,12 +77,17 @@ impl Assignment {
             metrics,
             sink: sink.to_owned(),
             topic: topic.to_owned(),
+            known,
             state: Mutex::default(),
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeSet<i32>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The assignment under which a partition is owned now; none where it isn't.
@@ -145,7 +157,7 @@ impl Assignment {
         let mut state = self.state();
         for element in list.elements() {
             let partition = element.partition();
-            state.known.insert(partition);
+            self.known().insert(partition);
             if let (Some(owned), Offset::Offset(offset)) =
                 (state.partitions.get_mut(&partition), element.offset())
             {
@@ -195,12 +207,15 @@ impl Assignment {
                 Offset::Offset(offset) => Some(offset),
                 _ => None,
             };
-            if committed.is_none() && state.known.contains(&partition) {
+            if committed.is_some() {
+                self.known().insert(partition);
+            } else if self.known().contains(&partition) {
                 return Err(format!(
-                    "DataGap: the committed offset of partition {partition} is gone: the topic {} was made anew, or its consumer group was deleted; restart the worker to read the topic from its beginning",
+                    "DataGap: the committed offset of partition {partition} is gone: the topic {} was made anew, or its consumer group was deleted; a new worker reads the topic from its beginning",
                     self.topic
                 ));
             }
+            self.status.clear(gap(partition));
             let offset = committed.map_or(Offset::Beginning, Offset::Offset);
             start
                 .add_partition_offset(&self.topic, partition, offset)
@@ -225,6 +240,7 @@ impl Assignment {
         for element in list.elements() {
             state.partitions.remove(&element.partition());
             self.metrics.forget_lag(&self.sink, element.partition());
+            self.status.clear(gap(element.partition()));
         }
         drop(state);
         tracing::info!(sink = self.sink, ?list, "partitions revoked");
@@ -233,32 +249,32 @@ impl Assignment {
         }
     }
 
-    /// Tells which partitions can't go on, after Kafka said that an offset isn't there. Blocks.
-    pub fn describe_gap(&self, consumer: &impl Consumer<Self>) -> String {
-        let starts: Vec<_> = {
+    /// Shows which partitions can't go on, after Kafka said that an offset isn't there. Blocks.
+    pub fn show_gaps(&self, consumer: &impl Consumer<Self>) {
+        let positions: Vec<_> = {
             let state = self.state();
             let partitions = state.partitions.iter();
             partitions
                 .filter_map(|(partition, owned)| Some((*partition, owned.acknowledged?)))
                 .collect()
         };
-        let mut gaps = Vec::new();
-        for (partition, next) in starts {
+        for (partition, next) in positions {
             let Ok((low, high)) = consumer.fetch_watermarks(&self.topic, partition, TIMEOUT) else {
                 continue;
             };
             if next < low || next > high {
-                gaps.push(format!(
-                    "partition {partition} is to be read from offset {next} on, but holds {low} to {high}"
+                self.status.fail(gap(partition), format!(
+                    "DataGap: partition {partition} of the topic {} is to be read from offset {next} on, but holds {low} to {high}; pause the pipeline and reset the offsets of its consumer group to accept that",
+                    self.topic
                 ));
             }
         }
-        format!(
-            "DataGap: records of the topic {} are gone ({}); reset the offsets of the consumer group to accept that",
-            self.topic,
-            gaps.join("; ")
-        )
     }
+}
+
+/// The concern under which records of a partition that are gone are shown.
+fn gap(partition: i32) -> String {
+    format!("gap in partition {partition}")
 }
 
 impl ClientContext for Assignment {
@@ -299,6 +315,10 @@ impl ConsumerContext for Assignment {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
                 if let Err(failure) = self.assign(consumer, list) {
                     self.state().failure = Some(failure);
+                    // A consumer that is closed meanwhile would wait for an answer for ever.
+                    if let Err(error) = consumer.incremental_assign(&TopicPartitionList::new()) {
+                        tracing::debug!(%error, "assign nothing");
+                    }
                 }
             }
             _ => self.revoke(consumer, list),

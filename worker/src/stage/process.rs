@@ -31,7 +31,7 @@ use crate::{
         Sink,
         cassandra::{self, CassandraSink},
     },
-    stage::assignment::{Acknowledged, Assignment, GAP},
+    stage::assignment::{Acknowledged, Assignment, Known},
     status::{Status, StatusPart},
     transform::{Rows, Transform, Transformed},
 };
@@ -122,6 +122,7 @@ struct SinkStage {
     parts: Parts,
     transform: Mutex<Transform>,
     sink: Box<dyn Sink>,
+    known: Known,
 }
 
 type InFlight = FuturesOrdered<JoinHandle<anyhow::Result<Acknowledged>>>;
@@ -145,6 +146,7 @@ impl SinkStage {
         Ok(SinkStage {
             transform: Mutex::new(Transform::new(plan)?),
             sink: Box::new(sink),
+            known: Known::default(),
             parts,
         })
     }
@@ -183,6 +185,7 @@ impl SinkStage {
             parts.metrics.clone(),
             &parts.config.name,
             &parts.topic,
+            self.known.clone(),
         );
         let consumer: SinkConsumer = parts
             .consumer
@@ -289,8 +292,7 @@ impl SinkStage {
                 return Err(Stop::Retry(format!("the consumer failed: {error}")));
             }
             (_, Some(Code::AutoOffsetReset | Code::OffsetOutOfRange)) => {
-                let gap = tokio::task::block_in_place(|| consumer.context().describe_gap(consumer));
-                status.fail(GAP, gap);
+                tokio::task::block_in_place(|| consumer.context().show_gaps(consumer));
             }
             (_, Some(Code::AllBrokersDown | Code::BrokerTransportFailure | Code::Resolve)) => {
                 tracing::debug!(%error, "consumer");

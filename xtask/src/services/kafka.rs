@@ -37,6 +37,8 @@ pub(super) fn configure(place: &Place) -> Result<()> {
         ("data", &*place.data.display().to_string()),
     ];
     std::fs::write(properties(place), render(PROPERTIES, &values)?)?;
+    let hosts = format!("127.0.0.1 localhost\n{} kafka\n", place.address);
+    std::fs::write(place.config.join("hosts"), hosts)?;
     Ok(())
 }
 
@@ -48,6 +50,10 @@ pub(super) fn command(place: &Place, progress: &Progress) -> Result<Launch> {
     let class_path = format!("{}/*", JARS.fetch(progress)?.display());
     let properties = properties(place).display().to_string();
     let mut server = words(SERVER_OPTIONS);
+    // SASL looks up the names of addresses, and the broker stands still while a nameserver that
+    // can't be reached doesn't answer: with a file of its own, Java asks none.
+    let hosts = place.config.join("hosts");
+    server.push(format!("-Djdk.net.hosts.file={}", hosts.display()));
     server.extend(words(&["-cp", &class_path, "kafka.Kafka", &properties]));
     let launch = Launch::java(place, server)?;
     if place.data.join("meta.properties").exists() {

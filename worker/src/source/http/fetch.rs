@@ -53,7 +53,7 @@ impl Fetch {
             headers.insert(HeaderName::try_from(name)?, HeaderValue::try_from(value)?);
         }
         let client = Client::builder()
-            .timeout(spec.timeout.clone().into())
+            .timeout(spec.timeout.into())
             .default_headers(headers)
             .user_agent(concat!("millstream/", env!("CARGO_PKG_VERSION")))
             .build()?;
