@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kube::{
-    KubeSchema,
-    core::Duration,
-};
+use kube::{KubeSchema, core::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

@@ -32,14 +32,14 @@ pub enum PlanError {
     Query {
         sink: String,
         at: Option<Position>,
-        problem: QueryProblem,
+        problem: Box<QueryProblem>,
     },
     /// A sink's result and its table don't go together; `at` is the column in that sink's `sql`.
     #[error("sink `{sink}`{}: {problem}", comma(.at))]
     Table {
         sink: String,
         at: Option<Position>,
-        problem: TableProblem,
+        problem: Box<TableProblem>,
     },
     /// No key would keep the rows of one primary key in one partition.
     #[error(transparent)]

@@ -35,7 +35,10 @@ pub(crate) struct ParsedQuery {
 /// An item of the SELECT list.
 #[derive(Debug)]
 pub(crate) enum Item {
-    Expr { expr: Expr, alias: Option<Ident> },
+    Expr {
+        expr: Box<Expr>,
+        alias: Option<Ident>,
+    },
     Wildcard(Option<Position>),
 }
 
@@ -222,11 +225,11 @@ fn parse_item(item: &SelectItem, qualifier: &Ident) -> Placed<Item> {
     let plain = |options: &WildcardAdditionalOptions| options.to_string().is_empty();
     match item {
         SelectItem::UnnamedExpr(expr) => Ok(Item::Expr {
-            expr: expr.clone(),
+            expr: Box::new(expr.clone()),
             alias: None,
         }),
         SelectItem::ExprWithAlias { expr, alias } => Ok(Item::Expr {
-            expr: expr.clone(),
+            expr: Box::new(expr.clone()),
             alias: Some(alias.clone()),
         }),
         SelectItem::Wildcard(options) if plain(options) => Ok(Item::Wildcard(place(item.span()))),

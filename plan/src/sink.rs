@@ -74,7 +74,7 @@ impl SinkPlan {
         Self::plan(schema, name, sql).map_err(|(at, problem)| PlanError::Query {
             sink: name.to_owned(),
             at,
-            problem,
+            problem: Box::new(problem),
         })
     }
 
@@ -175,7 +175,7 @@ fn resolve_items(resolver: &mut Resolver<'_>, items: Vec<Item>) -> Placed<Vec<Re
                     });
                 }
             }
-            Item::Expr { expr, alias } => resolved.push(resolve_item(resolver, expr, alias)?),
+            Item::Expr { expr, alias } => resolved.push(resolve_item(resolver, *expr, alias)?),
         }
         if resolved.len() > MAX_COLUMNS {
             let at = resolved.last().and_then(|column| column.at);

@@ -278,7 +278,7 @@ impl SinkPlan {
         PlanError::Table {
             sink: self.name.clone(),
             at,
-            problem,
+            problem: Box::new(problem),
         }
     }
 }

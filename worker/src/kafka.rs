@@ -133,9 +133,9 @@ pub fn consumer_config(client: &ClientConfig, group: &str) -> ClientConfig {
         .set("auto.offset.reset", "error")
         .set("isolation.level", "read_committed")
         .set("fetch.wait.max.ms", "100")
-        .set("queued.max.messages.kbytes", "16384")
+        .set("queued.max.messages.kbytes", "8192")
         .set("fetch.message.max.bytes", "1048576")
-        .set("fetch.max.bytes", "8388608");
+        .set("fetch.max.bytes", "4194304");
     config
 }
 

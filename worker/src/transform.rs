@@ -208,7 +208,14 @@ mod tests {
         let transformed = transform(sql).run(&records).unwrap();
         assert_eq!(transformed.rejected, []);
         assert_eq!(transformed.rows[0].records, [0, 2]);
-        insta::assert_snapshot!(rows(&transformed), @"");
+        insta::assert_snapshot!(rows(&transformed), @r"
+        +----+-------+----------+---+-----+---+
+        | id | first | postcode | p | o   | k |
+        +----+-------+----------+---+-----+---+
+        | 1  | Zoë   | 2722     | 2 | 100 | k |
+        | 2  |       | AB 1     | 2 | 102 | k |
+        +----+-------+----------+---+-----+---+
+        ");
     }
 
     #[test]
@@ -255,7 +262,20 @@ mod tests {
             .iter()
             .map(|rejected| format!("{}: {}", rejected.record, rejected.reason))
             .collect();
-        insta::assert_snapshot!(reasons.join("\n"), @"");
+        insta::assert_snapshot!(reasons.join("\n"), @r#"
+        1: the record isn't one JSON object
+        2: the record isn't JSON: Encountered unexpected ',' whilst parsing value
+        3: the record doesn't fit the schema: whilst decoding field 'id': failed to parse "two" as Int64
+        4: column `code`: Cannot cast string 'x' to value of Int32 type
+        5: the record doesn't fit the schema: expected { got [1]
+        6: the record doesn't fit the schema: expected { got null
+        7: the record isn't one JSON object
+        8: the record isn't one JSON object
+        10: the record has 1,048,601 bytes, the limit is 1,048,576
+        11: the record doesn't fit the schema: whilst decoding field 'name': expected { got 1
+        12: the record has no value
+        13: the record doesn't fit the schema: Encountered non-UTF-8 data
+        "#);
         // The decoder is whole again.
         let again = transform
             .run(&batch(&[r#"{"id": 1, "postcode": "7"}"#]))

@@ -38,15 +38,32 @@ pub fn bench(options: &Options) -> Result<()> {
     let mut build = Command::new("cargo");
     // Of the whole workspace, as everything else builds it: a selection of packages would have
     // other features of common dependencies, and compile the large ones once more.
-    build.current_dir(root()).args(["build", "--locked", "--workspace"]);
-    build.args(["--bin", "millstream-worker", "--bin", "ceiling", "--bin", "bench"]);
-    process::logged(&mut build, &root().join("target/bench/build.log"), &step, BUILD)?;
+    build
+        .current_dir(root())
+        .args(["build", "--locked", "--workspace"]);
+    build.args([
+        "--bin",
+        "millstream-worker",
+        "--bin",
+        "ceiling",
+        "--bin",
+        "bench",
+    ]);
+    process::logged(
+        &mut build,
+        &root().join("target/bench/build.log"),
+        &step,
+        BUILD,
+    )?;
     step.done("done");
     // Cargo puts them where it has put this program.
     let program = std::env::current_exe()?.with_file_name("bench");
     let status = Command::new(&program)
         .current_dir(root())
-        .env("MILLSTREAM_ENVIRONMENT", environment::file(&environment::run_folder()?))
+        .env(
+            "MILLSTREAM_ENVIRONMENT",
+            environment::file(&environment::run_folder()?),
+        )
         .arg("--records")
         .arg(options.records.to_string())
         .arg("--rounds")

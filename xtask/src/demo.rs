@@ -46,8 +46,18 @@ fn show(progress: &Progress) -> Result<()> {
     let (environment, images) = test::installed(progress)?;
     let apis = std::fs::read_to_string(root().join("examples/apis/deploy.yaml"))?;
     let published = concat!("millstream/apis:", env!("CARGO_PKG_VERSION"));
-    install::apply(&environment, &apis.replace(published, &images.apis.reference))?;
-    let rollout = ["-n", "millstream-examples", "rollout", "status", "deployment/apis", "--timeout=60s"];
+    install::apply(
+        &environment,
+        &apis.replace(published, &images.apis.reference),
+    )?;
+    let rollout = [
+        "-n",
+        "millstream-examples",
+        "rollout",
+        "status",
+        "deployment/apis",
+        "--timeout=60s",
+    ];
     process::output(kubectl(&environment).args(rollout), Duration::from_secs(70))?;
 
     let pipeline = root().join("examples/users/pipeline.yaml");
@@ -55,7 +65,10 @@ fn show(progress: &Progress) -> Result<()> {
     await_rows(&environment, progress)?;
     println!();
     print(kubectl(&environment).args(["get", "datapipelines,topics,keyspaces"]))?;
-    cql(&environment, "SELECT count(*) AS rows FROM spark_streams.created_users")?;
+    cql(
+        &environment,
+        "SELECT count(*) AS rows FROM spark_streams.created_users",
+    )?;
     cql(
         &environment,
         "SELECT first_name, last_name, gender, post_code, email, registered_date FROM spark_streams.created_users LIMIT 5",
@@ -66,14 +79,27 @@ fn show(progress: &Progress) -> Result<()> {
 
 fn await_rows(environment: &Environment, progress: &Progress) -> Result<()> {
     let step = progress.step("rows in Cassandra");
-    let wait = ["wait", "--for=condition=Ready", "datapipeline/users", "--timeout=90s"];
+    let wait = [
+        "wait",
+        "--for=condition=Ready",
+        "datapipeline/users",
+        "--timeout=90s",
+    ];
     if let Err(error) = process::output(kubectl(environment).args(wait), Duration::from_secs(100)) {
         print(kubectl(environment).args(["describe", "datapipeline", "users"]))?;
         return Err(error.context("the pipeline users doesn't get ready"));
     }
     let rows = process::wait_until("rows", Duration::from_secs(90), || {
-        let rows = ["get", "datapipeline", "users", "-o", "jsonpath={.status.rows}"];
-        let rows: i64 = process::output(kubectl(environment).args(rows), SHORT)?.parse().unwrap_or(0);
+        let rows = [
+            "get",
+            "datapipeline",
+            "users",
+            "-o",
+            "jsonpath={.status.rows}",
+        ];
+        let rows: i64 = process::output(kubectl(environment).args(rows), SHORT)?
+            .parse()
+            .unwrap_or(0);
         step.detail(|| format!("{rows} so far"));
         Ok((rows >= ROWS).then_some(rows))
     })?;
@@ -82,7 +108,10 @@ fn await_rows(environment: &Environment, progress: &Progress) -> Result<()> {
 }
 
 fn print(command: &mut Command) -> Result<()> {
-    println!("$ {}", process::shown(command).replace(&*command.get_program().to_string_lossy(), "kubectl"));
+    println!(
+        "$ {}",
+        process::shown(command).replace(&*command.get_program().to_string_lossy(), "kubectl")
+    );
     println!("{}", process::output(command, SHORT)?);
     Ok(())
 }
@@ -116,6 +145,10 @@ fn next_steps(environment: &Environment) -> String {
   cargo xtask down                                   # everything goes
 ",
         kubeconfig = environment.kubeconfig.display(),
-        tools = environment.kubectl.parent().unwrap_or(&environment.kubectl).display(),
+        tools = environment
+            .kubectl
+            .parent()
+            .unwrap_or(&environment.kubectl)
+            .display(),
     )
 }

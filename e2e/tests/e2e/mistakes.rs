@@ -161,8 +161,8 @@ fn sql_that_cannot_work_is_explained() {
         let sql = "/spec/sinks/0/sql";
         for (mistake, words) in [
             (
-                "SELECT id,\n  nmae FROM records",
-                vec![ORDERS, "line 2", "nmae", "name"],
+                "SELECT id,\n  nam FROM records",
+                vec![ORDERS, "line 2", "`nam`", "`name`"],
             ),
             (
                 "SELECT id, name FROM record",

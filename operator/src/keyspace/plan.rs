@@ -196,7 +196,7 @@ fn check_primary_key(
     let differing = if differing.is_empty() {
         "the columns are the same, their places or orders are not".to_string()
     } else {
-        format!("they differ in column {}", differing.join(", "))
+        format!("they differ in {}", differing.join(", "))
     };
     Err(format!(
         "the primary key of table {name} is {there} in Cassandra and {here} here ({differing}); a primary key can't be changed: declare {there}, or use a new table"

@@ -1,10 +1,10 @@
 //! A pipeline goes, and what it made goes with it: pods first, then the tables that it declared and
 //! its consumer groups. Its Topics delete themselves.
 
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{
     Resource, ResourceExt,
-    api::DeleteParams,
+    api::{DeleteParams, ListParams},
     runtime::{controller::Action, events::EventType},
 };
 use millstream_api::{DataPipeline, DeletionPolicy, Keyspace, keyspace::TableSpec};
@@ -13,8 +13,7 @@ use serde_json::json;
 use super::{
     FINALIZER,
     accept::{accept, find_keyspace},
-    children::{self, Stage, keyspace_manager, part_annotation},
-    observe::pods,
+    children::{self, PIPELINE, Stage, keyspace_manager, part_annotation},
     provision::{cassandra_access, kafka_access, keyspaces, pipeline_ref, watched},
 };
 use crate::{
@@ -91,7 +90,10 @@ async fn stop(pipeline: &DataPipeline, context: &Context) -> Result<(), Error> {
             Err(error) => return Err(error.into()),
         }
     }
-    if pods(pipeline, context).is_empty() {
+    // Asked for, as what is watched may be older than the deletion.
+    let selector = ListParams::default().labels(&format!("{PIPELINE}={}", pipeline.name_any()));
+    let pods = context.api::<Pod>(&namespace(pipeline));
+    if pods.list(&selector).await?.items.is_empty() {
         return Ok(());
     }
     Err(Error::Waiting("the pods finish what they hold".into()))

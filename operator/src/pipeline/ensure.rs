@@ -14,20 +14,21 @@ use crate::{
 /// Annotation with the hash of what was last applied: it tells when something was taken out.
 const APPLIED: &str = "millstream.dev/applied-hash";
 
-/// Applies a child that belongs to the pipeline alone, if it isn't there as it must be.
+/// Applies a child that belongs to the pipeline alone, if it isn't there as it must be. True where
+/// it was applied: what is known of the child is older than that, and says nothing about it.
 pub async fn ensure<K: Kind>(
     pipeline: &DataPipeline,
     context: &Context,
     live: Option<&K>,
     desired: Value,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     if let Some(live) = live {
         check_owner(pipeline, live)?;
     }
     ensure_part(pipeline, context, live, desired, MANAGER, APPLIED).await
 }
 
-/// Applies the pipeline's part of an object that others have a part in.
+/// Applies the pipeline's part of an object that others have a part in. True where it was applied.
 pub async fn ensure_part<K: Kind>(
     pipeline: &DataPipeline,
     context: &Context,
@@ -35,20 +36,20 @@ pub async fn ensure_part<K: Kind>(
     mut desired: Value,
     manager: &str,
     annotation: &str,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let hash = hash(&desired.to_string());
     desired["metadata"]["annotations"][annotation] = json!(hash);
     if let Some(live) = live {
         let live =
             serde_json::to_value(live).map_err(|error| Error::Kubernetes(error.to_string()))?;
         if includes(&live, &desired) {
-            return Ok(());
+            return Ok(false);
         }
     }
     context
         .apply::<K>(&namespace(pipeline), manager, &desired)
         .await?;
-    Ok(())
+    Ok(true)
 }
 
 /// Refuses to take over what somebody else made under the same name.

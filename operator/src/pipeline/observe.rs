@@ -15,9 +15,9 @@ use millstream_api::{
 
 use super::{
     children::{PIPELINE, STAGE, Stage},
-    provision::{kafka_access, pipeline_ref, watched},
+    provision::{kafka_access, pipeline_ref},
 };
-use crate::{context::Context, error::Error, kafka::Committed};
+use crate::{context::Context, controller::namespace, error::Error, kafka::Committed};
 
 /// What was seen of a pipeline.
 #[derive(Clone, Debug, Default)]
@@ -55,11 +55,18 @@ pub async fn observe(
     outcome: &Result<(), Error>,
 ) -> Observed {
     let pods = pods(pipeline, context);
+    let deployments = context.api::<Deployment>(&namespace(pipeline));
     let mut stages = BTreeMap::new();
     for stage in Stage::ALL {
         let name = stage.object_name(pipeline);
-        let deployment: Option<Arc<Deployment>> =
-            watched(&context.stores.deployments, pipeline, &name);
+        // Asked for, as what is watched may be older than what was just applied.
+        let deployment = match deployments.get_opt(&name).await {
+            Ok(deployment) => deployment,
+            Err(error) => {
+                tracing::debug!(name, %error, "a Deployment can't be read");
+                None
+            }
+        };
         if let Some(deployment) = deployment {
             let trouble = pods
                 .iter()
@@ -104,7 +111,7 @@ fn observed_stage(deployment: &Deployment, trouble: Option<String>) -> ObservedS
 }
 
 /// The pipeline's pods.
-pub fn pods(pipeline: &DataPipeline, context: &Context) -> Vec<(Stage, Arc<Pod>)> {
+fn pods(pipeline: &DataPipeline, context: &Context) -> Vec<(Stage, Arc<Pod>)> {
     let namespace = pipeline.namespace();
     let name = pipeline.name_any();
     let state = context.stores.pods.state();

@@ -43,9 +43,14 @@ pub async fn provision(
     accepted: &Accepted,
 ) -> Result<(), Error> {
     // 1. What Kafka and Cassandra must have, as resources of their own.
-    apply_topics(pipeline, context, accepted).await?;
+    let mut applied = apply_topics(pipeline, context, accepted).await?;
     for (name, tables) in &accepted.declared {
-        apply_keyspace(pipeline, context, name, tables).await?;
+        applied |= apply_keyspace(pipeline, context, name, tables).await?;
+    }
+    if applied {
+        return Err(Error::Waiting(
+            "its Topics and Keyspaces are being provisioned".into(),
+        ));
     }
     // 2. They are there.
     let topic = await_topics(pipeline, context)?;
@@ -134,17 +139,18 @@ async fn apply_topics(
     pipeline: &DataPipeline,
     context: &Context,
     accepted: &Accepted,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let topics = [
         children::topic(pipeline, !accepted.key.is_empty()),
         children::dead_letter_topic(pipeline),
     ];
+    let mut applied = false;
     for desired in topics {
         let name = desired["metadata"]["name"].as_str().unwrap_or_default();
         let live: Option<Topic> = watched_guarded(&context.stores.topics, pipeline, name);
-        ensure(pipeline, context, live.as_ref(), desired).await?;
+        applied |= ensure(pipeline, context, live.as_ref(), desired).await?;
     }
-    Ok(())
+    Ok(applied)
 }
 
 /// The Keyspaces of the pipeline's namespace.
@@ -160,12 +166,12 @@ async fn apply_keyspace(
     context: &Context,
     name: &str,
     tables: &[TableSpec],
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let keyspaces = keyspaces(pipeline, context);
     let existing = find_keyspace(&keyspaces, name);
     if tables.is_empty() {
         // All tables are declared by somebody else.
-        return Ok(());
+        return Ok(false);
     }
     let desired = children::keyspace(pipeline, name, existing, tables);
     if existing.is_none() {
@@ -360,5 +366,6 @@ async fn apply_stage(
     };
     let live: Option<Arc<Deployment>> = watched(&context.stores.deployments, pipeline, &name);
     let desired = children::deployment(pipeline, &pods);
-    ensure(pipeline, context, live.as_deref(), desired).await
+    ensure(pipeline, context, live.as_deref(), desired).await?;
+    Ok(())
 }

@@ -1,5 +1,8 @@
 //! The stages of a pipeline.
 
-pub mod assignment;
+mod assignment;
+mod consume;
+mod flow;
 pub mod ingest;
+mod key;
 pub mod process;

@@ -63,7 +63,12 @@ fn planned(observed: Option<&ObservedKeyspace>) -> String {
 
 #[test]
 fn creates_everything() {
-    insta::assert_snapshot!(planned(None), @"");
+    insta::assert_snapshot!(planned(None), @r#"
+    created the keyspace
+      CREATE KEYSPACE IF NOT EXISTS "ks" WITH replication = {'class': 'NetworkTopologyStrategy', 'dc1': 3} AND durable_writes = true
+    created table users
+      CREATE TABLE IF NOT EXISTS "ks"."users" ("id" uuid, "ts" timestamp, "name" text, "tags" frozen<list<text>>, PRIMARY KEY (("id"), "ts")) WITH CLUSTERING ORDER BY ("ts" DESC) AND default_time_to_live = 60 AND comment = 'it''s'
+    "#);
 }
 
 #[test]
@@ -80,7 +85,14 @@ fn adds_columns_and_puts_options_right() {
     let mut keyspace = observed(table);
     keyspace.durable_writes = false;
     keyspace.replication.insert("dc1".into(), "1".into());
-    insta::assert_snapshot!(planned(Some(&keyspace)), @"");
+    insta::assert_snapshot!(planned(Some(&keyspace)), @r#"
+    set replication and durable_writes = true
+      ALTER KEYSPACE "ks" WITH replication = {'class': 'NetworkTopologyStrategy', 'dc1': 3} AND durable_writes = true
+    added column name text to table users
+      ALTER TABLE "ks"."users" ADD "name" text
+    set default_time_to_live = 60, comment of table users
+      ALTER TABLE "ks"."users" WITH default_time_to_live = 60 AND comment = 'it''s'
+    "#);
 }
 
 #[test]
@@ -88,7 +100,7 @@ fn refuses_another_type_and_alters_nothing_of_the_table() {
     let mut table = users();
     table.columns.insert("name".into(), "int".into());
     table.columns.remove("tags");
-    insta::assert_snapshot!(planned(Some(&observed(table))), @"");
+    insta::assert_snapshot!(planned(Some(&observed(table))), @"refused: column `name` of table ks.users is `int` in Cassandra and `text` here; Cassandra can't change a column's type: declare `int`, or use a new column or table");
 }
 
 #[test]
@@ -98,7 +110,10 @@ fn refuses_another_primary_key() {
     let mut other_order = users();
     other_order.clustering_key = vec![("ts".into(), Order::Ascending)];
     let refusals = [other_column, other_order].map(|table| planned(Some(&observed(table))));
-    insta::assert_snapshot!(refusals.join(""), @"");
+    insta::assert_snapshot!(refusals.join(""), @r"
+    refused: the primary key of table ks.users is ((name), ts DESC) in Cassandra and ((id), ts DESC) here (they differ in `id`, `name`); a primary key can't be changed: declare ((name), ts DESC), or use a new table
+    refused: the primary key of table ks.users is ((id), ts) in Cassandra and ((id), ts DESC) here (the columns are the same, their places or orders are not); a primary key can't be changed: declare ((id), ts), or use a new table
+    ");
 }
 
 #[test]

@@ -1,0 +1,342 @@
+//! The loop of a sink: read → transform → write → acknowledge → commit.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use futures::{FutureExt, StreamExt, stream::FuturesOrdered};
+use millstream_api::worker::{CommitMetadata, SinkConfig};
+use millstream_plan::SinkPlan;
+use rdkafka::{
+    ClientConfig, Message,
+    consumer::{Consumer, MessageStream},
+    error::{KafkaError, RDKafkaErrorCode},
+    message::BorrowedMessage,
+};
+use scylla::client::session::Session;
+use tokio::{
+    sync::Mutex,
+    task::JoinError,
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    batch::{Batch, Rejected},
+    dead_letter::DeadLetters,
+    kafka::KAFKA,
+    metrics::{Metrics, StageMetrics},
+    retry::Delays,
+    sink::{Sink, cassandra::CassandraSink},
+    stage::{
+        assignment::{Acknowledged, Assignment, Known},
+        flow::{Commit, Flow, Running, SinkConsumer},
+    },
+    status::StatusPart,
+    transform::{Rows, Transform, Transformed},
+};
+
+/// Batches of a sink that are being transformed or written at once.
+const IN_FLIGHT: usize = 3;
+/// Between commits.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(200);
+const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
+const READ: &str = "read";
+
+/// What a sink's loop is made of.
+pub struct Parts {
+    pub config: SinkConfig,
+    pub consumer: ClientConfig,
+    pub topic: String,
+    pub dead_letters: DeadLetters,
+    pub status: StatusPart,
+    pub metrics: Arc<Metrics>,
+    pub stage_metrics: StageMetrics,
+}
+
+/// A sink, and what leads to it.
+pub struct SinkStage {
+    parts: Parts,
+    transform: Mutex<Transform>,
+    sink: Box<dyn Sink>,
+    known: Known,
+}
+
+type InFlight = FuturesOrdered<Running<anyhow::Result<Acknowledged>>>;
+
+impl SinkStage {
+    /// Plans the query and opens the sink; waits for the table.
+    pub async fn open(
+        parts: Parts,
+        plan: &SinkPlan,
+        session: Arc<Session>,
+        timestamp_base: i64,
+    ) -> anyhow::Result<Self> {
+        let sink = CassandraSink::open(
+            session,
+            &parts.config,
+            plan,
+            timestamp_base,
+            parts.status.clone(),
+            parts.stage_metrics.clone(),
+        )
+        .await?;
+        Ok(SinkStage {
+            transform: Mutex::new(Transform::new(plan)?),
+            sink: Box::new(sink),
+            known: Known::default(),
+            parts,
+        })
+    }
+
+    /// Consumes until shutdown; a consumer that fails is replaced.
+    pub async fn run(self: Arc<Self>, shutdown: &CancellationToken) -> anyhow::Result<()> {
+        let status = &self.parts.status;
+        let mut delays = Delays::default();
+        while !shutdown.is_cancelled() {
+            let consumer = self.consumer()?;
+            let started = Instant::now();
+            let result = self.consume(&consumer, shutdown).await;
+            // Leaving the group waits for its coordinator.
+            let left = tokio::task::spawn_blocking(move || drop(consumer));
+            status.alive_while(left).await?;
+            match result {
+                Ok(()) => return Ok(()),
+                Err(Stop::Fatal(error)) => return Err(error),
+                Err(Stop::Retry(message)) => status.fail(READ, message),
+            }
+            if started.elapsed() > Duration::from_secs(60) {
+                delays = Delays::default();
+            }
+            tokio::select! {
+                () = status.alive_while(delays.wait()) => {}
+                () = shutdown.cancelled() => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn consumer(&self) -> anyhow::Result<Arc<SinkConsumer>> {
+        let parts = &self.parts;
+        let assignment = Assignment::new(
+            parts.status.clone(),
+            parts.metrics.clone(),
+            &parts.config.name,
+            &parts.topic,
+            self.known.clone(),
+        );
+        let consumer: SinkConsumer = parts
+            .consumer
+            .create_with_context(assignment)
+            .context("the Kafka client refuses its configuration")?;
+        Ok(Arc::new(consumer))
+    }
+
+    /// The loop: read → transform → write → acknowledge → commit.
+    async fn consume(
+        self: &Arc<Self>,
+        consumer: &Arc<SinkConsumer>,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Stop> {
+        let status = &self.parts.status;
+        tokio::select! {
+            () = self.await_topic(consumer) => {}
+            () = shutdown.cancelled() => return Ok(()),
+        }
+        consumer.subscribe(&[&self.parts.topic])?;
+        status.ready();
+
+        let mut records = consumer.stream();
+        let mut batch = Batch::default();
+        let mut in_flight = InFlight::new();
+        let mut flow = Flow::default();
+        let mut commit = Commit::default();
+        let mut tick = tokio::time::interval(COMMIT_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(acknowledged) = in_flight.next() => {
+                    self.acknowledge(consumer, acknowledged)?;
+                }
+                _ = tick.tick() => {
+                    status.turned();
+                    if let Some(failure) = consumer.context().take_failure() {
+                        return Err(Stop::Retry(failure));
+                    }
+                    commit.start(consumer);
+                    flow.adjust(consumer, batch.is_full())?;
+                }
+                Some(record) = records.next(), if flow.paused || !batch.is_full() => {
+                    self.read(consumer, record, &mut records, &mut batch)?;
+                    if flow.paused {
+                        // A partition that was assigned since isn't paused yet.
+                        consumer.pause(&consumer.context().partitions())?;
+                    }
+                }
+            }
+            if !batch.is_empty() && in_flight.len() < IN_FLIGHT {
+                let stage = self.clone();
+                let batch = std::mem::take(&mut batch);
+                in_flight.push_back(Running::spawn(stage.process(batch)));
+            }
+        }
+        while let Some(acknowledged) = in_flight.next().await {
+            self.acknowledge(consumer, acknowledged)?;
+        }
+        let last = commit.finish(consumer).await;
+        last.map_err(|error| Stop::Fatal(error.into()))
+    }
+
+    /// Adds a record to the batch, and all that are there already.
+    fn read(
+        &self,
+        consumer: &SinkConsumer,
+        first: Result<BorrowedMessage<'_>, KafkaError>,
+        records: &mut MessageStream<'_, Assignment>,
+        batch: &mut Batch,
+    ) -> Result<(), Stop> {
+        let mut next = Some(first);
+        let before = batch.len();
+        while let Some(record) = next {
+            match record {
+                Ok(record) => {
+                    // What was fetched before its partition was revoked is not ours.
+                    if let Some(epoch) = consumer.context().epoch(record.partition()) {
+                        batch.push(&record, epoch);
+                    }
+                }
+                Err(error) => self.report(consumer, error)?,
+            }
+            if batch.is_full() {
+                break;
+            }
+            next = records.next().now_or_never().flatten();
+        }
+        // Fewer than before, where a partition was lost and came back meanwhile.
+        let read = batch.len().saturating_sub(before);
+        if read > 0 {
+            self.parts.status.clear(READ);
+            self.parts.stage_metrics.records.inc_by(read as u64);
+        }
+        Ok(())
+    }
+
+    /// Shows an error of the consumer; stops where it can't go on.
+    fn report(&self, consumer: &SinkConsumer, error: KafkaError) -> Result<(), Stop> {
+        use RDKafkaErrorCode as Code;
+        let status = &self.parts.status;
+        match (&error, error.rdkafka_error_code()) {
+            (KafkaError::MessageConsumptionFatal(_), _) | (_, Some(Code::PollExceeded)) => {
+                return Err(Stop::Retry(format!("the consumer failed: {error}")));
+            }
+            (_, Some(Code::AutoOffsetReset | Code::OffsetOutOfRange)) => {
+                tokio::task::block_in_place(|| consumer.context().show_gaps(consumer));
+            }
+            (_, Some(Code::AllBrokersDown | Code::BrokerTransportFailure | Code::Resolve)) => {
+                tracing::debug!(%error, "consumer");
+            }
+            _ => status.fail(READ, format!("can't read {}: {error}", self.parts.topic)),
+        }
+        Ok(())
+    }
+
+    /// Transforms and writes a batch; returns when it is acknowledged.
+    async fn process(self: Arc<Self>, batch: Batch) -> anyhow::Result<Acknowledged> {
+        let started = Instant::now();
+        let Transformed { rows, mut rejected } = {
+            let mut transform = self.transform.lock().await;
+            tokio::task::block_in_place(|| transform.run(&batch))?
+        };
+        let refused = self.sink.write(&batch, &rows).await;
+        let acknowledged = Acknowledged {
+            ends: batch.ends().clone(),
+            counts: counts(&batch, &rows, &rejected, &refused),
+        };
+        rejected.extend(refused);
+        let dead_letters = &self.parts.dead_letters;
+        dead_letters.send_rejected(&batch, &rejected).await?;
+        let written: i64 = acknowledged.counts.values().map(|counts| counts.rows).sum();
+        let metrics = &self.parts.stage_metrics;
+        metrics.rows.inc_by(u64::try_from(written).unwrap_or(0));
+        metrics
+            .batch_seconds
+            .observe(started.elapsed().as_secs_f64());
+        Ok(acknowledged)
+    }
+
+    fn acknowledge(
+        &self,
+        consumer: &SinkConsumer,
+        acknowledged: Result<anyhow::Result<Acknowledged>, JoinError>,
+    ) -> Result<(), Stop> {
+        let acknowledged = acknowledged
+            .map_err(anyhow::Error::new)
+            .flatten()
+            .map_err(Stop::Fatal)?;
+        consumer.context().acknowledge(&acknowledged);
+        Ok(())
+    }
+
+    /// Waits until the topic can be seen.
+    async fn await_topic(&self, consumer: &SinkConsumer) {
+        let status = &self.parts.status;
+        let mut delays = Delays::default();
+        loop {
+            let topic = self.parts.topic.as_str();
+            let seen = tokio::task::block_in_place(|| {
+                consumer.fetch_metadata(Some(topic), METADATA_TIMEOUT)
+            });
+            let problem = match seen {
+                Ok(seen) => match seen.topics().first().and_then(|topic| topic.error()) {
+                    None => break,
+                    Some(error) => {
+                        let code = RDKafkaErrorCode::from(error);
+                        format!("can't read the topic {topic}: {code}")
+                    }
+                },
+                Err(error) => format!("Kafka can't be reached: {error}"),
+            };
+            status.fail(KAFKA, problem);
+            status.alive_while(delays.wait()).await;
+        }
+        status.clear(KAFKA);
+    }
+}
+
+/// Why a consumer ends before shutdown.
+enum Stop {
+    /// A new one may do better.
+    Retry(String),
+    /// Only a new process may do better.
+    Fatal(anyhow::Error),
+}
+
+impl From<KafkaError> for Stop {
+    fn from(error: KafkaError) -> Self {
+        Stop::Retry(format!("the consumer failed: {error}"))
+    }
+}
+
+/// What a batch adds to the counts of its partitions.
+fn counts(
+    batch: &Batch,
+    rows: &[Rows],
+    rejected: &[Rejected],
+    refused: &[Rejected],
+) -> BTreeMap<i32, CommitMetadata> {
+    let mut counts = BTreeMap::<i32, CommitMetadata>::new();
+    let partition = |record: usize| batch.records()[record].partition;
+    for record in rows.iter().flat_map(|rows| &rows.records) {
+        counts.entry(partition(*record)).or_default().rows += 1;
+    }
+    for refused in refused {
+        counts.entry(partition(refused.record)).or_default().rows -= 1;
+    }
+    for dead in rejected.iter().chain(refused) {
+        counts
+            .entry(partition(dead.record))
+            .or_default()
+            .dead_lettered += 1;
+    }
+    counts
+}
