@@ -16,8 +16,11 @@ const FAILED: Duration = Duration::from_secs(2);
 
 /// Open connections by fingerprint.
 pub struct Connections<C, E> {
-    slots: Mutex<HashMap<String, (Arc<Slot<C, E>>, Instant)>>,
+    slots: Mutex<HashMap<String, Used<Slot<C, E>>>>,
 }
+
+/// Something shared, and when it was last asked for.
+type Used<T> = (Arc<T>, Instant);
 
 struct Slot<C, E>(Mutex<State<C, E>>);
 

@@ -188,7 +188,10 @@ impl Credentials {
 
     fn source<'a>(&'a self, namespace: &'a str, own: bool) -> Source<'a> {
         if own {
-            Source::Secrets(Api::namespaced(self.client.clone(), namespace), namespace)
+            Source::Secrets(
+                Box::new(Api::namespaced(self.client.clone(), namespace)),
+                namespace,
+            )
         } else {
             Source::Files(&self.folder)
         }
@@ -197,7 +200,7 @@ impl Credentials {
 
 /// Where values are read.
 enum Source<'a> {
-    Secrets(Api<SecretObject>, &'a str),
+    Secrets(Box<Api<SecretObject>>, &'a str),
     Files(&'a PathBuf),
 }
 

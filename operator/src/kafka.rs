@@ -83,8 +83,11 @@ pub struct Kafka {
     config: ClientConfig,
     admin: AdminClient<LastError>,
     /// Consumers by group; none of them ever subscribes. The empty group is for what needs none.
-    consumers: Mutex<HashMap<String, (Arc<BaseConsumer<LastError>>, Instant)>>,
+    consumers: Mutex<HashMap<String, UsedConsumer>>,
 }
+
+/// A consumer, and when it was last asked for.
+type UsedConsumer = (Arc<BaseConsumer<LastError>>, Instant);
 
 impl Kafka {
     /// Makes the clients; they connect by themselves, and again and again.

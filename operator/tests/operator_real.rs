@@ -1,6 +1,9 @@
 //! The two clients against real servers: `MILLSTREAM_ENVIRONMENT` names the file that
 //! `cargo xtask status --json` prints. Without it these tests say that they are skipped.
 
+// A test's own functions may end it as the test itself may.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 
 use millstream_api::{CassandraConnection, KafkaConnection, KeyspaceSpec, keyspace::Replication};

@@ -87,6 +87,8 @@ fn consumer(config: &ProcessConfig) -> Result<StreamConsumer> {
         .set("enable.auto.offset.store", "false")
         .set("auto.commit.interval.ms", "100")
         .set("queued.max.messages.kbytes", "32768")
+        // A full queue is filled again at once, not after a second.
+        .set("fetch.queue.backoff.ms", "10")
         .create()?;
     consumer.subscribe(&[&config.topic.name])?;
     Ok(consumer)
