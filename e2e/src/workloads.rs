@@ -20,8 +20,19 @@ impl Namespace {
         await_condition(&self.api(), pipeline, condition::READY, PATIENCE).await
     }
 
-    /// Waits until the sink has acknowledged every record that is in the topic now. Asks Kafka, not
-    /// the operator.
+    /// Records of the topic that the sink hasn't acknowledged yet. Asks Kafka, not the operator.
+    ///
+    /// # Errors
+    /// When there is no such topic, or no offset was ever committed.
+    pub fn lag(&self, pipeline: &str, sink: &str, topic: &str) -> Result<i64> {
+        let pipeline = PipelineRef {
+            namespace: self.name.clone(),
+            name: pipeline.to_owned(),
+        };
+        self.kafka.lag(&pipeline.sink_group(sink), topic)
+    }
+
+    /// Waits until the sink has acknowledged every record that is in the topic now.
     ///
     /// # Errors
     /// When there is lag after `timeout`.
@@ -32,14 +43,9 @@ impl Namespace {
         topic: &str,
         timeout: Duration,
     ) -> Result<()> {
-        let pipeline = PipelineRef {
-            namespace: self.name.clone(),
-            name: pipeline.to_owned(),
-        };
-        let group = pipeline.sink_group(sink);
         eventually(timeout, async || {
-            let lag = self.kafka.lag(&group, topic)?;
-            ensure!(lag == 0, "{group} lags by {lag} records");
+            let lag = self.lag(pipeline, sink, topic)?;
+            ensure!(lag == 0, "{pipeline} lags by {lag} records in {sink}");
             Ok(())
         })
         .await

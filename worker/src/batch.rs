@@ -86,6 +86,20 @@ impl Batch {
         start..self.bytes.len()
     }
 
+    /// Empties the batch and keeps its memory for the next: fresh memory for every batch costs more
+    /// than decoding it.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.bytes.shrink_to(2 * MAX_BYTES);
+        self.records.clear();
+        self.ends.clear();
+    }
+
+    /// Bytes of all keys and values.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Whether no more records should be added.
     pub fn is_full(&self) -> bool {
         self.records.len() >= MAX_RECORDS || self.bytes.len() >= MAX_BYTES

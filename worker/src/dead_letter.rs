@@ -1,5 +1,7 @@
 //! Records that can't be processed go to the dead-letter topic, with the reason in a header.
 
+use std::sync::Arc;
+
 use futures::future::join_all;
 use millstream_api::worker::{MAX_DEAD_LETTER_BYTES, dead_letter};
 use rdkafka::{
@@ -11,7 +13,7 @@ use rdkafka::{
 
 use crate::{
     batch::{Batch, Rejected},
-    kafka::{self, Producer},
+    kafka::{self, LazyProducer},
     metrics::StageMetrics,
     retry::Delays,
     status::StatusPart,
@@ -29,7 +31,7 @@ const CONCERN: &str = "dead letters";
 #[derive(Clone)]
 pub struct DeadLetters {
     /// The producer.
-    pub producer: Producer,
+    pub producer: Arc<LazyProducer>,
     /// The dead-letter topic.
     pub topic: String,
     /// `namespace/name` of the pipeline.
@@ -88,6 +90,7 @@ impl DeadLetters {
 
     async fn send_one(&self, letter: &DeadLetter<'_>) -> anyhow::Result<()> {
         let mut delays = Delays::default();
+        let producer = self.producer.get()?;
         let key = letter.key.map(|key| &key[..key.len().min(MAX_KEY_BYTES)]);
         let mut room = MAX_DEAD_LETTER_BYTES - OVERHEAD - MAX_KEY_BYTES;
         loop {
@@ -100,11 +103,11 @@ impl DeadLetters {
                 timestamp: None,
                 headers: Some(self.headers(letter, value)),
             };
-            let Err((error, _)) = self.producer.send(record, Timeout::Never).await else {
+            let Err((error, _)) = producer.send(record, Timeout::Never).await else {
                 self.status.clear(CONCERN);
                 return Ok(());
             };
-            if let Some(fatal) = kafka::fatal_error(&self.producer) {
+            if let Some(fatal) = kafka::fatal_error(producer) {
                 anyhow::bail!(fatal);
             }
             // The topic takes less than it was declared with: the beginning is better than nothing.

@@ -1,5 +1,7 @@
 //! The settings of the Kafka clients, and what the clients report.
 
+use std::sync::OnceLock;
+
 use millstream_api::{
     KafkaConnection,
     worker::{MAX_DEAD_LETTER_BYTES, credentials},
@@ -119,6 +121,33 @@ pub fn producer(client: &ClientConfig, status: StatusPart) -> KafkaResult<Produc
     config.create_with_context(Reports { status })
 }
 
+/// A producer that is made when it is first needed: one that has nothing to do polls all the same.
+pub struct LazyProducer {
+    client: ClientConfig,
+    status: StatusPart,
+    producer: OnceLock<Producer>,
+}
+
+impl LazyProducer {
+    /// Nothing is made yet.
+    pub fn new(client: ClientConfig, status: StatusPart) -> Self {
+        LazyProducer {
+            client,
+            status,
+            producer: OnceLock::new(),
+        }
+    }
+
+    /// The producer.
+    pub fn get(&self) -> KafkaResult<&Producer> {
+        if let Some(producer) = self.producer.get() {
+            return Ok(producer);
+        }
+        let producer = producer(&self.client, self.status.clone())?;
+        Ok(self.producer.get_or_init(|| producer))
+    }
+}
+
 /// A consumer of a sink: it joins the sink's group, commits by hand and never skips by itself.
 pub fn consumer_config(client: &ClientConfig, group: &str) -> ClientConfig {
     let mut config = client.clone();
@@ -134,6 +163,8 @@ pub fn consumer_config(client: &ClientConfig, group: &str) -> ClientConfig {
         .set("isolation.level", "read_committed")
         .set("fetch.wait.max.ms", "100")
         .set("queued.max.messages.kbytes", "8192")
+        // A full queue is looked at again after so long; the default is a whole second.
+        .set("fetch.queue.backoff.ms", "20")
         .set("fetch.message.max.bytes", "1048576")
         .set("fetch.max.bytes", "4194304");
     config

@@ -153,8 +153,9 @@ impl Model {
     }
 }
 
-/// Kills one process pod, every fifth time all of them, once there is one to kill.
-async fn kill_workers(namespace: &Namespace, round: u64) -> Result<()> {
+/// Kills one process pod, every fifth time all of them, once there is one to kill. Tells whether
+/// there were records left to process.
+async fn kill_workers(namespace: &Namespace, round: u64) -> Result<bool> {
     let pods = eventually(PATIENCE, async || {
         let mut pods = namespace.pods(ORDERS, "process").await?;
         pods.retain(is_ready);
@@ -162,6 +163,7 @@ async fn kill_workers(namespace: &Namespace, round: u64) -> Result<()> {
         Ok(pods)
     })
     .await?;
+    let lag = namespace.lag(ORDERS, ORDERS, &orders::topic(namespace))?;
     let count = if round % 5 == 4 { pods.len() } else { 1 };
     for pod in pods
         .iter()
@@ -171,7 +173,7 @@ async fn kill_workers(namespace: &Namespace, round: u64) -> Result<()> {
     {
         namespace.kill(pod).await?;
     }
-    Ok(())
+    Ok(lag > 0)
 }
 
 #[test]
@@ -186,7 +188,7 @@ fn the_table_equals_the_records_whatever_is_killed() {
             .await?;
         namespace.ready(ORDERS).await?;
         let keys = (records / VERSIONS).max(1);
-        let (mut model, started) = (Model::default(), Instant::now());
+        let (mut model, started, mut under_load) = (Model::default(), Instant::now(), 0);
         for round in 0..ROUNDS {
             let numbers = records * round / ROUNDS..records * (round + 1) / ROUNDS;
             let batch = model.records(numbers, keys);
@@ -207,13 +209,18 @@ fn the_table_equals_the_records_whatever_is_killed() {
             if round == OPERATOR {
                 namespace.kill(&operator_pod(namespace).await?).await?;
             }
-            kill_workers(namespace, round)
+            let loaded = kill_workers(namespace, round)
                 .await
                 .with_context(|| format!("round {round}"))?;
+            under_load += u64::from(loaded);
         }
         println!(
-            "{records} records and {ROUNDS} kills: {:.0?}",
+            "{records} records and {ROUNDS} kills, {under_load} of them under load: {:.0?}",
             started.elapsed()
+        );
+        assert!(
+            under_load >= ROUNDS / 2,
+            "the workers were idle when they were killed"
         );
         assert_eq!(namespace.kafka.records(&topic)?, i64::try_from(records)?);
         namespace

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::ResourceExt;
 use millstream_api::{
-    DataPipeline, Keyspace,
+    DataPipeline, Keyspace, condition,
     keyspace::{PrimaryKey, TableSpec},
     pipeline::Sink,
     worker::SinkConfig,
@@ -13,7 +13,7 @@ use millstream_api::{
 use millstream_plan::{PlanError, RecordSchema, SinkPlan, key_pointers};
 
 use super::children::keyspace_manager;
-use crate::error::Error;
+use crate::{conditions, error::Error};
 
 /// A pipeline that makes sense.
 #[derive(Clone, Debug, PartialEq)]
@@ -109,7 +109,13 @@ fn table(
         (!others.is_empty()).then_some((keyspace, table, by_pipelines))
     });
     match (there, &sink.cassandra.primary_key) {
-        (None, Some(primary_key)) => Ok((plan.declare_table(name, primary_key)?, true)),
+        (None, Some(primary_key)) => {
+            let mine = plan.declare_table(name, primary_key)?;
+            if let Some(settled) = keyspace.and_then(|keyspace| settled(keyspace, name)) {
+                fits_settled(sink, &mine, settled)?;
+            }
+            Ok((mine, true))
+        }
         (None, None) => Err(Error::InvalidSpec(format!(
             "sink `{}`: no Keyspace of this namespace declares table {}.{name}: give cassandra.primaryKey here and the pipeline declares the table, or declare it in a Keyspace",
             sink.name, sink.cassandra.keyspace
@@ -128,6 +134,43 @@ fn table(
             Ok((table.clone(), false))
         }
     }
+}
+
+/// The table as it is in Cassandra, as far as the Keyspace knows: it is Ready with it.
+fn settled<'a>(keyspace: &'a Keyspace, table: &str) -> Option<&'a TableSpec> {
+    let status = keyspace.status.as_ref()?;
+    let generation = keyspace.metadata.generation;
+    conditions::holds(&status.conditions, condition::READY, generation).then_some(())?;
+    keyspace
+        .spec
+        .tables
+        .iter()
+        .find(|there| there.name == table)
+}
+
+/// Refuses a change that Cassandra can't make, before the Keyspace is asked for it: others have
+/// tables in it.
+fn fits_settled(sink: &Sink, mine: &TableSpec, settled: &TableSpec) -> Result<(), Error> {
+    let table = format!("{}.{}", sink.cassandra.keyspace, mine.name);
+    if mine.primary_key != settled.primary_key {
+        let columns = settled.primary_key.columns().collect::<Vec<_>>().join(", ");
+        return Err(Error::Incompatible(format!(
+            "sink `{}`: the primary key of table {table} is ({columns}) in Cassandra and can't be changed: go back to it, or use a new table",
+            sink.name
+        )));
+    }
+    for column in &mine.columns {
+        let mut there = settled.columns.iter();
+        if let Some(there) = there.find(|there| there.name == column.name)
+            && there.cql_type != column.cql_type
+        {
+            return Err(Error::Incompatible(format!(
+                "sink `{}`: column `{}` of table {table} is `{}` in Cassandra and `{}` here; Cassandra can't change a column's type: CAST it, or use a new column or table",
+                sink.name, column.name, there.cql_type, column.cql_type
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn same_primary_key(

@@ -29,6 +29,9 @@ use crate::{
 const RELEASING: &str = "releasing";
 
 pub async fn reconcile(pipeline: &DataPipeline, context: &Context) -> Result<Action, Error> {
+    context
+        .metrics
+        .forget(&namespace(pipeline), &pipeline.name_any());
     if !pipeline.finalizers().iter().any(|held| held == FINALIZER) {
         return Ok(Action::await_change());
     }

@@ -16,7 +16,8 @@ use kube::{
     runtime::reflector::{ObjectRef, Store},
 };
 use millstream_api::{
-    CassandraConnection, DataPipeline, KafkaConnection, Keyspace, Topic, condition,
+    CassandraConnection, DataPipeline, KafkaConnection, Keyspace, Topic,
+    condition::{self, reason},
     keyspace::TableSpec,
     worker::{IngestConfig, PipelineRef, ProcessConfig, TopicRef, WorkerConfig},
 };
@@ -55,7 +56,7 @@ pub async fn provision(
     // 2. They are there.
     let topic = await_topics(pipeline, context)?;
     for name in accepted.declared.keys() {
-        await_keyspace(pipeline, context, name)?;
+        await_keyspace(pipeline, context, accepted, name)?;
     }
     // 3. Every sink has a place to start from.
     let kafka = kafka_access(pipeline, context).await?;
@@ -211,16 +212,33 @@ fn await_topics(pipeline: &DataPipeline, context: &Context) -> Result<TopicRef, 
         .ok_or_else(|| Error::Waiting("the topic's identity isn't known yet".into()))
 }
 
-fn await_keyspace(pipeline: &DataPipeline, context: &Context, name: &str) -> Result<(), Error> {
+fn await_keyspace(
+    pipeline: &DataPipeline,
+    context: &Context,
+    accepted: &Accepted,
+    name: &str,
+) -> Result<(), Error> {
     let keyspaces = keyspaces(pipeline, context);
     let keyspace = find_keyspace(&keyspaces, name);
-    let resource = keyspace.map_or_else(|| name.to_string(), |there| there.name_any());
-    await_ready(keyspace, "Keyspace", &resource, |keyspace| {
+    let resource = keyspace.map_or_else(|| name.to_string(), ResourceExt::name_any);
+    let ready = await_ready(keyspace, "Keyspace", &resource, |keyspace| {
         keyspace
             .status
             .as_ref()
             .map(|status| &status.conditions[..])
-    })
+    });
+    match ready {
+        // Tables of others in the Keyspace don't stop this pipeline: the message names those that
+        // are wrong, and the rest are there.
+        Err(Error::Child { reason, message }) if reason == reason::INCOMPATIBLE => {
+            let mut mine = accepted.sinks.iter().filter(|sink| sink.keyspace == name);
+            if mine.any(|sink| message.contains(&format!("table {name}.{} ", sink.table.name))) {
+                return Err(Error::Child { reason, message });
+            }
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 /// Whether a resource is Ready as it now is; otherwise what it says itself.

@@ -61,7 +61,9 @@ pub struct SinkStage {
     known: Known,
 }
 
-type InFlight = FuturesOrdered<Running<anyhow::Result<Acknowledged>>>;
+type InFlight = FuturesOrdered<Running<Processed>>;
+/// What is acknowledged, and the batch for its memory.
+type Processed = anyhow::Result<(Acknowledged, Batch)>;
 
 impl SinkStage {
     /// Plans the query and opens the sink; waits for the table.
@@ -147,6 +149,7 @@ impl SinkStage {
 
         let mut records = consumer.stream();
         let mut batch = Batch::default();
+        let mut spare = Vec::new();
         let mut in_flight = InFlight::new();
         let mut flow = Flow::default();
         let mut commit = Commit::default();
@@ -156,7 +159,7 @@ impl SinkStage {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 Some(acknowledged) = in_flight.next() => {
-                    self.acknowledge(consumer, acknowledged)?;
+                    spare.push(acknowledge(consumer, acknowledged)?);
                 }
                 _ = tick.tick() => {
                     status.turned();
@@ -176,12 +179,13 @@ impl SinkStage {
             }
             if !batch.is_empty() && in_flight.len() < IN_FLIGHT {
                 let stage = self.clone();
-                let batch = std::mem::take(&mut batch);
+                let next = spare.pop().unwrap_or_default();
+                let batch = std::mem::replace(&mut batch, next);
                 in_flight.push_back(Running::spawn(stage.process(batch)));
             }
         }
         while let Some(acknowledged) = in_flight.next().await {
-            self.acknowledge(consumer, acknowledged)?;
+            acknowledge(consumer, acknowledged)?;
         }
         let last = commit.finish(consumer).await;
         last.map_err(|error| Stop::Fatal(error.into()))
@@ -241,7 +245,7 @@ impl SinkStage {
     }
 
     /// Transforms and writes a batch; returns when it is acknowledged.
-    async fn process(self: Arc<Self>, batch: Batch) -> anyhow::Result<Acknowledged> {
+    async fn process(self: Arc<Self>, batch: Batch) -> Processed {
         let started = Instant::now();
         let Transformed { rows, mut rejected } = {
             let mut transform = self.transform.lock().await;
@@ -261,20 +265,7 @@ impl SinkStage {
         metrics
             .batch_seconds
             .observe(started.elapsed().as_secs_f64());
-        Ok(acknowledged)
-    }
-
-    fn acknowledge(
-        &self,
-        consumer: &SinkConsumer,
-        acknowledged: Result<anyhow::Result<Acknowledged>, JoinError>,
-    ) -> Result<(), Stop> {
-        let acknowledged = acknowledged
-            .map_err(anyhow::Error::new)
-            .flatten()
-            .map_err(Stop::Fatal)?;
-        consumer.context().acknowledge(&acknowledged);
-        Ok(())
+        Ok((acknowledged, batch))
     }
 
     /// Waits until the topic can be seen.
@@ -315,6 +306,20 @@ impl From<KafkaError> for Stop {
     fn from(error: KafkaError) -> Self {
         Stop::Retry(format!("the consumer failed: {error}"))
     }
+}
+
+/// Takes note of a batch that is done; gives it back, emptied.
+fn acknowledge(
+    consumer: &SinkConsumer,
+    processed: Result<Processed, JoinError>,
+) -> Result<Batch, Stop> {
+    let (acknowledged, mut batch) = processed
+        .map_err(anyhow::Error::new)
+        .flatten()
+        .map_err(Stop::Fatal)?;
+    consumer.context().acknowledge(&acknowledged);
+    batch.clear();
+    Ok(batch)
 }
 
 /// What a batch adds to the counts of its partitions.

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Credentials,
     dead_letter::{DeadLetter, DeadLetters},
-    kafka::{self, Producer},
+    kafka::{self, LazyProducer, Producer},
     metrics::{Metrics, StageMetrics},
     position::{Position, PositionStore, fingerprint},
     retry::Delays,
@@ -49,7 +49,7 @@ pub async fn run(
         let Err(error) = ingest.attempt(&shutdown).await else {
             return Ok(());
         };
-        if let Some(fatal) = kafka::fatal_error(&ingest.dead_letters.producer) {
+        if let Some(fatal) = kafka::fatal_error(&ingest.producer) {
             anyhow::bail!(fatal);
         }
         ingest.status.fail(PRODUCE, format!("{error:#}"));
@@ -66,6 +66,7 @@ struct Ingest {
     fingerprint: String,
     keys: Keys,
     positions: PositionStore,
+    producer: Producer,
     dead_letters: DeadLetters,
     status: StatusPart,
     metrics: StageMetrics,
@@ -89,8 +90,10 @@ impl Ingest {
             &config.topic.name,
             status.clone(),
         )?;
+        let lazy = Arc::new(LazyProducer::new(client, status.clone()));
+        let producer = lazy.get()?.clone();
         let dead_letters = DeadLetters {
-            producer: kafka::producer(&client, status.clone())?,
+            producer: lazy,
             topic: config.dead_letter_topic.clone(),
             pipeline: config.pipeline.to_string(),
             stage: STAGE.to_owned(),
@@ -103,14 +106,11 @@ impl Ingest {
             keys: Keys::new(&config.key),
             config,
             positions,
+            producer,
             dead_letters,
             status,
             metrics,
         })
-    }
-
-    fn producer(&self) -> &Producer {
-        &self.dead_letters.producer
     }
 
     /// The loop: read → produce → acknowledge → commit, from the last position on.
@@ -271,7 +271,7 @@ impl Ingest {
             let mut message = FutureRecord::<str, [u8]>::to(&self.config.topic.name);
             message = message.payload(record);
             message.key = key;
-            match self.producer().send_result(message) {
+            match self.producer.send_result(message) {
                 Ok(delivery) => return Ok(delivery),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
                     // The client has no signal for room in its queue.

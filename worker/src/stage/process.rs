@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Credentials,
     dead_letter::DeadLetters,
-    kafka,
+    kafka::{self, LazyProducer},
     metrics::Metrics,
     sink::cassandra,
     stage::consume::{Parts, SinkStage},
@@ -42,7 +42,7 @@ pub async fn run(
     for (sink, status) in config.sinks.iter().zip(parts) {
         let stage_metrics = metrics.stage(&sink.name);
         let dead_letters = DeadLetters {
-            producer: kafka::producer(&client, status.clone())?,
+            producer: Arc::new(LazyProducer::new(client.clone(), status.clone())),
             topic: config.dead_letter_topic.clone(),
             pipeline: config.pipeline.to_string(),
             stage: sink.name.clone(),

@@ -1,5 +1,5 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::FieldsV1;
-use millstream_api::KeyspaceSpec;
+use millstream_api::{KeyspaceSpec, KeyspaceStatus};
 use serde_json::json;
 
 use super::*;
@@ -62,6 +62,27 @@ fn a_table_that_a_person_declares_is_checked_and_left_to_them() {
     let accepted = accept(&pipeline, &[keyspace("kubectl", "bigint")]).unwrap();
     assert!(accepted.declared["ks"].is_empty());
     assert_eq!(accepted.sinks[0].table.columns.len(), 2);
+}
+
+#[test]
+fn what_cassandra_cannot_change_is_refused_before_the_keyspace_is_asked() {
+    let pipeline = pipeline(&sink("SELECT id, age FROM records", BY_ID));
+    let mut mine = keyspace("millstream-pipeline-users", "int");
+    // As long as the Keyspace isn't Ready the table may be what has to be mended.
+    accept(&pipeline, std::slice::from_ref(&mine)).unwrap();
+    let verdicts = conditions::accepted_and_provisioned(Ok("there"));
+    mine.status = Some(KeyspaceStatus {
+        conditions: conditions::merge(&[], &verdicts, "there", None),
+        ..KeyspaceStatus::default()
+    });
+    let error = accept(&pipeline, &[mine]).unwrap_err();
+    assert_eq!(error.reason(), "Incompatible");
+    assert!(
+        error
+            .to_string()
+            .contains("column `age` of table ks.t is `int`"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -42,7 +42,6 @@ struct Target {
 }
 
 /// Rows with their values encoded, in one buffer.
-#[derive(Default)]
 pub struct BoundRows {
     bytes: Vec<u8>,
     rows: Vec<BoundRow>,
@@ -104,7 +103,7 @@ impl Binder {
     /// Binds rows. Of the rows of one primary key only those are kept that a later one doesn't
     /// replace as a whole.
     pub fn bind(&self, batch: &Batch, rows: &[Rows]) -> (BoundRows, Vec<Rejected>) {
-        let mut bound = BoundRows::default();
+        let mut bound = BoundRows::with_capacity(batch.len(), batch.bytes());
         let mut rejected = Vec::new();
         for rows in rows {
             let columns = self
@@ -198,6 +197,13 @@ fn null_or_unset(target: &Target, record: &[u8]) -> i32 {
 }
 
 impl BoundRows {
+    fn with_capacity(rows: usize, bytes: usize) -> Self {
+        BoundRows {
+            bytes: Vec::with_capacity(bytes),
+            rows: Vec::with_capacity(rows),
+        }
+    }
+
     /// The rows' values.
     pub fn values(&self) -> impl ExactSizeIterator<Item = Values<'_>> {
         self.rows.iter().map(|row| Values {

@@ -1,0 +1,208 @@
+//! Kafka as the operator needs it. The only folder that knows the driver.
+
+mod client;
+mod offsets;
+mod topics;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use millstream_api::KafkaConnection;
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions},
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError as DriverError, RDKafkaErrorCode as Code},
+};
+
+use self::client::{LastError, client_config};
+pub use self::{
+    offsets::{Committed, TopicMark},
+    topics::{ConfigValue, ObservedTopic},
+};
+use crate::credentials::Access;
+
+/// Every call gives up after this time.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Consumers that were not used for this long are closed.
+const IDLE: Duration = Duration::from_secs(120);
+
+/// Why Kafka didn't do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum KafkaError {
+    #[error("Kafka at {servers} doesn't answer within 10 s: {detail}")]
+    Unreachable { servers: String, detail: String },
+    #[error("Kafka at {servers} refuses: {detail}")]
+    Refused { servers: String, detail: String },
+}
+
+/// A Kafka cluster.
+pub struct Kafka {
+    servers: String,
+    origin: Option<String>,
+    config: ClientConfig,
+    admin: AdminClient<LastError>,
+    /// Consumers by group; none of them ever subscribes. The empty group is for what needs none.
+    consumers: Mutex<HashMap<String, UsedConsumer>>,
+}
+
+/// A consumer, and when it was last asked for.
+type UsedConsumer = (Arc<BaseConsumer<LastError>>, Instant);
+
+impl Kafka {
+    /// Makes the clients; they connect by themselves, and again and again.
+    pub fn new(access: &Access<KafkaConnection>) -> Result<Kafka, KafkaError> {
+        let servers = access.connection.bootstrap_servers.clone();
+        let config = client_config(access);
+        let admin = config
+            .create_with_context(LastError::default())
+            .map_err(|error| KafkaError::Refused {
+                servers: servers.clone(),
+                detail: format!("the connection's settings are wrong: {error}"),
+            })?;
+        Ok(Kafka {
+            servers,
+            origin: access.login.as_ref().map(|login| login.origin.clone()),
+            config,
+            admin,
+            consumers: Mutex::default(),
+        })
+    }
+
+    /// Runs blocking calls of a consumer where they block nobody.
+    async fn with_consumer<T: Send + 'static>(
+        &self,
+        group: &str,
+        call: impl FnOnce(&BaseConsumer<LastError>) -> Result<T, DriverError> + Send + 'static,
+    ) -> Result<T, KafkaError> {
+        let consumer = self
+            .consumer(group)
+            .map_err(|error| self.failed(&error, None))?;
+        let last = consumer.context().clone();
+        let result = tokio::task::spawn_blocking(move || {
+            let result = call(&consumer);
+            if result.is_err() {
+                // Hands what the client has to say about its connections to the context.
+                for _ in 0..16 {
+                    let _ = consumer.poll(Duration::ZERO);
+                }
+            }
+            result
+        })
+        .await;
+        match result {
+            Ok(Ok(value)) => {
+                last.clear();
+                Ok(value)
+            }
+            Ok(Err(error)) => Err(self.failed(&error, last.get())),
+            Err(error) => Err(KafkaError::Unreachable {
+                servers: self.servers.clone(),
+                detail: error.to_string(),
+            }),
+        }
+    }
+
+    fn consumer(&self, group: &str) -> Result<Arc<BaseConsumer<LastError>>, DriverError> {
+        let mut consumers = self
+            .consumers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let idle: Vec<_> = consumers
+            .extract_if(|key, (_, used)| key != group && now.duration_since(*used) > IDLE)
+            .collect();
+        if !idle.is_empty() {
+            // Closing a client waits for its threads.
+            tokio::task::spawn_blocking(move || drop(idle));
+        }
+        if let Some((consumer, used)) = consumers.get_mut(group) {
+            *used = now;
+            return Ok(consumer.clone());
+        }
+        let mut config = self.config.clone();
+        if !group.is_empty() {
+            config.set("group.id", group);
+        }
+        let consumer: Arc<BaseConsumer<LastError>> =
+            Arc::new(config.create_with_context(LastError::default())?);
+        consumers.insert(group.to_string(), (consumer.clone(), now));
+        Ok(consumer)
+    }
+
+    async fn limited<T>(
+        &self,
+        call: impl Future<Output = Result<T, DriverError>>,
+    ) -> Result<T, KafkaError> {
+        // The driver keeps its own time; this is for when it doesn't.
+        match tokio::time::timeout(TIMEOUT + Duration::from_secs(2), call).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(self.failed(&error, self.admin.inner().context().get())),
+            Err(_) => Err(KafkaError::Unreachable {
+                servers: self.servers.clone(),
+                detail: "no answer".into(),
+            }),
+        }
+    }
+
+    fn failed(&self, error: &DriverError, last: Option<(Code, String)>) -> KafkaError {
+        let servers = self.servers.clone();
+        let code = last
+            .as_ref()
+            .map(|(code, _)| *code)
+            .or_else(|| error.rdkafka_error_code());
+        let said = last.map_or_else(|| error.to_string(), |(_, said)| said);
+        // The driver also blames the authentication when a connection breaks in the midst of it.
+        let broke = said.contains("Broker transport failure");
+        match code {
+            Some(Code::Authentication | Code::SaslAuthenticationFailed) if !broke => {
+                KafkaError::Refused {
+                    servers,
+                    detail: match &self.origin {
+                        Some(origin) => format!("the credentials of {origin} are wrong: {said}"),
+                        None => format!("it wants credentials, and none are set: {said}"),
+                    },
+                }
+            }
+            Some(
+                Code::TopicAuthorizationFailed
+                | Code::GroupAuthorizationFailed
+                | Code::ClusterAuthorizationFailed
+                | Code::PolicyViolation,
+            ) => KafkaError::Refused {
+                servers,
+                detail: said,
+            },
+            _ => KafkaError::Unreachable {
+                servers,
+                detail: said,
+            },
+        }
+    }
+
+    fn refused(&self, code: Code, what: &str) -> KafkaError {
+        let servers = self.servers.clone();
+        match code {
+            Code::OperationTimedOut | Code::RequestTimedOut | Code::BrokerTransportFailure => {
+                KafkaError::Unreachable {
+                    servers,
+                    detail: format!("it was asked to {what}"),
+                }
+            }
+            code => KafkaError::Refused {
+                servers,
+                detail: format!("it won't {what}: {code}"),
+            },
+        }
+    }
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new()
+        .request_timeout(Some(TIMEOUT))
+        .operation_timeout(Some(TIMEOUT))
+}
