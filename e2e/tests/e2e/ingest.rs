@@ -218,9 +218,17 @@ fn a_generator_makes_so_many_records_and_the_pipeline_scales() {
                 .await?
                 .ok()?;
             namespace.ready_pods(ORDERS, "process", replicas).await?;
-            let status = namespace.ready(ORDERS).await?.status.unwrap_or_default();
-            assert_eq!(status.replicas, Some(i32::try_from(replicas)?));
-            Ok(())
+            // The number of pods follows the pods, a moment after the condition.
+            eventually(PATIENCE, async || {
+                let status = namespace.ready(ORDERS).await?.status.unwrap_or_default();
+                ensure!(
+                    status.replicas == Some(i32::try_from(replicas)?),
+                    "the status shows {:?} replicas",
+                    status.replicas
+                );
+                Ok(())
+            })
+            .await
         };
         scale(3).await?;
         scale(0).await?;

@@ -71,8 +71,10 @@ async fn main() -> Result<()> {
         latency_seconds: arguments.latency_seconds,
     };
     let report = bench.run(arguments.rounds).await;
-    bench.cassandra.clean_up().await?;
+    let cleaned_up = bench.cassandra.clean_up().await;
+    // What went wrong first is what matters.
     let report = report?;
+    cleaned_up?;
     println!("{}", report.table());
     if let Some(ratios) = report.ratios() {
         println!("{ratios}");
