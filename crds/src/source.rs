@@ -6,6 +6,8 @@ use kube::{KubeSchema, core::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::connection::SecretValue;
+
 /// Durations as Go and Kubernetes write them. Checked by the API server, because a resource that
 /// can't be deserialized can't be told what is wrong with it.
 const DURATION: &str = r"^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$";
@@ -21,6 +23,13 @@ pub struct Source {
     /// Made-up records in the shape of the schema, for trying out and for load tests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generator: Option<GeneratorSource>,
+}
+
+impl Source {
+    /// The Secrets that the source needs, by the name of the file in which the worker finds the value.
+    pub fn secrets(&self) -> BTreeMap<&'static str, &SecretValue> {
+        BTreeMap::new()
+    }
 }
 
 /// Records from an HTTP API that answers with JSON.

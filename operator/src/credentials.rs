@@ -186,6 +186,20 @@ impl Credentials {
         })
     }
 
+    /// The files with a source's Secrets, as a worker finds them in its credentials folder.
+    pub async fn source_files(
+        &self,
+        namespace: &str,
+        source: &millstream_api::source::Source,
+    ) -> Result<BTreeMap<&'static str, String>, Error> {
+        let secrets = self.source(namespace, true);
+        let mut files = BTreeMap::new();
+        for (file, secret) in source.secrets() {
+            files.insert(file, secrets.value(&secret.name, &secret.key, file).await?);
+        }
+        Ok(files)
+    }
+
     fn source<'a>(&'a self, namespace: &'a str, own: bool) -> Source<'a> {
         if own {
             Source::Secrets(

@@ -4,6 +4,7 @@
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -22,7 +23,9 @@ use axum::{
 use futures::{StreamExt, stream};
 use millstream_api::source::HttpSource;
 use millstream_worker::{
-    source::{SourceBatch, http},
+    config::Credentials,
+    metrics::Metrics,
+    source::{Opening, Records, SourceBatch, http},
     status::{Status, StatusPart},
 };
 use serde_json::{Value, json};
@@ -75,9 +78,20 @@ fn status() -> (Arc<Status>, StatusPart) {
     (status, part)
 }
 
+fn open(spec: HttpSource, position: Option<&Value>, status: StatusPart) -> Records {
+    let opening = Opening {
+        schema: "",
+        credentials: &Credentials::new(PathBuf::new()),
+        position,
+        status: &status,
+        metrics: &Metrics::default().stage("ingest"),
+    };
+    http::open(spec, &opening).unwrap()
+}
+
 async fn all(spec: HttpSource, position: Option<&Value>) -> Vec<SourceBatch> {
     let (_, part) = status();
-    http::open(spec, position, part).unwrap().collect().await
+    open(spec, position, part).collect().await
 }
 
 fn texts(batches: &[SourceBatch]) -> Vec<String> {
@@ -175,7 +189,7 @@ async fn outlive(faults: Vec<fn() -> Response>) -> Vec<String> {
         }
     })
     .await;
-    let source = http::open(api.source(json!({"records": "/results"})), None, part).unwrap();
+    let source = open(api.source(json!({"records": "/results"})), None, part);
     let batches: Vec<_> = source.collect().await;
     assert_eq!(texts(&batches), [r#"{"a": 1}"#]);
     assert!(status.report().errors.is_empty(), "{:?}", status.report());
@@ -235,7 +249,7 @@ fn cut_off() -> Response {
 async fn a_refusal_is_shown_and_not_hammered() {
     let (status, part) = status();
     let api = Api::start(|_, _| StatusCode::NOT_FOUND.into_response()).await;
-    let mut source = http::open(api.source(json!({})), None, part).unwrap();
+    let mut source = open(api.source(json!({})), None, part);
     let waited = tokio::time::timeout(Duration::from_secs(3), source.next()).await;
     assert!(waited.is_err());
     assert_eq!(api.requests(), 1);
@@ -248,12 +262,11 @@ async fn polls_again_and_again() {
     let api =
         Api::start(|request, _| json!([{"request": request}]).to_string().into_response()).await;
     let (_, part) = status();
-    let source = http::open(
+    let source = open(
         api.source(json!({"poll": {"interval": "100ms"}})),
         None,
         part,
-    )
-    .unwrap();
+    );
     let started = Instant::now();
     let batches: Vec<_> = source.take(4).collect().await;
     assert_eq!(texts(&batches)[3], r#"{"request":3}"#);

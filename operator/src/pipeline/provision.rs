@@ -305,12 +305,14 @@ async fn apply_credentials(
     kafka: &Access<KafkaConnection>,
     cassandra: &Access<CassandraConnection>,
 ) -> Result<Option<String>, Error> {
+    let namespace = namespace(pipeline);
     let mut files: BTreeMap<_, _> = kafka.files();
     files.extend(cassandra.files());
+    let source = &pipeline.spec.source;
+    files.extend(context.credentials.source_files(&namespace, source).await?);
     if files.is_empty() {
         return Ok(None);
     }
-    let namespace = namespace(pipeline);
     let name = children::credentials_name(pipeline);
     let live = context.api::<Secret>(&namespace).get_opt(&name).await?;
     if let Some(live) = &live {

@@ -11,7 +11,7 @@ use futures::stream::BoxStream;
 use millstream_api::source::Source;
 use serde_json::Value;
 
-use crate::status::StatusPart;
+use crate::{config::Credentials, metrics::StageMetrics, status::StatusPart};
 
 /// Records, and the position after them.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,21 +26,28 @@ pub struct SourceBatch {
 /// itself; the end of the stream is the end of the source.
 pub type Records = BoxStream<'static, SourceBatch>;
 
-/// Opens a source at a position; at its beginning where there is none.
-pub fn open(
-    source: &Source,
-    schema: &str,
-    position: Option<&Value>,
-    status: &StatusPart,
-) -> anyhow::Result<Records> {
+/// What a source is opened with.
+pub struct Opening<'a> {
+    /// The shape of a record, as in the DataPipeline.
+    pub schema: &'a str,
+    /// The folder with the values of [`Source::secrets`].
+    pub credentials: &'a Credentials,
+    /// Where another worker stopped; the source's beginning where there is none.
+    pub position: Option<&'a Value>,
+    pub status: &'a StatusPart,
+    pub metrics: &'a StageMetrics,
+}
+
+/// Opens a source.
+pub fn open(source: &Source, opening: &Opening<'_>) -> anyhow::Result<Records> {
     match source {
         Source {
             http: Some(http), ..
-        } => http::open(http.clone(), position, status.clone()),
+        } => http::open(http.clone(), opening),
         Source {
             generator: Some(generator),
             ..
-        } => generator::open(generator.clone(), schema, position),
+        } => generator::open(generator.clone(), opening),
         _ => anyhow::bail!("the pipeline has no source; set one of http and generator"),
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     metrics::{Metrics, StageMetrics},
     position::{Position, PositionStore, fingerprint},
     retry::Delays,
-    source::{self, SourceBatch},
+    source::{self, Opening, SourceBatch},
     stage::key::Keys,
     status::{Status, StatusPart},
     transform::too_large,
@@ -63,6 +63,7 @@ pub async fn run(
 
 struct Ingest {
     config: IngestConfig,
+    credentials: Credentials,
     fingerprint: String,
     keys: Keys,
     positions: PositionStore,
@@ -105,6 +106,7 @@ impl Ingest {
             fingerprint: fingerprint(&config.source, &config.schema),
             keys: Keys::new(&config.key),
             config,
+            credentials: credentials.clone(),
             positions,
             producer,
             dead_letters,
@@ -125,9 +127,13 @@ impl Ingest {
         }
         let mut source = source::open(
             &self.config.source,
-            &self.config.schema,
-            position.position.as_ref(),
-            &self.status,
+            &Opening {
+                schema: &self.config.schema,
+                credentials: &self.credentials,
+                position: position.position.as_ref(),
+                status: &self.status,
+                metrics: &self.metrics,
+            },
         )?;
         let mut progress = Progress::new(position);
         let mut in_flight = FuturesOrdered::<Delivery<'_>>::new();

@@ -11,9 +11,9 @@ use futures::{StreamExt, stream};
 use millstream_api::source::GeneratorSource;
 use millstream_plan::RecordSchema;
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::source::{Records, SourceBatch, generator::value::Object};
+use crate::source::{Opening, Records, SourceBatch, generator::value::Object};
 
 /// Records that are made at once.
 const BATCH: u64 = 500;
@@ -21,13 +21,11 @@ const BATCH: u64 = 500;
 const TICK: Duration = Duration::from_millis(10);
 
 /// Opens the source; the position is the index of the next record.
-pub fn open(
-    spec: GeneratorSource,
-    schema: &str,
-    position: Option<&Value>,
-) -> anyhow::Result<Records> {
-    let schema = RecordSchema::parse(schema)?;
-    let start = position.and_then(|position| position["next"].as_u64());
+pub fn open(spec: GeneratorSource, opening: &Opening<'_>) -> anyhow::Result<Records> {
+    let schema = RecordSchema::parse(opening.schema)?;
+    let start = opening
+        .position
+        .and_then(|position| position["next"].as_u64());
     let generator = Generator::new(&schema, spec.seed);
     let pace = Pace {
         rate: spec.rate,

@@ -12,20 +12,18 @@ use tokio::time::MissedTickBehavior;
 
 use crate::{
     pointer::Pointer,
-    source::{Records, SourceBatch, http::fetch::Fetch},
+    source::{Opening, Records, SourceBatch, http::fetch::Fetch},
     status::StatusPart,
 };
 
 /// Opens the source; the position is the offset of the next page.
-pub fn open(
-    spec: HttpSource,
-    position: Option<&Value>,
-    status: StatusPart,
-) -> anyhow::Result<Records> {
-    let start = position.and_then(|position| position["offset"].as_u64());
+pub fn open(spec: HttpSource, opening: &Opening<'_>) -> anyhow::Result<Records> {
+    let start = opening
+        .position
+        .and_then(|position| position["offset"].as_u64());
     let poll = spec.poll.clone();
     let http = Arc::new(Http {
-        fetch: Fetch::new(&spec, status)?,
+        fetch: Fetch::new(&spec, opening.status.clone())?,
         records: Pointer::parse(&spec.records),
         spec,
     });
