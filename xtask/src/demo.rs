@@ -1,5 +1,6 @@
 //! `cargo xtask demo`: from a fresh machine to rows in Cassandra, in one command.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use crate::environment::Environment;
 use crate::install::{self, kubectl, root};
 use crate::process::{self, SHORT};
 use crate::progress::Progress;
-use crate::{provider, test};
+use crate::{dist, provider, test};
 
 /// The demo is a success with this many rows.
 const ROWS: i64 = 300;
@@ -43,6 +44,8 @@ pub fn demo(options: &Options) -> Result<()> {
 }
 
 fn show(progress: &Progress) -> Result<()> {
+    // Built first: a person who sees rows arrive shouldn't wait for a compiler to look at them.
+    let shell = dist::binary("cql")?;
     let (environment, images) = test::installed(progress)?;
     let apis = std::fs::read_to_string(root().join("examples/apis/deploy.yaml"))?;
     let published = concat!("millstream/apis:", env!("CARGO_PKG_VERSION"));
@@ -66,10 +69,12 @@ fn show(progress: &Progress) -> Result<()> {
     println!();
     print(kubectl(&environment).args(["get", "datapipelines,topics,keyspaces"]))?;
     cql(
+        &shell,
         &environment,
         "SELECT count(*) AS rows FROM spark_streams.created_users",
     )?;
     cql(
+        &shell,
         &environment,
         "SELECT first_name, last_name, gender, post_code, email, registered_date FROM spark_streams.created_users LIMIT 5",
     )?;
@@ -117,9 +122,9 @@ fn print(command: &mut Command) -> Result<()> {
 }
 
 /// Prints the rows of a query.
-fn cql(environment: &Environment, query: &str) -> Result<()> {
+fn cql(shell: &Path, environment: &Environment, query: &str) -> Result<()> {
     println!("cql> {query};");
-    let mut command = Command::new(crate::dist::binary("cql")?);
+    let mut command = Command::new(shell);
     command
         .args(["--contact-point", &environment.addresses.cassandra])
         .env("CASSANDRA_USERNAME", &environment.cassandra_user)
