@@ -35,12 +35,10 @@ pub fn bench(options: &Options) -> Result<()> {
     debian::ensure(debian::BUILD, "build librdkafka", &progress)?;
     provider::up(None)?;
     let step = progress.step("building the worker and the benchmark");
-    let mut build = Command::new("cargo");
+    let mut build = process::cargo();
     // Of the whole workspace, as everything else builds it: a selection of packages would have
     // other features of common dependencies, and compile the large ones once more.
-    build
-        .current_dir(root())
-        .args(["build", "--locked", "--workspace"]);
+    build.args(["build", "--locked", "--workspace"]);
     build.args([
         "--bin",
         "millstream-worker",

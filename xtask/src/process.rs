@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::install::root;
 use crate::progress::Step;
 
 /// Enough for anything that only asks or changes a setting.
@@ -22,6 +23,23 @@ pub fn shown(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
     words.extend(command.get_args().map(|a| a.to_string_lossy().into_owned()));
     words.join(" ")
+}
+
+/// Cargo, as a person would call it at the top of the project.
+///
+/// `cargo xtask` leaves variables about xtask's own package behind. Build scripts that watch them
+/// (ring's does) would run again after every change between `cargo` and `cargo xtask`, and TLS,
+/// HTTP and DataFusion would be compiled again with it.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
+    command.current_dir(root());
+    command
 }
 
 /// Runs a command to its end and gives its standard output.

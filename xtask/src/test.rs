@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::dist::{self, Images};
 use crate::environment::{self, Environment};
 use crate::install::{self, root};
+use crate::process::cargo;
 use crate::progress::Progress;
 use crate::{cache, codegen, debian, provider};
 
@@ -124,12 +125,6 @@ pub fn test(options: &Options) -> Result<()> {
         std::process::exit(1);
     }
     Ok(())
-}
-
-fn cargo() -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root());
-    command
 }
 
 /// A command whose output a person sees, and whose success is the result.
