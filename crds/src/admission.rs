@@ -54,7 +54,8 @@ fn schema_of<'a>(
     violations: &mut Vec<Violation>,
 ) -> Option<&'a JSONSchemaProps> {
     let group = &definition.spec.group;
-    let api_version = |version: &CustomResourceDefinitionVersion| format!("{group}/{}", version.name);
+    let api_version =
+        |version: &CustomResourceDefinitionVersion| format!("{group}/{}", version.name);
     let served: Vec<_> = definition.spec.versions.iter().map(api_version).collect();
     let asked = resource["apiVersion"].as_str().unwrap_or_default();
     let found = served.iter().position(|version| version == asked);

@@ -4,8 +4,8 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
 };
-pub use millstream_api::condition::{find, holds};
 use millstream_api::condition::{self, reason};
+pub use millstream_api::condition::{find, holds};
 
 use crate::error::Error;
 

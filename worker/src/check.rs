@@ -2,9 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use millstream_api::{
-    DataPipeline, DeletionPolicy, Keyspace, KeyspaceSpec, keyspace::TableSpec,
-};
+use millstream_api::{DataPipeline, DeletionPolicy, Keyspace, KeyspaceSpec, keyspace::TableSpec};
 use millstream_plan::{
     Accepted, Refusal, accept, accept_keyspace, accept_topic, claim_table, keyspace_manager,
 };
@@ -52,15 +50,21 @@ pub fn run(arguments: &Check) -> anyhow::Result<ExitCode> {
         }
     }
     let refused = findings.iter().any(|finding| finding.verdict.is_err());
-    Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if refused {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 /// Checks the resources of a file, together.
 pub fn check(resources: Vec<Resource>) -> Vec<Finding> {
-    let keyspaces = resources.iter().filter_map(|resource| match &resource.content {
-        Ok(Content::Keyspace(keyspace)) => Some(declared_by_a_person(keyspace)),
-        _ => None,
-    });
+    let keyspaces = resources
+        .iter()
+        .filter_map(|resource| match &resource.content {
+            Ok(Content::Keyspace(keyspace)) => Some(declared_by_a_person(keyspace)),
+            _ => None,
+        });
     let mut keyspaces: Vec<Keyspace> = keyspaces.collect();
     let findings = resources.into_iter().map(|resource| Finding {
         resource: resource.name,
@@ -95,10 +99,7 @@ fn verdict(content: &Content, keyspaces: &mut Vec<Keyspace>) -> Result<String, R
 }
 
 /// Checks a pipeline of a file that has these Keyspaces too.
-pub fn accept_within(
-    pipeline: &DataPipeline,
-    keyspaces: &[Keyspace],
-) -> Result<Accepted, Refusal> {
+pub fn accept_within(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepted, Refusal> {
     let keyspaces: Vec<_> = keyspaces.iter().map(declared_by_a_person).collect();
     accept_beside(pipeline, &keyspaces)
 }
@@ -121,7 +122,11 @@ fn summary(pipeline: &DataPipeline, accepted: &Accepted) -> String {
         .iter()
         .map(|sink| format!("{} → {}.{}", sink.name, sink.keyspace, sink.table.name))
         .collect();
-    format!("topic {} {key}; {}", pipeline.topic_name(), sinks.join(", "))
+    format!(
+        "topic {} {key}; {}",
+        pipeline.topic_name(),
+        sinks.join(", ")
+    )
 }
 
 /// The Keyspace as it is in the cluster after `kubectl apply`.

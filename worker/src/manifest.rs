@@ -71,7 +71,9 @@ fn content(
     let is_ours = group.split('/').next() == Some(GROUP);
     let mut kinds = definitions.iter();
     let Some(definition) = kinds.find(|definition| definition.spec.names.kind == kind) else {
-        let kinds = definitions.iter().map(|definition| definition.spec.names.kind.as_str());
+        let kinds = definitions
+            .iter()
+            .map(|definition| definition.spec.names.kind.as_str());
         let kinds = kinds.collect::<Vec<_>>().join(", ");
         return match is_ours || group.is_empty() {
             true => Err(vec![format!("kind: `{kind}` is none of {kinds}")]),

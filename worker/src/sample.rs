@@ -61,6 +61,9 @@ pub async fn sample(
     match errors.get(STAGE) {
         Some(error) => anyhow::bail!("no record within {:?}: {error}", wanted.within),
         None if in_time => anyhow::bail!("the source ended without a record"),
-        None => anyhow::bail!("no record within {:?}; --timeout gives it longer", wanted.within),
+        None => anyhow::bail!(
+            "no record within {:?}; --timeout gives it longer",
+            wanted.within
+        ),
     }
 }

@@ -12,11 +12,7 @@ use super::Violation;
 const META: [&str; 3] = ["apiVersion", "kind", "metadata"];
 
 /// Checks a whole resource.
-pub fn check_resource(
-    schema: &JSONSchemaProps,
-    resource: &Value,
-    violations: &mut Vec<Violation>,
-) {
+pub fn check_resource(schema: &JSONSchemaProps, resource: &Value, violations: &mut Vec<Violation>) {
     let Value::Object(fields) = resource else {
         return;
     };
@@ -53,13 +49,18 @@ impl Check<'_> {
         {
             let allowed: Vec<_> = allowed.iter().map(|value| plain(&value.0)).collect();
             let allowed = allowed.join(", ");
-            self.say(field, format!("must be one of {allowed}, and is {}", plain(value)));
+            self.say(
+                field,
+                format!("must be one of {allowed}, and is {}", plain(value)),
+            );
         }
         match value {
             Value::Object(fields) => self.object(schema, fields, field),
             Value::Array(items) => self.array(schema, items, field),
             Value::String(text) => self.text(schema, text, field),
-            Value::Number(number) => self.number(schema, number.as_f64().unwrap_or(f64::NAN), field),
+            Value::Number(number) => {
+                self.number(schema, number.as_f64().unwrap_or(f64::NAN), field)
+            }
             Value::Bool(_) | Value::Null => {}
         }
     }
@@ -81,7 +82,11 @@ impl Check<'_> {
                 (None, Some(JSONSchemaPropsOrBool::Bool(true))) => {}
                 _ if schema.x_kubernetes_preserve_unknown_fields == Some(true) => {}
                 _ => {
-                    let names = schema.properties.iter().flatten().map(|(name, _)| name.as_str());
+                    let names = schema
+                        .properties
+                        .iter()
+                        .flatten()
+                        .map(|(name, _)| name.as_str());
                     let names = names.collect::<Vec<_>>().join(", ");
                     self.say(&path, format!("unknown field; there are {names}"));
                 }
@@ -105,7 +110,10 @@ impl Check<'_> {
         for (index, item) in items.iter().enumerate() {
             if items[..index].iter().any(|before| key(before) == key(item)) {
                 let keys: Vec<_> = key(item).iter().map(plain).collect();
-                self.say(&format!("{field}[{index}]"), format!("{} is there twice", keys.join(", ")));
+                self.say(
+                    &format!("{field}[{index}]"),
+                    format!("{} is there twice", keys.join(", ")),
+                );
             }
         }
     }
@@ -124,7 +132,10 @@ impl Check<'_> {
 
     fn number(&mut self, schema: &JSONSchemaProps, number: f64, field: &str) {
         if let Some(minimum) = schema.minimum.filter(|minimum| number < *minimum) {
-            self.say(field, format!("must be at least {minimum}, and is {number}"));
+            self.say(
+                field,
+                format!("must be at least {minimum}, and is {number}"),
+            );
         }
         if let Some(maximum) = schema.maximum.filter(|maximum| number > *maximum) {
             self.say(field, format!("must be at most {maximum}, and is {number}"));
@@ -133,13 +144,19 @@ impl Check<'_> {
 
     fn at_least(&mut self, field: &str, minimum: Option<i64>, found: i64, what: &str) {
         if let Some(minimum) = minimum.filter(|minimum| found < *minimum) {
-            self.say(field, format!("must have at least {minimum} {what}, and has {found}"));
+            self.say(
+                field,
+                format!("must have at least {minimum} {what}, and has {found}"),
+            );
         }
     }
 
     fn at_most(&mut self, field: &str, maximum: Option<i64>, found: i64, what: &str) {
         if let Some(maximum) = maximum.filter(|maximum| found > *maximum) {
-            self.say(field, format!("may have {maximum} {what} at most, and has {found}"));
+            self.say(
+                field,
+                format!("may have {maximum} {what} at most, and has {found}"),
+            );
         }
     }
 }

@@ -37,7 +37,10 @@ fn said(resource: &Value) -> Vec<String> {
         .iter()
         .find(|definition| definition.spec.names.kind == resource["kind"])
         .unwrap();
-    admit(definition, resource).iter().map(Violation::to_string).collect()
+    admit(definition, resource)
+        .iter()
+        .map(Violation::to_string)
+        .collect()
 }
 
 #[test]
@@ -45,7 +48,10 @@ fn lets_in_what_is_right() {
     for (pointer, value) in [
         ("", json!(null)),
         ("/spec/topic", json!(null)),
-        ("/spec/topic", json!({"partitions": 4.0, "config": {"retention.ms": "1"}})),
+        (
+            "/spec/topic",
+            json!({"partitions": 4.0, "config": {"retention.ms": "1"}}),
+        ),
         ("/spec/kafka", json!(null)),
         ("/status", json!({"lag": 3})),
     ] {
@@ -89,6 +95,8 @@ fn rules_of_keyspaces_hold_too() {
     });
     assert_eq!(
         said(&keyspace),
-        ["spec.replication: SimpleStrategy takes replicationFactor, NetworkTopologyStrategy takes datacenters"]
+        [
+            "spec.replication: SimpleStrategy takes replicationFactor, NetworkTopologyStrategy takes datacenters"
+        ]
     );
 }

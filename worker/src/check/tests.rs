@@ -79,14 +79,18 @@ fn what_the_operator_refuses_has_its_place() {
     let text = pipeline("a", "SELECT id,\n          nam FROM records", BY_ID)
         + &pipeline("b", "SELECT id FROM records", "")
         + &pipeline("c", "SELECT id FROM records", BY_ID).replace("id UUID", "id UUIDD")
-        + &pipeline("d", "SELECT id FROM records", BY_ID).replace("spec:", "spec:\n  topic: {name: ..}")
+        + &pipeline("d", "SELECT id FROM records", BY_ID)
+            .replace("spec:", "spec:\n  topic: {name: ..}")
         + &KEYSPACE.replace("[id]", "[nr]");
     insta::assert_snapshot!(said(&text));
 }
 
 #[test]
 fn a_file_that_is_not_yaml_is_told_where() {
-    let error = manifest::parse("kind: [\nname: x").err().unwrap().to_string();
+    let error = manifest::parse("kind: [\nname: x")
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.contains("line 2"), "{error}");
     assert!(manifest::parse("---\n---\n").is_err());
 }

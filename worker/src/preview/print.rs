@@ -31,7 +31,10 @@ pub fn table(previewed: &Previewed, width: Option<usize>) -> String {
     let mut text = String::new();
     if !previewed.refused.is_empty() {
         let (refused, of) = (previewed.refused.len(), previewed.records.len());
-        push(&mut text, &format!("{refused} of {of} records would not get into the topic:"));
+        push(
+            &mut text,
+            &format!("{refused} of {of} records would not get into the topic:"),
+        );
         push_rejected(&mut text, previewed, &previewed.refused);
     }
     for sink in &previewed.sinks {
@@ -60,7 +63,13 @@ fn push(text: &mut String, line: &str) {
 fn push_rejected(text: &mut String, previewed: &Previewed, rejected: &[(usize, String)]) {
     for (index, reason) in rejected {
         let record = String::from_utf8_lossy(&previewed.records[*index]);
-        push(text, &format!("  record {index}: {reason}\n    {}", shortened(&record, EXCERPT)));
+        push(
+            text,
+            &format!(
+                "  record {index}: {reason}\n    {}",
+                shortened(&record, EXCERPT)
+            ),
+        );
     }
 }
 
@@ -128,7 +137,11 @@ fn cells(sink: &SinkRows) -> Result<Vec<Vec<String>>, ArrowError> {
 fn shortened(text: &str, chars: usize) -> String {
     let line = text.replace(['\n', '\r', '\t'], " ");
     match line.char_indices().nth(chars) {
-        Some(_) => line.chars().take(chars.saturating_sub(1)).chain(['…']).collect(),
+        Some(_) => line
+            .chars()
+            .take(chars.saturating_sub(1))
+            .chain(['…'])
+            .collect(),
         None => line,
     }
 }

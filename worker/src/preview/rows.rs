@@ -9,9 +9,7 @@ use datafusion::arrow::{
 use millstream_api::{keyspace::TableSpec, pipeline::Sink};
 use millstream_plan::SinkPlan;
 
-use crate::{
-    batch::Batch, sink::cassandra::refused, stage::key::Keys, transform::Transform,
-};
+use crate::{batch::Batch, sink::cassandra::refused, stage::key::Keys, transform::Transform};
 
 /// The topic as it would be: one partition with the records in their order.
 pub struct Topic {

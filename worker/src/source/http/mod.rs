@@ -7,13 +7,12 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, stream};
 use millstream_api::source::{HttpSource, LimitOffset};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::MissedTickBehavior;
 
 use crate::{
     pointer::Pointer,
     source::{Opening, Records, SourceBatch, http::fetch::Fetch},
-    status::StatusPart,
 };
 
 /// Opens the source; the position is the offset of the next page.
