@@ -12,6 +12,9 @@ pub mod check;
 pub mod config;
 pub mod dead_letter;
 pub mod decode;
+#[cfg(test)]
+mod fuzz;
+pub mod infer;
 pub mod kafka;
 pub mod manifest;
 pub mod metrics;

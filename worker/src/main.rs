@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use millstream_worker::{
     check::{self, Check},
     config::Credentials,
+    infer::{self, Infer},
     preview::{self, Preview},
 };
 use tracing_subscriber::EnvFilter;
@@ -41,6 +42,9 @@ enum Command {
     /// Read the source's first records, run the SQL and show the rows; writes nothing anywhere.
     #[command(after_help = preview::EXAMPLES)]
     Preview(Preview),
+    /// Print the schema of what a source gives, or a whole pipeline to start from.
+    #[command(after_help = infer::EXAMPLES)]
+    Infer(Infer),
 }
 
 #[derive(clap::Args)]
@@ -97,6 +101,7 @@ fn main() -> ExitCode {
         }
         Command::Check(check) => answer(|| check::run(&check)),
         Command::Preview(preview) => answer(|| block_on(preview::run(&preview))),
+        Command::Infer(infer) => answer(|| block_on(infer::run(&infer))),
     }
 }
 
