@@ -4,6 +4,8 @@
 //! first visit, with `observedGeneration`, so that `kubectl wait --for=condition=Ready` can
 //! neither hang on an absent condition nor return a stale one.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
 /// Everything that the resource asks for is there.
 pub const READY: &str = "Ready";
 /// The spec is valid.
@@ -12,6 +14,18 @@ pub const ACCEPTED: &str = "Accepted";
 pub const PROVISIONED: &str = "Provisioned";
 /// The worker pods run and make progress (`DataPipeline` only).
 pub const RUNNING: &str = "Running";
+
+/// The condition of a type, if it is there.
+pub fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|condition| condition.type_ == type_)
+}
+
+/// Whether a condition is True and about this generation.
+pub fn holds(conditions: &[Condition], type_: &str, generation: Option<i64>) -> bool {
+    find(conditions, type_).is_some_and(|condition| {
+        condition.status == "True" && condition.observed_generation == generation
+    })
+}
 
 /// Reasons of conditions: one word each, stable, for people and for programs.
 pub mod reason {

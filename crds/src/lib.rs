@@ -4,6 +4,7 @@
 //! This crate holds data and pure functions over it: no client, no async runtime, no I/O.
 //! The YAML of the kinds is generated from it by `cargo xtask codegen` and lies beside it.
 
+pub mod admission;
 pub mod condition;
 pub mod connection;
 pub mod cql;

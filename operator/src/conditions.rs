@@ -5,6 +5,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use millstream_api::condition::{self, reason};
+pub use millstream_api::condition::{find, holds};
 
 use crate::error::Error;
 
@@ -133,18 +134,6 @@ pub fn merge(
             }
         })
         .collect()
-}
-
-/// The condition of a type, if it is there.
-pub fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
-    conditions.iter().find(|condition| condition.type_ == type_)
-}
-
-/// Whether a condition is True and about this generation.
-pub fn holds(conditions: &[Condition], type_: &str, generation: Option<i64>) -> bool {
-    find(conditions, type_).is_some_and(|condition| {
-        condition.status == "True" && condition.observed_generation == generation
-    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Why a reconcile stopped: which condition says so, and when it is tried again.
 
 use millstream_api::condition::{self, reason};
+use millstream_plan::Refusal;
 
 use crate::{cassandra::CassandraError, kafka::KafkaError};
 
@@ -35,6 +36,16 @@ pub enum Error {
     /// The API server refused or didn't answer.
     #[error("the Kubernetes API refuses: {0}")]
     Kubernetes(String),
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::InvalidSpec(message) => Error::InvalidSpec(message),
+            Refusal::InvalidSql(message) => Error::InvalidSql(message),
+            Refusal::Incompatible(message) => Error::Incompatible(message),
+        }
+    }
 }
 
 impl From<kube::Error> for Error {

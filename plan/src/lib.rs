@@ -2,24 +2,33 @@
 //!
 //! Operator, worker and offline check all ask this crate, and so all say the same. It is pure: no
 //! I/O, no clock, nothing to wait for. [`RecordSchema`] is the shape of a record, [`SinkPlan`] a
-//! query over it, [`SinkExecutor`] runs it, [`key_pointers`] finds the key of the topic.
+//! query over it, [`SinkExecutor`] runs it, [`key_pointers`] finds the key of the topic; [`accept`]
+//! holds a whole pipeline to all of that.
 
+mod accept;
 mod engine;
 mod error;
 mod execute;
 mod input;
 mod key;
+mod keyspace;
 mod query;
+mod refusal;
 mod resolve;
 mod schema;
 mod sink;
 mod table;
 mod tokens;
+mod topic;
 
+pub use accept::{Accepted, accept, claim_table, find_keyspace, keyspace_manager};
 pub use error::{KeyProblem, PlanError, Position, QueryProblem, SchemaProblem, TableProblem};
 pub use execute::{ExecError, SinkExecutor};
 pub use input::{ROW_COLUMN, VirtualColumn};
 pub use key::key_pointers;
+pub use keyspace::accept_keyspace;
+pub use refusal::Refusal;
 pub use schema::{RecordSchema, SchemaField, SchemaType, timestamp};
 pub use sink::{ResultColumn, SinkPlan};
 pub use table::fits;
+pub use topic::accept_topic;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow_json::{ReaderBuilder, reader::Decoder};
+use bytes::Bytes;
 use datafusion::arrow::{
     array::{
         ArrayRef, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, StringArray,
@@ -11,7 +12,7 @@ use datafusion::arrow::{
     datatypes::SchemaRef,
     error::ArrowError,
 };
-use millstream_plan::{SinkPlan, VirtualColumn};
+use millstream_plan::{RecordSchema, SinkPlan, VirtualColumn};
 
 use crate::batch::{Batch, Record};
 
@@ -77,6 +78,22 @@ impl Decode {
             .map_err(|error| format!("the record doesn't fit the schema: {}", message(&error)))?;
         Ok(decoded.map_or_else(Vec::new, |batch| batch.columns().to_vec()))
     }
+}
+
+/// The records that don't fit a schema, as a whole and not just as far as a query reads them; each
+/// by its index, with the reason.
+pub fn misfits(schema: &RecordSchema, records: &[Bytes]) -> Vec<(usize, String)> {
+    let schema = schema.arrow();
+    let misfit = |record: &Bytes| -> Result<(), ArrowError> {
+        let mut decoder = decoder(&schema)?;
+        decoder.decode(record)?;
+        decoder.flush().map(drop)
+    };
+    let misfits = records.iter().enumerate().filter_map(|(index, record)| {
+        let error = misfit(record).err()?;
+        Some((index, message(&error)))
+    });
+    misfits.collect()
 }
 
 fn decoder(schema: &SchemaRef) -> Result<Decoder, ArrowError> {

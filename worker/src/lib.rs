@@ -8,14 +8,21 @@
 //! before it has been acknowledged, and writing a record again changes nothing.
 
 pub mod batch;
+pub mod check;
 pub mod config;
 pub mod dead_letter;
 pub mod decode;
+#[cfg(test)]
+mod fuzz;
+pub mod infer;
 pub mod kafka;
+pub mod manifest;
 pub mod metrics;
 pub mod pointer;
 pub mod position;
+pub mod preview;
 pub mod retry;
+pub mod sample;
 pub mod server;
 pub mod sink;
 pub mod source;

@@ -1,9 +1,15 @@
-//! `millstream-worker`: runs one stage of a DataPipeline.
+//! `millstream-worker`: runs one stage of a DataPipeline; checks and previews one before it is
+//! applied.
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use millstream_worker::config::Credentials;
+use millstream_worker::{
+    check::{self, Check},
+    config::Credentials,
+    infer::{self, Infer},
+    preview::{self, Preview},
+};
 use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
@@ -30,6 +36,15 @@ enum Command {
     /// Run the stage that the configuration names, until SIGTERM or SIGINT.
     #[command(after_help = EXAMPLES)]
     Run(Run),
+    /// Tell what the API server and the operator would refuse, without either.
+    #[command(after_help = check::EXAMPLES)]
+    Check(Check),
+    /// Read the source's first records, run the SQL and show the rows; writes nothing anywhere.
+    #[command(after_help = preview::EXAMPLES)]
+    Preview(Preview),
+    /// Print the schema of what a source gives, or a whole pipeline to start from.
+    #[command(after_help = infer::EXAMPLES)]
+    Infer(Infer),
 }
 
 #[derive(clap::Args)]
@@ -73,15 +88,40 @@ fn main() -> ExitCode {
         eprintln!("the TLS provider was installed twice");
         return ExitCode::FAILURE;
     }
-    let Command::Run(run) = Arguments::parse().command;
-    start_logging(run.log_format);
-    match run_stage(run) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::FAILURE
+    match Arguments::parse().command {
+        Command::Run(run) => {
+            start_logging(run.log_format, "info,scylla=error,librdkafka=error");
+            match run_stage(run) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    tracing::error!("{error:#}");
+                    ExitCode::FAILURE
+                }
+            }
         }
+        Command::Check(check) => answer(|| check::run(&check)),
+        Command::Preview(preview) => answer(|| block_on(preview::run(&preview))),
+        Command::Infer(infer) => answer(|| block_on(infer::run(&infer))),
     }
+}
+
+/// Runs a command that a person waits for.
+fn answer(command: impl FnOnce() -> anyhow::Result<ExitCode>) -> ExitCode {
+    start_logging(LogFormat::Human, "error");
+    command().unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(command);
+    // What still waits for a server is of no interest any more.
+    runtime.shutdown_background();
+    result
 }
 
 fn run_stage(run: Run) -> anyhow::Result<()> {
@@ -102,9 +142,9 @@ fn run_stage(run: Run) -> anyhow::Result<()> {
     result
 }
 
-fn start_logging(format: LogFormat) {
+fn start_logging(format: LogFormat, default: &str) {
     let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,scylla=error,librdkafka=error"));
+        .unwrap_or_else(|_| EnvFilter::new(default));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

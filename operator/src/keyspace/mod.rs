@@ -1,7 +1,6 @@
 //! `Keyspace`: created, or adopted; tables and columns are added online; drift of options is put
 //! right; what would lose data is refused.
 
-mod accept;
 pub mod ddl;
 mod deletion;
 pub mod plan;
@@ -14,6 +13,7 @@ use kube::{
     runtime::{Controller, controller::Action, events::EventType},
 };
 use millstream_api::{DeletionPolicy, Keyspace, KeyspaceStatus, condition};
+use millstream_plan::accept_keyspace;
 
 use self::plan::{KeyspaceChange, KeyspacePlan, plan};
 use crate::{
@@ -63,7 +63,7 @@ async fn provision(
 ) -> Result<(), Error> {
     let name = keyspace.keyspace_name();
     // 1. Accept. (no client)
-    accept::validate(&name, &keyspace.spec)?;
+    accept_keyspace(&name, &keyspace.spec)?;
     let rivals = rivals(keyspace, context);
     if let Some(rival) = claims::older(keyspace.meta(), rivals.iter().map(Resource::meta)) {
         return Err(Error::Conflict(format!(

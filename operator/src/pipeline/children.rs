@@ -65,12 +65,6 @@ pub fn credentials_name(pipeline: &DataPipeline) -> String {
     format!("{}-credentials", pipeline.name_any())
 }
 
-/// Field manager under which a pipeline declares tables: each has its own, so that several can
-/// share a Keyspace.
-pub fn keyspace_manager(pipeline: &str) -> String {
-    format!("millstream-pipeline-{pipeline}")
-}
-
 /// Annotation on a Keyspace with what was last applied of the pipeline's part.
 pub fn part_annotation(pipeline: &DataPipeline) -> String {
     format!("applied.millstream.dev/{}", pipeline.name_any())

@@ -8,12 +8,12 @@ use kube::{
     runtime::{controller::Action, events::EventType},
 };
 use millstream_api::{DataPipeline, DeletionPolicy, Keyspace, keyspace::TableSpec};
+use millstream_plan::{accept, find_keyspace, keyspace_manager};
 use serde_json::json;
 
 use super::{
     FINALIZER,
-    accept::{accept, find_keyspace},
-    children::{self, PIPELINE, Stage, keyspace_manager, part_annotation},
+    children::{self, PIPELINE, Stage, part_annotation},
     provision::{cassandra_access, kafka_access, keyspaces, pipeline_ref, watched},
 };
 use crate::{

@@ -1,6 +1,5 @@
 //! `DataPipeline`: source → topic → SQL → tables. Accept, provision, run, observe, report.
 
-pub mod accept;
 pub mod children;
 mod deletion;
 mod ensure;
@@ -22,9 +21,9 @@ use kube::{
     },
 };
 use millstream_api::{DataPipeline, DeletionPolicy, Keyspace, Topic};
+use millstream_plan::accept;
 
 use self::{
-    accept::accept,
     children::{MANAGED_BY, OPERATOR},
     observe::observe,
     provision::{keyspaces, provision},
@@ -87,7 +86,7 @@ impl Reconcile for DataPipeline {
         context.hold(self, FINALIZER, deletes).await?;
         let outcome = match accept(self, &keyspaces(self, context)) {
             Ok(accepted) => provision(self, context, &accepted).await,
-            Err(error) => Err(error),
+            Err(refusal) => Err(refusal.into()),
         };
         let observed = observe(self, context, &outcome).await;
         report(self, context, &outcome, &observed).await?;

@@ -21,10 +21,10 @@ use millstream_api::{
     keyspace::TableSpec,
     worker::{IngestConfig, PipelineRef, ProcessConfig, TopicRef, WorkerConfig},
 };
+use millstream_plan::{Accepted, find_keyspace, keyspace_manager};
 
 use super::{
-    accept::{Accepted, find_keyspace},
-    children::{self, Pods, Stage, keyspace_manager},
+    children::{self, Pods, Stage},
     ensure::{check_owner, ensure, ensure_part},
 };
 use crate::{

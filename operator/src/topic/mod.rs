@@ -12,6 +12,7 @@ use kube::{
     runtime::{Controller, controller::Action, events::EventType},
 };
 use millstream_api::{DeletionPolicy, KafkaConnection, Topic, TopicStatus, condition};
+use millstream_plan::accept_topic;
 
 use self::plan::{DesiredTopic, TopicChange, plan};
 use crate::{
@@ -98,16 +99,7 @@ async fn connect(topic: &Topic, context: &Context) -> Result<Arc<Kafka>, Error> 
 
 fn desired(topic: &Topic) -> Result<DesiredTopic, Error> {
     let name = topic.topic_name();
-    if name == "." || name == ".." || name.len() > 249 {
-        return Err(Error::InvalidSpec(format!(
-            "`{name}` can't be a topic's name: set spec.topicName, at most 249 of a-z, A-Z, 0-9, `.`, `_` and `-`"
-        )));
-    }
-    if name.starts_with("__") {
-        return Err(Error::InvalidSpec(format!(
-            "topic `{name}` is Kafka's own: choose another name"
-        )));
-    }
+    accept_topic(&name)?;
     Ok(DesiredTopic {
         name,
         partitions: topic.spec.partitions,

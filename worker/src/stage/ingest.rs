@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
-use millstream_api::worker::{IngestConfig, MAX_RECORD_BYTES};
+use millstream_api::worker::IngestConfig;
 use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
     producer::{DeliveryFuture, FutureRecord},
@@ -23,7 +23,6 @@ use crate::{
     source::{self, Opening, SourceBatch},
     stage::key::Keys,
     status::{Status, StatusPart},
-    transform::too_large,
 };
 
 const STAGE: &str = "ingest";
@@ -230,7 +229,7 @@ impl Ingest {
         let mut sent = Vec::with_capacity(batch.records.len());
         let mut refused = Vec::new();
         for record in batch.records {
-            match self.key(&record) {
+            match self.keys.admit(&record) {
                 Ok(key) => sent.push((self.send(key.as_deref(), &record).await?, key, record)),
                 Err(reason) => refused.push((record, reason)),
             }
@@ -258,16 +257,6 @@ impl Ingest {
             Ok(position)
         };
         Ok(delivery.boxed())
-    }
-
-    fn key(&self, record: &Bytes) -> Result<Option<String>, String> {
-        if record.len() > MAX_RECORD_BYTES {
-            return Err(too_large(record.len()));
-        }
-        if record.first() != Some(&b'{') {
-            return Err("the record isn't a JSON object".to_owned());
-        }
-        self.keys.of(record)
     }
 
     /// Queues a record; waits while the producer's queue is full.

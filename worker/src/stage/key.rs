@@ -1,6 +1,11 @@
 //! The key of a record: it decides on the topic partition, and so on the order of rows.
 
-use crate::pointer::{self, Pointer};
+use millstream_api::worker::MAX_RECORD_BYTES;
+
+use crate::{
+    pointer::{self, Pointer},
+    transform::too_large,
+};
 
 /// Makes the key of a record out of its fields.
 pub struct Keys {
@@ -13,6 +18,17 @@ impl Keys {
         Keys {
             pointers: pointers.iter().map(|text| Pointer::parse(text)).collect(),
         }
+    }
+
+    /// The key of a record, or why the topic can't take the record.
+    pub fn admit(&self, record: &[u8]) -> Result<Option<String>, String> {
+        if record.len() > MAX_RECORD_BYTES {
+            return Err(too_large(record.len()));
+        }
+        if record.first() != Some(&b'{') {
+            return Err("the record isn't a JSON object".to_owned());
+        }
+        self.of(record)
     }
 
     /// One field: its plain text. Several: a JSON array of their texts. None: no key.

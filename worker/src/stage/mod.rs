@@ -4,5 +4,5 @@ mod assignment;
 mod consume;
 mod flow;
 pub mod ingest;
-mod key;
+pub mod key;
 pub mod process;

@@ -10,7 +10,7 @@ pub use session::connect;
 use std::sync::Arc;
 
 use futures::{FutureExt, future::BoxFuture};
-use millstream_api::{pipeline::ConsistencyLevel, worker::SinkConfig};
+use millstream_api::{keyspace::TableSpec, pipeline::ConsistencyLevel, worker::SinkConfig};
 use millstream_plan::SinkPlan;
 use scylla::{
     client::session::Session,
@@ -78,6 +78,18 @@ impl Sink for CassandraSink {
         }
         .boxed()
     }
+}
+
+/// The records whose rows a table can't take: a value that isn't of the column's type, a null in
+/// the primary key.
+pub fn refused(
+    plan: &SinkPlan,
+    table: &TableSpec,
+    batch: &Batch,
+    rows: &[Rows],
+) -> anyhow::Result<Vec<Rejected>> {
+    let (_, rejected) = Binder::new(plan, table, 0)?.bind(batch, rows);
+    Ok(rejected)
 }
 
 fn configure(prepared: &mut PreparedStatement, consistency: ConsistencyLevel) {

@@ -1,6 +1,8 @@
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::FieldsV1;
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
 use millstream_api::{KeyspaceSpec, KeyspaceStatus};
-use serde_json::json;
 
 use super::*;
 
@@ -24,12 +26,7 @@ fn keyspace(manager: &str, age: &str) -> Keyspace {
     ))
     .unwrap();
     let mut keyspace = Keyspace::new("ks", spec);
-    let fields = json!({"f:spec": {"f:tables": {"k:{\"name\":\"t\"}": {".": {}}}}});
-    keyspace.metadata.managed_fields = Some(vec![ManagedFieldsEntry {
-        manager: Some(manager.into()),
-        fields_v1: Some(FieldsV1(fields)),
-        ..ManagedFieldsEntry::default()
-    }]);
+    claim_table(&mut keyspace, "t", manager);
     keyspace
 }
 
@@ -70,9 +67,15 @@ fn what_cassandra_cannot_change_is_refused_before_the_keyspace_is_asked() {
     let mut mine = keyspace("millstream-pipeline-users", "int");
     // As long as the Keyspace isn't Ready the table may be what has to be mended.
     accept(&pipeline, std::slice::from_ref(&mine)).unwrap();
-    let verdicts = conditions::accepted_and_provisioned(Ok("there"));
     mine.status = Some(KeyspaceStatus {
-        conditions: conditions::merge(&[], &verdicts, "there", None),
+        conditions: vec![Condition {
+            type_: READY.into(),
+            status: "True".into(),
+            reason: READY.into(),
+            message: "there".into(),
+            observed_generation: None,
+            last_transition_time: Time(Timestamp::UNIX_EPOCH),
+        }],
         ..KeyspaceStatus::default()
     });
     let error = accept(&pipeline, &[mine]).unwrap_err();

@@ -7,12 +7,12 @@ use millstream_api::{
     keyspace::{KeyspaceSpec, ReplicationClass, TableSpec},
 };
 
-use crate::error::Error;
+use crate::Refusal;
 
 /// Checks a spec; the error names the field.
-pub fn validate(keyspace: &str, spec: &KeyspaceSpec) -> Result<(), Error> {
+pub fn accept_keyspace(keyspace: &str, spec: &KeyspaceSpec) -> Result<(), Refusal> {
     if keyspace == "system" || keyspace.starts_with("system_") {
-        return Err(Error::InvalidSpec(format!(
+        return Err(Refusal::InvalidSpec(format!(
             "keyspace `{keyspace}` is Cassandra's own: choose another name"
         )));
     }
@@ -24,7 +24,7 @@ pub fn validate(keyspace: &str, spec: &KeyspaceSpec) -> Result<(), Error> {
                 .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
     };
     if !valid(keyspace) {
-        return Err(Error::InvalidSpec(format!(
+        return Err(Refusal::InvalidSpec(format!(
             "`{keyspace}` (from metadata.name) can't be a keyspace's name: set spec.keyspaceName, at most 48 of a-z, 0-9 and _, a letter first"
         )));
     }
@@ -35,26 +35,26 @@ pub fn validate(keyspace: &str, spec: &KeyspaceSpec) -> Result<(), Error> {
             .as_ref()
             .is_none_or(BTreeMap::is_empty)
     {
-        return Err(Error::InvalidSpec(
+        return Err(Refusal::InvalidSpec(
             "spec.replication.datacenters is empty: name a datacenter and its replicas".into(),
         ));
     }
     let mut names = BTreeSet::new();
     for table in &spec.tables {
         if !names.insert(&table.name) {
-            return Err(Error::InvalidSpec(format!(
+            return Err(Refusal::InvalidSpec(format!(
                 "spec.tables has `{}` twice",
                 table.name
             )));
         }
-        validate_table(table)
-            .map_err(|wrong| Error::InvalidSpec(format!("spec.tables[{}]{wrong}", table.name)))?;
+        accept_table(table)
+            .map_err(|wrong| Refusal::InvalidSpec(format!("spec.tables[{}]{wrong}", table.name)))?;
     }
     Ok(())
 }
 
 /// What is wrong, beginning with the field within the table.
-fn validate_table(table: &TableSpec) -> Result<(), String> {
+fn accept_table(table: &TableSpec) -> Result<(), String> {
     let mut columns = BTreeMap::new();
     for column in &table.columns {
         if columns
@@ -127,10 +127,10 @@ mod tests {
             ),
         ] {
             let spec: KeyspaceSpec = serde_saphyr::from_str(spec).unwrap();
-            let error = validate(keyspace, &spec).unwrap_err().to_string();
+            let error = accept_keyspace(keyspace, &spec).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
         }
         let good = "{tables: [{name: t, columns: [{name: a, type: frozen<list<int>>}], primaryKey: {partitionKey: [a]}}]}";
-        validate("k", &serde_saphyr::from_str(good).unwrap()).unwrap();
+        accept_keyspace("k", &serde_saphyr::from_str(good).unwrap()).unwrap();
     }
 }

@@ -1,19 +1,18 @@
-//! Whether a pipeline makes sense: schema, SQL, tables, key. Pure: no client, no clock.
+//! Whether a pipeline makes sense: schema, SQL, tables, key.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry};
 use kube::ResourceExt;
 use millstream_api::{
-    DataPipeline, Keyspace, condition,
+    DataPipeline, Keyspace,
+    condition::{READY, holds},
     keyspace::{PrimaryKey, TableSpec},
     pipeline::Sink,
     worker::SinkConfig,
 };
-use millstream_plan::{PlanError, RecordSchema, SinkPlan, key_pointers};
 
-use super::children::keyspace_manager;
-use crate::{conditions, error::Error};
+use crate::{RecordSchema, Refusal, SinkPlan, key_pointers};
 
 /// A pipeline that makes sense.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,18 +24,14 @@ pub struct Accepted {
     pub declared: BTreeMap<String, Vec<TableSpec>>,
 }
 
-impl From<PlanError> for Error {
-    fn from(error: PlanError) -> Self {
-        match error {
-            // What is wrong with the key is wrong with `topic.key` or with a primary key.
-            PlanError::Key(problem) => Error::InvalidSpec(problem.to_string()),
-            other => Error::InvalidSql(other.to_string()),
-        }
-    }
+/// Field manager under which a pipeline declares tables: each has its own, so that several can
+/// share a Keyspace.
+pub fn keyspace_manager(pipeline: &str) -> String {
+    format!("millstream-pipeline-{pipeline}")
 }
 
 /// Checks a pipeline against the Keyspaces of its namespace.
-pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepted, Error> {
+pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepted, Refusal> {
     let manager = keyspace_manager(&pipeline.name_any());
     let schema = RecordSchema::parse(&pipeline.spec.schema)?;
     let mut planned = Vec::new();
@@ -93,7 +88,7 @@ fn table(
     plan: &SinkPlan,
     keyspace: Option<&Keyspace>,
     manager: &str,
-) -> Result<(TableSpec, bool), Error> {
+) -> Result<(TableSpec, bool), Refusal> {
     let name = &sink.cassandra.table;
     let there = keyspace.and_then(|keyspace| {
         let table = keyspace
@@ -116,7 +111,7 @@ fn table(
             }
             Ok((mine, true))
         }
-        (None, None) => Err(Error::InvalidSpec(format!(
+        (None, None) => Err(Refusal::InvalidSpec(format!(
             "sink `{}`: no Keyspace of this namespace declares table {}.{name}: give cassandra.primaryKey here and the pipeline declares the table, or declare it in a Keyspace",
             sink.name, sink.cassandra.keyspace
         ))),
@@ -140,7 +135,7 @@ fn table(
 fn settled<'a>(keyspace: &'a Keyspace, table: &str) -> Option<&'a TableSpec> {
     let status = keyspace.status.as_ref()?;
     let generation = keyspace.metadata.generation;
-    conditions::holds(&status.conditions, condition::READY, generation).then_some(())?;
+    holds(&status.conditions, READY, generation).then_some(())?;
     keyspace
         .spec
         .tables
@@ -150,11 +145,11 @@ fn settled<'a>(keyspace: &'a Keyspace, table: &str) -> Option<&'a TableSpec> {
 
 /// Refuses a change that Cassandra can't make, before the Keyspace is asked for it: others have
 /// tables in it.
-fn fits_settled(sink: &Sink, mine: &TableSpec, settled: &TableSpec) -> Result<(), Error> {
+fn fits_settled(sink: &Sink, mine: &TableSpec, settled: &TableSpec) -> Result<(), Refusal> {
     let table = format!("{}.{}", sink.cassandra.keyspace, mine.name);
     if mine.primary_key != settled.primary_key {
         let columns = settled.primary_key.columns().collect::<Vec<_>>().join(", ");
-        return Err(Error::Incompatible(format!(
+        return Err(Refusal::Incompatible(format!(
             "sink `{}`: the primary key of table {table} is ({columns}) in Cassandra and can't be changed: go back to it, or use a new table",
             sink.name
         )));
@@ -164,7 +159,7 @@ fn fits_settled(sink: &Sink, mine: &TableSpec, settled: &TableSpec) -> Result<()
         if let Some(there) = there.find(|there| there.name == column.name)
             && there.cql_type != column.cql_type
         {
-            return Err(Error::Incompatible(format!(
+            return Err(Refusal::Incompatible(format!(
                 "sink `{}`: column `{}` of table {table} is `{}` in Cassandra and `{}` here; Cassandra can't change a column's type: CAST it, or use a new column or table",
                 sink.name, column.name, there.cql_type, column.cql_type
             )));
@@ -178,12 +173,12 @@ fn same_primary_key(
     wanted: &PrimaryKey,
     keyspace: &Keyspace,
     table: &TableSpec,
-) -> Result<(), Error> {
+) -> Result<(), Refusal> {
     if *wanted == table.primary_key {
         return Ok(());
     }
     let columns = |key: &PrimaryKey| key.columns().collect::<Vec<_>>().join(", ");
-    Err(Error::InvalidSpec(format!(
+    Err(Refusal::InvalidSpec(format!(
         "sink `{}`: primaryKey ({}) isn't that of table {} in Keyspace `{}` ({}): take it out here, or make them the same",
         sink.name,
         columns(wanted),
@@ -198,7 +193,7 @@ fn same_types(
     mine: &TableSpec,
     keyspace: &Keyspace,
     theirs: &TableSpec,
-) -> Result<(), Error> {
+) -> Result<(), Refusal> {
     for column in &mine.columns {
         let there = theirs
             .columns
@@ -207,7 +202,7 @@ fn same_types(
         if let Some(there) = there
             && there.cql_type != column.cql_type
         {
-            return Err(Error::InvalidSql(format!(
+            return Err(Refusal::InvalidSql(format!(
                 "sink `{}`: column `{}` of table {} is `{}` here and `{}` for another pipeline in Keyspace `{}`: CAST it to the same type",
                 sink.name,
                 column.name,
@@ -222,13 +217,13 @@ fn same_types(
 }
 
 /// Adds a table to those that the pipeline declares; two sinks may write into one.
-fn declare(tables: &mut Vec<TableSpec>, table: &TableSpec, sink: &str) -> Result<(), Error> {
+fn declare(tables: &mut Vec<TableSpec>, table: &TableSpec, sink: &str) -> Result<(), Refusal> {
     let Some(known) = tables.iter_mut().find(|known| known.name == table.name) else {
         tables.push(table.clone());
         return Ok(());
     };
     if known.primary_key != table.primary_key {
-        return Err(Error::InvalidSpec(format!(
+        return Err(Refusal::InvalidSpec(format!(
             "sink `{sink}`: another sink declares table {} with another primaryKey: make them the same",
             table.name
         )));
@@ -238,7 +233,7 @@ fn declare(tables: &mut Vec<TableSpec>, table: &TableSpec, sink: &str) -> Result
             None => known.columns.push(column.clone()),
             Some(there) if there.cql_type == column.cql_type => {}
             Some(there) => {
-                return Err(Error::InvalidSql(format!(
+                return Err(Refusal::InvalidSql(format!(
                     "sink `{sink}`: column `{}` of table {} is `{}` here and `{}` in another sink: CAST it to the same type",
                     column.name, table.name, column.cql_type, there.cql_type
                 )));
@@ -261,6 +256,23 @@ fn owners(keyspace: &Keyspace, table: &str) -> Vec<String> {
         .filter(|entry| owns(entry).is_some())
         .filter_map(|entry| entry.manager.clone())
         .collect()
+}
+
+/// Notes on a Keyspace that a field manager declares one of its tables, as the API server does: for
+/// checks without one.
+pub fn claim_table(keyspace: &mut Keyspace, table: &str, manager: &str) {
+    let key = format!("k:{{\"name\":\"{table}\"}}");
+    let mut fields = serde_json::json!({"f:spec": {"f:tables": {}}});
+    fields["f:spec"]["f:tables"][key] = serde_json::json!({});
+    keyspace
+        .metadata
+        .managed_fields
+        .get_or_insert_default()
+        .push(ManagedFieldsEntry {
+            manager: Some(manager.into()),
+            fields_v1: Some(FieldsV1(fields)),
+            ..ManagedFieldsEntry::default()
+        });
 }
 
 #[cfg(test)]

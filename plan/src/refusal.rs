@@ -1,0 +1,41 @@
+//! Why a resource is refused, in the words of its conditions.
+
+use millstream_api::condition::reason;
+use thiserror::Error;
+
+use crate::PlanError;
+
+/// Why a resource is refused. The message is what the person reads.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Refusal {
+    /// The spec is wrong.
+    #[error("{0}")]
+    InvalidSpec(String),
+    /// The SQL or the schema is wrong.
+    #[error("{0}")]
+    InvalidSql(String),
+    /// What exists can't be altered to fit.
+    #[error("{0}")]
+    Incompatible(String),
+}
+
+impl Refusal {
+    /// The reason that the condition gives.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Refusal::InvalidSpec(_) => reason::INVALID_SPEC,
+            Refusal::InvalidSql(_) => reason::INVALID_SQL,
+            Refusal::Incompatible(_) => reason::INCOMPATIBLE,
+        }
+    }
+}
+
+impl From<PlanError> for Refusal {
+    fn from(error: PlanError) -> Self {
+        match error {
+            // What is wrong with the key is wrong with `topic.key` or with a primary key.
+            PlanError::Key(problem) => Refusal::InvalidSpec(problem.to_string()),
+            other => Refusal::InvalidSql(other.to_string()),
+        }
+    }
+}

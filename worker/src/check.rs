@@ -1,0 +1,186 @@
+//! `check`: everything that the API server and the operator would refuse, without either.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use millstream_api::{DataPipeline, DeletionPolicy, Keyspace, KeyspaceSpec, keyspace::TableSpec};
+use millstream_plan::{
+    Accepted, Refusal, accept, accept_keyspace, accept_topic, claim_table, keyspace_manager,
+};
+
+use crate::manifest::{self, Content, Resource};
+
+pub const EXAMPLES: &str = "\
+Examples:
+  Before you apply:
+    millstream-worker check -f pipeline.yaml
+
+  In a build, with a chart's output:
+    helm template . | millstream-worker check -f -
+
+The Keyspaces of the file count as declared; those that are only in the cluster are not known.";
+
+/// Arguments of `check`.
+#[derive(clap::Args)]
+pub struct Check {
+    /// A file of DataPipelines, Topics and Keyspaces; `-` is the standard input.
+    #[arg(short, long)]
+    file: PathBuf,
+}
+
+/// What is to be said of a resource.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Kind and name.
+    pub resource: String,
+    /// What it comes to, or what is wrong with it.
+    pub verdict: Result<String, Vec<String>>,
+}
+
+/// Checks a file and prints what it finds, a line each; fails where something would be refused.
+pub fn run(arguments: &Check) -> anyhow::Result<ExitCode> {
+    let findings = check(manifest::read(&arguments.file)?);
+    for Finding { resource, verdict } in &findings {
+        match verdict {
+            Ok(summary) => println!("{resource}: ok: {summary}"),
+            Err(problems) => {
+                for problem in problems {
+                    println!("{resource}: {problem}");
+                }
+            }
+        }
+    }
+    let refused = findings.iter().any(|finding| finding.verdict.is_err());
+    Ok(if refused {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// Checks the resources of a file, together.
+pub fn check(resources: Vec<Resource>) -> Vec<Finding> {
+    let keyspaces = resources
+        .iter()
+        .filter_map(|resource| match &resource.content {
+            Ok(Content::Keyspace(keyspace)) => Some(declared_by_a_person(keyspace)),
+            _ => None,
+        });
+    let mut keyspaces: Vec<Keyspace> = keyspaces.collect();
+    let findings = resources.into_iter().map(|resource| Finding {
+        resource: resource.name,
+        verdict: resource.content.and_then(|content| {
+            verdict(&content, &mut keyspaces)
+                .map_err(|refusal| vec![format!("{}: {refusal}", refusal.reason())])
+        }),
+    });
+    findings.collect()
+}
+
+fn verdict(content: &Content, keyspaces: &mut Vec<Keyspace>) -> Result<String, Refusal> {
+    match content {
+        Content::Pipeline(pipeline) => {
+            let accepted = accept_beside(pipeline, keyspaces)?;
+            declare(pipeline, &accepted, keyspaces);
+            Ok(summary(pipeline, &accepted))
+        }
+        Content::Topic(topic) => {
+            let name = topic.topic_name();
+            accept_topic(&name)?;
+            Ok(format!("topic {name}"))
+        }
+        Content::Keyspace(keyspace) => {
+            let name = keyspace.keyspace_name();
+            accept_keyspace(&name, &keyspace.spec)?;
+            let tables = keyspace.spec.tables.len();
+            Ok(format!("keyspace {name} with {tables} tables"))
+        }
+        Content::Foreign => Ok("not Millstream's, not looked at".into()),
+    }
+}
+
+/// Checks a pipeline of a file that has these Keyspaces too.
+pub fn accept_within(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepted, Refusal> {
+    let keyspaces: Vec<_> = keyspaces.iter().map(declared_by_a_person).collect();
+    accept_beside(pipeline, &keyspaces)
+}
+
+/// Checks a pipeline against the Keyspaces of its namespace.
+fn accept_beside(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepted, Refusal> {
+    accept_topic(&pipeline.topic_name())?;
+    let mut here = keyspaces.to_vec();
+    here.retain(|keyspace| keyspace.metadata.namespace == pipeline.metadata.namespace);
+    accept(pipeline, &here)
+}
+
+fn summary(pipeline: &DataPipeline, accepted: &Accepted) -> String {
+    let key = match accepted.key.as_slice() {
+        [] => "without a key".to_owned(),
+        key => format!("by {}", key.join(", ")),
+    };
+    let sinks: Vec<_> = accepted
+        .sinks
+        .iter()
+        .map(|sink| format!("{} → {}.{}", sink.name, sink.keyspace, sink.table.name))
+        .collect();
+    format!(
+        "topic {} {key}; {}",
+        pipeline.topic_name(),
+        sinks.join(", ")
+    )
+}
+
+/// The Keyspace as it is in the cluster after `kubectl apply`.
+fn declared_by_a_person(keyspace: &Keyspace) -> Keyspace {
+    let mut declared = keyspace.clone();
+    for table in &keyspace.spec.tables {
+        claim_table(&mut declared, &table.name, "kubectl");
+    }
+    declared
+}
+
+/// Puts the tables that a pipeline declares where the next pipelines find them.
+fn declare(pipeline: &DataPipeline, accepted: &Accepted, keyspaces: &mut Vec<Keyspace>) {
+    let namespace = &pipeline.metadata.namespace;
+    let manager = keyspace_manager(pipeline.metadata.name.as_deref().unwrap_or_default());
+    for (name, tables) in &accepted.declared {
+        let here = |keyspace: &Keyspace| {
+            keyspace.metadata.namespace == *namespace && keyspace.keyspace_name() == *name
+        };
+        let index = keyspaces.iter().position(here).unwrap_or_else(|| {
+            let mut keyspace = Keyspace::new(name, made_for_pipelines(name));
+            keyspace.metadata.namespace.clone_from(namespace);
+            keyspaces.push(keyspace);
+            keyspaces.len() - 1
+        });
+        for table in tables {
+            merge(&mut keyspaces[index].spec.tables, table);
+            claim_table(&mut keyspaces[index], &table.name, &manager);
+        }
+    }
+}
+
+/// The Keyspace that the operator makes where there is none.
+fn made_for_pipelines(name: &str) -> KeyspaceSpec {
+    KeyspaceSpec {
+        keyspace_name: Some(name.to_owned()),
+        replication: None,
+        durable_writes: None,
+        tables: Vec::new(),
+        deletion_policy: DeletionPolicy::default(),
+        cassandra: None,
+    }
+}
+
+fn merge(tables: &mut Vec<TableSpec>, table: &TableSpec) {
+    let Some(known) = tables.iter_mut().find(|known| known.name == table.name) else {
+        return tables.push(table.clone());
+    };
+    for column in &table.columns {
+        if !known.columns.iter().any(|there| there.name == column.name) {
+            known.columns.push(column.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

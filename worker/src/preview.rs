@@ -1,0 +1,173 @@
+//! `preview`: what a pipeline would write of the first records of its real source. It writes
+//! nothing anywhere.
+
+mod print;
+mod rows;
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use bytes::Bytes;
+use clap::ValueEnum;
+use millstream_api::DataPipeline;
+use millstream_plan::{Accepted, RecordSchema, SinkPlan};
+
+use self::rows::{SinkRows, Topic};
+use crate::{
+    check::accept_within,
+    config::Credentials,
+    manifest::{self, Content},
+    sample::{Wanted, sample},
+};
+
+pub const EXAMPLES: &str = "\
+Examples:
+  What would be written of the first ten records:
+    millstream-worker preview -f pipeline.yaml
+
+  One sink, more records, for a program:
+    millstream-worker preview -f pipeline.yaml --sink created-users --limit 1000 -o json
+
+  A source that needs a secret, as a file named as the operator names it:
+    millstream-worker preview -f pipeline.yaml --credentials-dir ./credentials";
+
+/// Arguments of `preview`.
+#[derive(clap::Args)]
+pub struct Preview {
+    /// A file with a DataPipeline, and the Keyspaces that declare its tables; `-` is the standard
+    /// input.
+    #[arg(short, long)]
+    file: PathBuf,
+    /// Name of the DataPipeline, where the file has several.
+    #[arg(long)]
+    name: Option<String>,
+    /// Only this sink; may be given several times.
+    #[arg(long)]
+    sink: Vec<String>,
+    /// Records to read.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    limit: u32,
+    /// How long to wait for them, such as `30s` or `2m`.
+    #[arg(long, default_value = "30s", value_parser = duration)]
+    timeout: Duration,
+    /// The folder with the source's credentials, one file each.
+    #[arg(
+        long,
+        env = "MILLSTREAM_CREDENTIALS_DIR",
+        default_value = "/etc/millstream/credentials"
+    )]
+    credentials_dir: PathBuf,
+    /// How the rows are written.
+    #[arg(short, long, default_value = "table")]
+    output: Output,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Output {
+    /// For people.
+    Table,
+    /// One JSON object.
+    Json,
+}
+
+/// A duration as Kubernetes writes it.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let duration: jiff::SignedDuration = text.parse().map_err(|_| "write such as 30s or 2m")?;
+    duration.try_into().map_err(|_| "it is negative".to_owned())
+}
+
+/// What became of the records.
+struct Previewed {
+    records: Vec<Bytes>,
+    /// Records that the topic wouldn't take: their index, and why.
+    refused: Vec<(usize, String)>,
+    sinks: Vec<SinkRows>,
+}
+
+/// Reads, runs the SQL and prints.
+pub async fn run(arguments: &Preview) -> anyhow::Result<ExitCode> {
+    let (pipeline, accepted) = pipeline(arguments)?;
+    let previewed = preview(&pipeline, accepted.as_ref(), arguments).await?;
+    match arguments.output {
+        Output::Table => print!("{}", print::table(&previewed, print::terminal_width())),
+        Output::Json => println!("{}", print::json(&previewed)?),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The pipeline of the file, and what the operator makes of it. A table may be declared in a
+/// Keyspace that isn't in the file: then only the SQL is looked at.
+fn pipeline(arguments: &Preview) -> anyhow::Result<(DataPipeline, Option<Accepted>)> {
+    let mut pipelines = Vec::new();
+    let mut keyspaces = Vec::new();
+    for resource in manifest::read(&arguments.file)? {
+        match resource.content {
+            Ok(Content::Pipeline(pipeline)) => pipelines.push(*pipeline),
+            Ok(Content::Keyspace(keyspace)) => keyspaces.push(*keyspace),
+            Ok(_) => {}
+            Err(problems) => anyhow::bail!("{}: {}", resource.name, problems.join("; ")),
+        }
+    }
+    let name = |pipeline: &DataPipeline| pipeline.metadata.name.clone().unwrap_or_default();
+    if let Some(wanted) = &arguments.name {
+        pipelines.retain(|pipeline| name(pipeline) == *wanted);
+    }
+    let count = pipelines.len();
+    let pipeline = match pipelines.pop() {
+        Some(pipeline) if count == 1 => pipeline,
+        None => anyhow::bail!("there is no such DataPipeline in the file"),
+        Some(_) => anyhow::bail!("the file has {count} DataPipelines: choose one with --name"),
+    };
+    let accepted = match accept_within(&pipeline, &keyspaces) {
+        Ok(accepted) => Some(accepted),
+        Err(refusal) => {
+            eprintln!("note: {refusal}");
+            None
+        }
+    };
+    Ok((pipeline, accepted))
+}
+
+async fn preview(
+    pipeline: &DataPipeline,
+    accepted: Option<&Accepted>,
+    arguments: &Preview,
+) -> anyhow::Result<Previewed> {
+    let spec = &pipeline.spec;
+    let schema = RecordSchema::parse(&spec.schema)?;
+    let mut sinks: Vec<_> = spec.sinks.iter().collect();
+    if !arguments.sink.is_empty() {
+        for name in &arguments.sink {
+            let known = sinks.iter().any(|sink| sink.name == *name);
+            anyhow::ensure!(known, "there is no sink `{name}` in the pipeline");
+        }
+        sinks.retain(|sink| arguments.sink.contains(&sink.name));
+    }
+    // What is wrong with the SQL is told before the source is asked.
+    let planned = sinks
+        .into_iter()
+        .map(|sink| Ok((sink, SinkPlan::new(&schema, &sink.name, &sink.sql)?)))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let credentials = Credentials::new(arguments.credentials_dir.clone());
+    let wanted = Wanted {
+        records: arguments.limit as usize,
+        within: arguments.timeout,
+    };
+    let records = sample(&spec.source, &spec.schema, &credentials, wanted).await?;
+    let key = accepted.map_or(&spec.topic.key, |accepted| &accepted.key);
+    let (topic, refused) = Topic::of(&records, key);
+    let mut previewed = Vec::with_capacity(planned.len());
+    for (sink, plan) in planned {
+        let mut tables = accepted.iter().flat_map(|accepted| &accepted.sinks);
+        let table = tables.find(|known| known.name == sink.name);
+        let rows = topic
+            .through(sink, &plan, table.map(|sink| &sink.table))
+            .with_context(|| format!("sink `{}`", sink.name))?;
+        previewed.push(rows);
+    }
+    Ok(Previewed {
+        records,
+        refused,
+        sinks: previewed,
+    })
+}

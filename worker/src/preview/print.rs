@@ -1,0 +1,188 @@
+//! Rows for people and for programs.
+
+use std::fmt::Write;
+
+use arrow_json::ArrayWriter;
+use comfy_table::{ContentArrangement, Row, Table, presets::UTF8_FULL_CONDENSED};
+use datafusion::arrow::{
+    array::RecordBatch,
+    error::ArrowError,
+    util::display::{ArrayFormatter, FormatOptions},
+};
+use serde_json::{Value, json};
+
+use super::{Previewed, rows::SinkRows};
+
+/// Narrower columns than this say nothing: rows are shown one below the other.
+const NARROW: usize = 14;
+/// Longest cell where there is no terminal.
+const LONGEST: usize = 60;
+/// Beginning of a record that was rejected.
+const EXCERPT: usize = 200;
+
+/// Columns of the terminal; none where the output goes elsewhere.
+pub fn terminal_width() -> Option<usize> {
+    let (width, _) = terminal_size::terminal_size_of(std::io::stdout())?;
+    Some(usize::from(width.0))
+}
+
+/// The rows of each sink as a table, and what was rejected.
+pub fn table(previewed: &Previewed, width: Option<usize>) -> String {
+    let mut text = String::new();
+    if !previewed.refused.is_empty() {
+        let (refused, of) = (previewed.refused.len(), previewed.records.len());
+        push(
+            &mut text,
+            &format!("{refused} of {of} records would not get into the topic:"),
+        );
+        push_rejected(&mut text, previewed, &previewed.refused);
+    }
+    for sink in &previewed.sinks {
+        let rows: usize = sink.rows.iter().map(RecordBatch::num_rows).sum();
+        let header = format!(
+            "sink `{}` → {} ({rows} rows of {} records, {} rejected)",
+            sink.sink,
+            sink.table,
+            sink.records,
+            sink.rejected.len()
+        );
+        push(&mut text, &header);
+        if rows > 0 {
+            push(&mut text, &rows_of(sink, width));
+        }
+        push_rejected(&mut text, previewed, &sink.rejected);
+    }
+    text
+}
+
+fn push(text: &mut String, line: &str) {
+    // Writing to a String can't fail.
+    let _ = writeln!(text, "{line}");
+}
+
+fn push_rejected(text: &mut String, previewed: &Previewed, rejected: &[(usize, String)]) {
+    for (index, reason) in rejected {
+        let record = String::from_utf8_lossy(&previewed.records[*index]);
+        push(
+            text,
+            &format!(
+                "  record {index}: {reason}\n    {}",
+                shortened(&record, EXCERPT)
+            ),
+        );
+    }
+}
+
+fn rows_of(sink: &SinkRows, width: Option<usize>) -> String {
+    let names = sink.rows.first().map(RecordBatch::schema);
+    let names: Vec<String> = names
+        .iter()
+        .flat_map(|schema| schema.fields())
+        .map(|field| field.name().clone())
+        .collect();
+    let cells = cells(sink).unwrap_or_else(|error| vec![vec![error.to_string()]]);
+    if width.is_some_and(|width| width < names.len() * NARROW) {
+        return one_below_the_other(&names, &cells, width.unwrap_or(LONGEST));
+    }
+    let mut table = Table::new();
+    table.load_preset(UTF8_FULL_CONDENSED).set_header(names);
+    if let Some(width) = width {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+        table.set_width(u16::try_from(width).unwrap_or(u16::MAX));
+    }
+    for row in cells {
+        let cells = row.iter().map(|cell| match width {
+            Some(_) => cell.clone(),
+            None => shortened(cell, LONGEST),
+        });
+        let mut row = Row::from(cells.collect::<Vec<_>>());
+        row.max_height(1);
+        table.add_row(row);
+    }
+    table.to_string()
+}
+
+fn one_below_the_other(names: &[String], cells: &[Vec<String>], width: usize) -> String {
+    let label = names.iter().map(String::len).max().unwrap_or_default();
+    let room = width.saturating_sub(label + 3).max(NARROW);
+    let rows = cells.iter().map(|row| {
+        let lines = names
+            .iter()
+            .zip(row)
+            .map(|(name, cell)| format!("{name:label$} │ {}", shortened(cell, room)));
+        lines.collect::<Vec<_>>().join("\n")
+    });
+    let rule = format!("\n{}┼{}\n", "─".repeat(label + 1), "─".repeat(room));
+    rows.collect::<Vec<_>>().join(&rule)
+}
+
+fn cells(sink: &SinkRows) -> Result<Vec<Vec<String>>, ArrowError> {
+    let options = FormatOptions::new().with_null("null");
+    let mut cells = Vec::new();
+    for batch in &sink.rows {
+        let columns = batch
+            .columns()
+            .iter()
+            .map(|column| ArrayFormatter::try_new(column, &options))
+            .collect::<Result<Vec<_>, _>>()?;
+        for row in 0..batch.num_rows() {
+            let texts = columns.iter().map(|column| column.value(row).to_string());
+            cells.push(texts.collect());
+        }
+    }
+    Ok(cells)
+}
+
+/// The beginning of a text, on one line.
+fn shortened(text: &str, chars: usize) -> String {
+    let line = text.replace(['\n', '\r', '\t'], " ");
+    match line.char_indices().nth(chars) {
+        Some(_) => line
+            .chars()
+            .take(chars.saturating_sub(1))
+            .chain(['…'])
+            .collect(),
+        None => line,
+    }
+}
+
+/// All of it, for programs.
+pub fn json(previewed: &Previewed) -> anyhow::Result<Value> {
+    let rejected = |rejected: &[(usize, String)]| -> Vec<Value> {
+        let rejected = rejected.iter().map(|(index, reason)| {
+            let record = String::from_utf8_lossy(&previewed.records[*index]);
+            json!({"record": record, "reason": reason})
+        });
+        rejected.collect()
+    };
+    let sinks = previewed.sinks.iter().map(|sink| {
+        Ok(json!({
+            "name": sink.sink,
+            "table": sink.table,
+            "rows": json_rows(sink)?,
+            "rejected": rejected(&sink.rejected),
+        }))
+    });
+    Ok(json!({
+        "records": previewed.records.len(),
+        "refused": rejected(&previewed.refused),
+        "sinks": sinks.collect::<anyhow::Result<Vec<_>>>()?,
+    }))
+}
+
+fn json_rows(sink: &SinkRows) -> anyhow::Result<Value> {
+    let mut bytes = Vec::new();
+    let options = arrow_json::WriterBuilder::new().with_explicit_nulls(true);
+    let mut writer: ArrayWriter<_> = options.build(&mut bytes);
+    writer.write_batches(&sink.rows.iter().collect::<Vec<_>>())?;
+    writer.finish()?;
+    drop(writer);
+    // Nothing at all is written where there are no rows.
+    Ok(match bytes.is_empty() {
+        true => json!([]),
+        false => serde_json::from_slice(&bytes)?,
+    })
+}
+
+#[cfg(test)]
+mod tests;

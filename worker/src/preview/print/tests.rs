@@ -1,0 +1,59 @@
+use bytes::Bytes;
+use millstream_plan::{RecordSchema, SinkPlan};
+
+use super::*;
+use crate::preview::rows::Topic;
+
+/// What a sink makes of these records; its table takes uuids for `id`.
+fn previewed(sql: &str, records: &[&str]) -> Previewed {
+    let schema = RecordSchema::parse("id TEXT, name TEXT, tags ARRAY<TEXT>, at TIMESTAMP").unwrap();
+    let sink = serde_json::from_value(json!({
+        "name": "users", "sql": sql, "cassandra": {"keyspace": "ks", "table": "t"},
+    }));
+    let plan = SinkPlan::new(&schema, "users", sql).unwrap();
+    let key = serde_json::from_value(json!({"partitionKey": ["id"]})).unwrap();
+    let mut table = plan.declare_table("t", &key).unwrap();
+    table.columns[0].cql_type = "uuid".parse().unwrap();
+    let records: Vec<_> = records
+        .iter()
+        .map(|record| Bytes::from((*record).to_owned()))
+        .collect();
+    let (topic, refused) = Topic::of(&records, &["/id".to_owned()]);
+    let rows = topic.through(&sink.unwrap(), &plan, Some(&table)).unwrap();
+    Previewed {
+        records,
+        refused,
+        sinks: vec![rows],
+    }
+}
+
+const RECORDS: [&str; 5] = [
+    r#"{"id": "11111111-2222-3333-4444-555555555555", "name": "Zoë", "tags": ["a", "b"], "at": "2026-11-21T15:00:00Z"}"#,
+    r#"{"name": "nobody"}"#,
+    r#"{"id": "7", "name": "not a uuid"}"#,
+    r#"{"id": "21111111-2222-3333-4444-555555555555", "name": "a long name, much longer than there is room for in a narrow terminal"}"#,
+    r#"{"id": "8", "at": "noon"}"#,
+];
+
+#[test]
+fn rows_and_what_was_rejected() {
+    let previewed = previewed("SELECT id, name, tags, at FROM records", &RECORDS);
+    insta::assert_snapshot!(table(&previewed, Some(80)));
+    insta::assert_snapshot!(serde_json::to_string_pretty(&json(&previewed).unwrap()).unwrap());
+}
+
+#[test]
+fn many_columns_stand_one_below_the_other() {
+    let previewed = previewed("SELECT id, name, tags, at FROM records", &RECORDS);
+    insta::assert_snapshot!(table(&previewed, Some(40)));
+}
+
+#[test]
+fn no_rows_are_no_table() {
+    let previewed = previewed("SELECT id FROM records WHERE name = 'x'", &RECORDS[..1]);
+    assert_eq!(
+        table(&previewed, None),
+        "sink `users` → ks.t (0 rows of 1 records, 0 rejected)\n"
+    );
+    assert_eq!(json(&previewed).unwrap()["sinks"][0]["rows"], json!([]));
+}

@@ -1,0 +1,91 @@
+//! Records through a sink's query, as in the process stage.
+
+use bytes::Bytes;
+use chrono::Utc;
+use datafusion::arrow::{
+    array::{BooleanArray, RecordBatch},
+    compute::filter_record_batch,
+};
+use millstream_api::{keyspace::TableSpec, pipeline::Sink};
+use millstream_plan::SinkPlan;
+
+use crate::{batch::Batch, sink::cassandra::refused, stage::key::Keys, transform::Transform};
+
+/// The topic as it would be: one partition with the records in their order.
+pub struct Topic {
+    batches: Vec<Batch>,
+    records: usize,
+}
+
+/// What a sink makes of the records.
+pub struct SinkRows {
+    pub sink: String,
+    /// `keyspace.table`.
+    pub table: String,
+    /// Records that it read.
+    pub records: usize,
+    pub rows: Vec<RecordBatch>,
+    /// Records that would go to the dead letter: their index, and why.
+    pub rejected: Vec<(usize, String)>,
+}
+
+impl Topic {
+    /// Takes the records that the topic would take; gives the others with their reasons.
+    pub fn of(records: &[Bytes], key: &[String]) -> (Self, Vec<(usize, String)>) {
+        let keys = Keys::new(key);
+        let now = Some(Utc::now().timestamp_millis());
+        let mut batches = vec![Batch::default()];
+        let mut refused = Vec::new();
+        for (index, record) in records.iter().enumerate() {
+            if batches.last().is_none_or(Batch::is_full) {
+                batches.push(Batch::default());
+            }
+            match (keys.admit(record), batches.last_mut()) {
+                (Ok(key), Some(batch)) => {
+                    let key = key.as_deref().map(str::as_bytes);
+                    batch.push_record(0, index as i64, now, key, Some(record));
+                }
+                (Err(reason), _) => refused.push((index, reason)),
+                (Ok(_), None) => {}
+            }
+        }
+        let records = records.len() - refused.len();
+        (Topic { batches, records }, refused)
+    }
+
+    /// Runs the query of a sink over the records.
+    pub fn through(
+        &self,
+        sink: &Sink,
+        plan: &SinkPlan,
+        table: Option<&TableSpec>,
+    ) -> anyhow::Result<SinkRows> {
+        let mut transform = Transform::new(plan)?;
+        let mut rows = Vec::new();
+        let mut rejected = Vec::new();
+        for batch in &self.batches {
+            let transformed = transform.run(batch)?;
+            let unfit = match table {
+                Some(table) => refused(plan, table, batch, &transformed.rows)?,
+                None => Vec::new(),
+            };
+            for part in transformed.rows {
+                let fits = |record: &usize| !unfit.iter().any(|unfit| unfit.record == *record);
+                let fit: BooleanArray = part.records.iter().map(|r| Some(fits(r))).collect();
+                rows.push(filter_record_batch(&part.columns, &fit)?);
+            }
+            for rejection in transformed.rejected.into_iter().chain(unfit) {
+                let index = batch.records()[rejection.record].offset;
+                rejected.push((usize::try_from(index)?, rejection.reason));
+            }
+        }
+        rejected.sort_by_key(|(record, _)| *record);
+        Ok(SinkRows {
+            sink: sink.name.clone(),
+            table: format!("{}.{}", sink.cassandra.keyspace, sink.cassandra.table),
+            records: self.records,
+            rows,
+            rejected,
+        })
+    }
+}

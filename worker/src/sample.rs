@@ -1,0 +1,69 @@
+//! The first records of a source, read as the ingest stage reads them, and kept nowhere.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use bytes::Bytes;
+use futures::StreamExt;
+use millstream_api::source::Source;
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    config::Credentials,
+    metrics::Metrics,
+    source::{self, Opening},
+    status::Status,
+};
+
+const STAGE: &str = "ingest";
+
+/// Which records are wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// So many at most.
+    pub records: usize,
+    /// Those that come within this time.
+    pub within: Duration,
+}
+
+/// Reads the first records: fewer where the source ends or the time is over. None at all is an
+/// error, which says what the source says of itself.
+pub async fn sample(
+    source: &Source,
+    schema: &str,
+    credentials: &Credentials,
+    wanted: Wanted,
+) -> anyhow::Result<Vec<Bytes>> {
+    let status = Arc::new(Status::default());
+    let opening = Opening {
+        schema,
+        credentials,
+        position: None,
+        status: &status.part(STAGE),
+        metrics: &Metrics::default().stage(STAGE),
+    };
+    let mut batches = source::open(source, &opening).context("can't open the source")?;
+    let end = Instant::now() + wanted.within;
+    let mut records = Vec::new();
+    let mut in_time = true;
+    while records.len() < wanted.records && in_time {
+        match timeout_at(end, batches.next()).await {
+            Ok(Some(batch)) => records.extend(batch.records),
+            Ok(None) => break,
+            Err(_) => in_time = false,
+        }
+    }
+    records.truncate(wanted.records);
+    if !records.is_empty() {
+        return Ok(records);
+    }
+    let errors = status.report().errors;
+    match errors.get(STAGE) {
+        Some(error) => anyhow::bail!("no record within {:?}: {error}", wanted.within),
+        None if in_time => anyhow::bail!("the source ended without a record"),
+        None => anyhow::bail!(
+            "no record within {:?}; --timeout gives it longer",
+            wanted.within
+        ),
+    }
+}
