@@ -7,6 +7,7 @@
 mod engine;
 mod error;
 mod execute;
+mod expectation;
 mod input;
 mod key;
 mod query;
@@ -18,6 +19,7 @@ mod tokens;
 
 pub use error::{KeyProblem, PlanError, Position, QueryProblem, SchemaProblem, TableProblem};
 pub use execute::{ExecError, SinkExecutor};
+pub use expectation::{Expectations, Failure, Rule};
 pub use input::{ROW_COLUMN, VirtualColumn};
 pub use key::key_pointers;
 pub use schema::{RecordSchema, SchemaField, SchemaType, timestamp};

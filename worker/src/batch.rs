@@ -134,6 +134,17 @@ impl Batch {
     pub fn ends(&self) -> &BTreeMap<i32, End> {
         &self.ends
     }
+
+    /// Where the part of the batch before this record ends in each of its topic partitions.
+    pub fn ends_before(&self, record: usize) -> BTreeMap<i32, End> {
+        let mut ends = self.ends.clone();
+        for record in self.records[record..].iter().rev() {
+            if let Some(end) = ends.get_mut(&record.partition) {
+                end.next_offset = record.offset;
+            }
+        }
+        ends
+    }
 }
 
 /// A record that can never be written, and why.
@@ -143,4 +154,31 @@ pub struct Rejected {
     pub record: usize,
     /// In one sentence.
     pub reason: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_batch_ends_before_the_first_record_that_is_not_in_it() {
+        let mut batch = Batch::default();
+        for (partition, offset) in [(0, 10), (1, 7), (0, 12), (1, 8), (2, 3)] {
+            batch.push_record(partition, offset, None, None, None);
+            let end = End {
+                epoch: 1,
+                next_offset: offset + 1,
+            };
+            batch.ends.insert(partition, end);
+        }
+        let ends = |record| {
+            let ends = batch.ends_before(record);
+            ends.into_values()
+                .map(|end| end.next_offset)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(ends(0), [10, 7, 3]);
+        assert_eq!(ends(2), [12, 8, 3]);
+        assert_eq!(ends(4), [13, 9, 3]);
+    }
 }

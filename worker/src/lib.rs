@@ -11,6 +11,7 @@ pub mod batch;
 pub mod config;
 pub mod dead_letter;
 pub mod decode;
+pub mod expectations;
 pub mod kafka;
 pub mod metrics;
 pub mod pointer;

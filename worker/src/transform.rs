@@ -8,17 +8,19 @@ use datafusion::arrow::{
     datatypes::UInt32Type,
 };
 use millstream_api::worker::MAX_RECORD_BYTES;
-use millstream_plan::{ExecError, ROW_COLUMN, SinkExecutor, SinkPlan};
+use millstream_plan::{ExecError, Expectations, ROW_COLUMN, SinkExecutor, SinkPlan};
 
 use crate::{
     batch::{Batch, Record, Rejected},
     decode::Decode,
+    expectations::{self, Failed, Stop},
 };
 
 /// Decoder and query of a sink.
 pub struct Transform {
     decode: Decode,
     executor: SinkExecutor,
+    expectations: Expectations,
 }
 
 /// What became of a batch.
@@ -28,6 +30,10 @@ pub struct Transformed {
     pub rows: Vec<Rows>,
     /// Records that can't become rows.
     pub rejected: Vec<Rejected>,
+    /// Rows that failed an expectation, whatever became of them.
+    pub failed: Vec<Failed>,
+    /// Where the sink has to stop: nothing of that record, or of one after it, is here.
+    pub stop: Option<Stop>,
 }
 
 /// Rows, and the records that they come from.
@@ -39,11 +45,12 @@ pub struct Rows {
 }
 
 impl Transform {
-    /// Plans the query of a sink.
-    pub fn new(plan: &SinkPlan) -> anyhow::Result<Self> {
+    /// Plans the query of a sink, whose rows are held to these expectations.
+    pub fn new(plan: &SinkPlan, expectations: Expectations) -> anyhow::Result<Self> {
         Ok(Transform {
             decode: Decode::new(plan)?,
             executor: plan.executor(),
+            expectations,
         })
     }
 
@@ -63,6 +70,7 @@ impl Transform {
             }
         }
         self.run_range(batch, start..batch.len(), &mut transformed)?;
+        expectations::hold(&self.expectations, batch, &mut transformed)?;
         Ok(transformed)
     }
 
@@ -176,7 +184,8 @@ mod tests {
     fn transform(sql: &str) -> Transform {
         let schema = "id BIGINT, name STRUCT<first TEXT, last TEXT>, postcode TEXT, at TIMESTAMP";
         let schema = RecordSchema::parse(schema).unwrap();
-        Transform::new(&SinkPlan::new(&schema, "users", sql).unwrap()).unwrap()
+        let plan = SinkPlan::new(&schema, "users", sql).unwrap();
+        Transform::new(&plan, Expectations::default()).unwrap()
     }
 
     fn batch(records: &[&str]) -> Batch {

@@ -39,7 +39,7 @@ const USERS: Settings = Settings {
 fn rows(rows: i64) -> CommitMetadata {
     CommitMetadata {
         rows,
-        dead_lettered: 0,
+        ..CommitMetadata::default()
     }
 }
 
@@ -212,6 +212,7 @@ async fn bad_records_go_to_the_dead_letters_and_the_rest_goes_on() {
     let expected = CommitMetadata {
         rows: 2,
         dead_lettered: 6,
+        ..CommitMetadata::default()
     };
     pipeline.await_progress(expected).await;
     let letters = pipeline.dead_letters(6).await;
@@ -261,4 +262,108 @@ async fn a_missing_table_is_waited_for() {
     process
         .await_status(|status| status.errors.is_empty())
         .await;
+}
+
+/// A record of the user with this number.
+fn user(number: u64, gender: &str, age: i64) -> (Option<&'static str>, Option<Vec<u8>>) {
+    let id = format!("{number:08}-0e87-41f1-b1e4-ed1a15226b80");
+    let json = json!({"login": {"uuid": id}, "gender": gender, "registered": {"age": age}});
+    (Some("k"), Some(json.to_string().into_bytes()))
+}
+
+fn numbers(rows: Vec<(uuid::Uuid,)>) -> Vec<u32> {
+    let mut numbers: Vec<_> = rows
+        .into_iter()
+        .map(|(id,)| id.as_fields().0)
+        .map(|hexadecimal| format!("{hexadecimal:x}").parse().unwrap())
+        .collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_held_to_expectations() {
+    let Some(environment) = Environment::find() else {
+        return;
+    };
+    let settings = Settings {
+        partitions: 1,
+        ..USERS
+    };
+    let pipeline = Pipeline::create(environment, settings).await;
+    pipeline
+        .produce(&[
+            user(0, "f", 20),
+            user(1, "?", 30),
+            user(2, "m", 7),
+            user(3, "?", 8),
+            user(4, "f", 200),
+            user(5, "m", 21),
+            user(6, "m", 500),
+            user(7, "f", 22),
+            user(8, "?", 23),
+        ])
+        .await;
+    let expectations = |age: &str| {
+        json!({"expectations": [
+            {"name": "known", "check": "gender IN ('f', 'm')", "onFailure": "DeadLetter"},
+            {"name": "adult", "check": "age >= 18", "onFailure": "Drop"},
+            {"name": "sane", "check": age, "onFailure": "Fail"},
+        ]})
+    };
+    let counts = |rows, dead_lettered, failed: &[(&str, i64)]| CommitMetadata {
+        rows,
+        dead_lettered,
+        failed: failed.iter().map(|(n, f)| ((*n).to_owned(), *f)).collect(),
+    };
+
+    // The sink stops before record 6, and everything before it is settled.
+    let process = pipeline.process_with(expectations("age < 300"));
+    let status = process
+        .await_status(|status| !status.errors.is_empty())
+        .await;
+    let error = &status.errors["rows"];
+    assert!(
+        error.contains("partition 0, offset 6 fails the expectation `sane`: age < 300"),
+        "{error}"
+    );
+    let before = counts(3, 2, &[("adult", 2), ("known", 2)]);
+    assert_eq!(pipeline.progress().await, (before.clone(), 3));
+    assert_eq!(numbers(pipeline.select("id").await), [0, 4, 5]);
+    let (_, metrics) = process.get("/metrics").await.unwrap();
+    assert!(
+        metrics.contains(
+            r#"millstream_worker_expectation_failures_total{stage="rows",expectation="known"} 2"#
+        ),
+        "{metrics}"
+    );
+    // It stands there for as long as nothing is changed, and a new pod stops at the same place.
+    let (code, took) = process.terminate().await;
+    assert_eq!(
+        (code, took < Duration::from_secs(5)),
+        (Some(0), true),
+        "{took:?}"
+    );
+    let again = pipeline.process_with(expectations("age < 300"));
+    again.await_status(|status| !status.errors.is_empty()).await;
+    assert_eq!(pipeline.progress().await, (before, 3));
+    drop(again);
+
+    // Changed, the pipeline goes on.
+    let process = pipeline.process_with(expectations("age < 1000"));
+    pipeline
+        .await_progress(counts(5, 3, &[("adult", 2), ("known", 3)]))
+        .await;
+    assert_eq!(numbers(pipeline.select("id").await), [0, 4, 5, 6, 7]);
+    let letters = pipeline.dead_letters(3).await;
+    let reasons: Vec<_> = letters.iter().map(|(reason, _)| reason.as_str()).collect();
+    let reason = "expectation `known` failed: gender IN ('f', 'm'), with gender = ?";
+    assert_eq!(reasons, [reason; 3]);
+    assert!(process.await_status(|_| true).await.errors.is_empty());
+
+    // What is counted of an expectation goes with it.
+    drop(process);
+    let _process = pipeline.process();
+    pipeline.produce(&[user(9, "?", 1)]).await;
+    pipeline.await_progress(counts(6, 3, &[])).await;
 }

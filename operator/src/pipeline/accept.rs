@@ -10,7 +10,7 @@ use millstream_api::{
     pipeline::Sink,
     worker::SinkConfig,
 };
-use millstream_plan::{PlanError, RecordSchema, SinkPlan, key_pointers};
+use millstream_plan::{Expectations, PlanError, RecordSchema, SinkPlan, key_pointers};
 
 use super::children::keyspace_manager;
 use crate::{conditions, error::Error};
@@ -43,6 +43,7 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
     let mut declared: BTreeMap<String, Vec<TableSpec>> = BTreeMap::new();
     for sink in &pipeline.spec.sinks {
         let plan = SinkPlan::new(&schema, &sink.name, &sink.sql)?;
+        Expectations::new(&plan, &sink.expectations)?;
         let keyspace = find_keyspace(keyspaces, &sink.cassandra.keyspace);
         let (table, mine) = table(sink, &plan, keyspace, &manager)?;
         if mine {
@@ -63,6 +64,7 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
         .map(|(sink, _, table)| SinkConfig {
             name: sink.name.clone(),
             sql: sink.sql.clone(),
+            expectations: sink.expectations.clone(),
             keyspace: sink.cassandra.keyspace.clone(),
             table,
             consistency: sink.cassandra.consistency,

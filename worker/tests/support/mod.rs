@@ -167,6 +167,11 @@ impl Pipeline {
 
     /// Starts a worker that processes.
     pub fn process(&self) -> Worker {
+        self.process_with(json!({}))
+    }
+
+    /// Starts a worker that processes, with more said of the sink.
+    pub fn process_with(&self, sink: Value) -> Worker {
         let columns = self.settings.columns.iter();
         let columns: Vec<_> = columns
             .map(|(name, cql)| json!({"name": name, "type": cql}))
@@ -186,6 +191,9 @@ impl Pipeline {
             },
             "consistency": "LOCAL_QUORUM",
         }]);
+        for (name, value) in sink.as_object().expect("an object") {
+            config["sinks"][0][name] = value.clone();
+        }
         self.start(&config)
     }
 
@@ -231,8 +239,7 @@ impl Pipeline {
             let mut lag = 0;
             for element in committed.elements() {
                 let added = CommitMetadata::parse(element.metadata());
-                counts.rows += added.rows;
-                counts.dead_lettered += added.dead_lettered;
+                counts.add(&added);
                 let (low, high) = consumer
                     .fetch_watermarks(&topic, element.partition(), TIMEOUT)
                     .expect("watermarks");
