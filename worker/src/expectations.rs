@@ -128,7 +128,7 @@ mod tests {
         for (offset, record) in (100..).zip(records) {
             batch.push_record(2, offset, None, None, Some(record.as_bytes()));
         }
-        let mut transform = Transform::new(&plan, expectations).unwrap();
+        let mut transform = Transform::new(&plan).unwrap().expecting(expectations);
         transform.run(&batch).unwrap()
     }
 

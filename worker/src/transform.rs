@@ -45,13 +45,21 @@ pub struct Rows {
 }
 
 impl Transform {
-    /// Plans the query of a sink, whose rows are held to these expectations.
-    pub fn new(plan: &SinkPlan, expectations: Expectations) -> anyhow::Result<Self> {
+    /// Plans the query of a sink.
+    pub fn new(plan: &SinkPlan) -> anyhow::Result<Self> {
         Ok(Transform {
             decode: Decode::new(plan)?,
             executor: plan.executor(),
-            expectations,
+            expectations: Expectations::default(),
         })
+    }
+
+    /// Holds the rows to expectations.
+    pub fn expecting(self, expectations: Expectations) -> Self {
+        Transform {
+            expectations,
+            ..self
+        }
     }
 
     /// Transforms a batch. CPU-bound: about a microsecond for a small record. Fails where it isn't
@@ -184,8 +192,7 @@ mod tests {
     fn transform(sql: &str) -> Transform {
         let schema = "id BIGINT, name STRUCT<first TEXT, last TEXT>, postcode TEXT, at TIMESTAMP";
         let schema = RecordSchema::parse(schema).unwrap();
-        let plan = SinkPlan::new(&schema, "users", sql).unwrap();
-        Transform::new(&plan, Expectations::default()).unwrap()
+        Transform::new(&SinkPlan::new(&schema, "users", sql).unwrap()).unwrap()
     }
 
     fn batch(records: &[&str]) -> Batch {

@@ -95,7 +95,7 @@ impl SinkStage {
         .await?;
         let expectations = Expectations::new(plan, &parts.config.expectations)?;
         Ok(SinkStage {
-            transform: Mutex::new(Transform::new(plan, expectations.clone())?),
+            transform: Mutex::new(Transform::new(plan)?.expecting(expectations.clone())),
             expectations,
             sink: Box::new(sink),
             known: Known::default(),
