@@ -3,6 +3,7 @@
 //! A new source is a file here, a variant of `millstream_api::source::Source`, and a line in
 //! [`open`].
 
+pub mod database;
 pub mod generator;
 pub mod http;
 
@@ -45,9 +46,13 @@ pub fn open(source: &Source, opening: &Opening<'_>) -> anyhow::Result<Records> {
             http: Some(http), ..
         } => http::open(http.clone(), opening),
         Source {
+            database: Some(database),
+            ..
+        } => database::open(database.clone(), opening),
+        Source {
             generator: Some(generator),
             ..
         } => generator::open(generator.clone(), opening),
-        _ => anyhow::bail!("the pipeline has no source; set one of http and generator"),
+        _ => anyhow::bail!("the pipeline has no source; set one of http, database and generator"),
     }
 }
