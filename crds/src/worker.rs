@@ -54,8 +54,15 @@ pub mod dead_letter {
     pub const PARTITION: &str = "millstream-partition";
     /// The record's offset.
     pub const OFFSET: &str = "millstream-offset";
+    /// The record's timestamp in Kafka: milliseconds since 1970.
+    pub const TIMESTAMP: &str = "millstream-timestamp";
     /// Bytes of the whole record, where only its beginning is kept.
     pub const TRUNCATED_FROM: &str = "millstream-truncated-from";
+
+    /// On a record that was replayed into its topic: the sink that takes it; others pass it over.
+    pub const REPLAY_SINK: &str = "millstream-replay-sink";
+    /// On a record that was replayed into its topic: the offset that it had at first.
+    pub const REPLAY_OFFSET: &str = "millstream-replay-offset";
 }
 
 /// A worker's configuration: the stage is configuration, the loop is one.
@@ -95,6 +102,11 @@ impl PipelineRef {
     pub fn ingest_group(&self) -> String {
         // `_` can't be in the name of a sink.
         self.sink_group("_ingest")
+    }
+
+    /// Consumer group under which the replay of dead letters keeps how far it is.
+    pub fn replay_group(&self) -> String {
+        self.sink_group("_replay")
     }
 }
 

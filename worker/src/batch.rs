@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, ops::Range};
 
 use rdkafka::{Message, message::BorrowedMessage};
 
+use crate::dead_letter::Replayed;
+
 const MAX_RECORDS: usize = 2_000;
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 
@@ -34,13 +36,55 @@ pub struct Record {
     pub offset: i64,
     /// Milliseconds since 1970; none where Kafka has none.
     pub timestamp: Option<i64>,
+    /// The offset that it had at first, where it was replayed.
+    replayed: Option<i64>,
     key: Option<Range<usize>>,
     value: Option<Range<usize>>,
 }
 
+impl Record {
+    /// The offset that the record had when it first came into the topic: its row's timestamp is made
+    /// from it, so that a replay never replaces what a newer record wrote.
+    pub fn first_offset(&self) -> i64 {
+        self.replayed.unwrap_or(self.offset)
+    }
+
+    /// Whether the record was in the topic before.
+    pub fn is_replayed(&self) -> bool {
+        self.replayed.is_some()
+    }
+}
+
 impl Batch {
+    /// Adds a record that was read under an assignment; one that was replayed for another sink just
+    /// counts as read.
+    pub fn push_for(&mut self, sink: &str, message: &BorrowedMessage<'_>, epoch: u64) {
+        match Replayed::of(message) {
+            None => self.push(message, epoch),
+            Some(replayed) if replayed.sink == sink => {
+                self.push(message, epoch);
+                if let Some(record) = self.records.last_mut() {
+                    record.replayed = Some(replayed.offset);
+                }
+            }
+            Some(_) => self.pass(message, epoch),
+        }
+    }
+
     /// Adds a record that was read under an assignment.
     pub fn push(&mut self, message: &BorrowedMessage<'_>, epoch: u64) {
+        self.pass(message, epoch);
+        self.push_record(
+            message.partition(),
+            message.offset(),
+            message.timestamp().to_millis(),
+            message.key(),
+            message.payload(),
+        );
+    }
+
+    /// Takes note of a record that was read under an assignment.
+    fn pass(&mut self, message: &BorrowedMessage<'_>, epoch: u64) {
         let end = End {
             epoch,
             next_offset: message.offset() + 1,
@@ -51,13 +95,6 @@ impl Batch {
             self.records
                 .retain(|record| record.partition != message.partition());
         }
-        self.push_record(
-            message.partition(),
-            message.offset(),
-            message.timestamp().to_millis(),
-            message.key(),
-            message.payload(),
-        );
     }
 
     /// Adds a record.
@@ -75,6 +112,7 @@ impl Batch {
             partition,
             offset,
             timestamp,
+            replayed: None,
             key,
             value,
         });
@@ -105,9 +143,9 @@ impl Batch {
         self.records.len() >= MAX_RECORDS || self.bytes.len() >= MAX_BYTES
     }
 
-    /// Whether there are no records.
+    /// Whether nothing was read.
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.records.is_empty() && self.ends.is_empty()
     }
 
     /// Number of records.

@@ -16,6 +16,7 @@ pub mod kafka;
 pub mod metrics;
 pub mod pointer;
 pub mod position;
+pub mod replay;
 pub mod retry;
 pub mod server;
 pub mod sink;

@@ -3,7 +3,10 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use millstream_worker::config::Credentials;
+use millstream_worker::{
+    config::Credentials,
+    replay::{self, Replay},
+};
 use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
@@ -12,7 +15,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const EXAMPLES: &str = "\
 Examples:
   Run as the operator does:
-    millstream-worker run --config /etc/millstream/worker.yaml --credentials-dir /etc/millstream/credentials
+    millstream-worker run --config /etc/millstream/worker.yaml --credentials-dir /etc/millstream-credentials
 
   Run by hand, and see what it does:
     RUST_LOG=millstream_worker=debug millstream-worker run --config worker.yaml --http-port 0 --log-format human";
@@ -30,6 +33,9 @@ enum Command {
     /// Run the stage that the configuration names, until SIGTERM or SIGINT.
     #[command(after_help = EXAMPLES)]
     Run(Run),
+    /// Send dead letters to the topic again, each for the sink that rejected it.
+    #[command(after_help = replay::EXAMPLES)]
+    Replay(Replay),
 }
 
 #[derive(clap::Args)]
@@ -45,7 +51,7 @@ struct Run {
     #[arg(
         long,
         env = "MILLSTREAM_CREDENTIALS_DIR",
-        default_value = "/etc/millstream/credentials"
+        default_value = "/etc/millstream-credentials"
     )]
     credentials_dir: PathBuf,
     /// Port of /healthz, /readyz, /metrics and /status; 0 for any that is free.
@@ -73,15 +79,38 @@ fn main() -> ExitCode {
         eprintln!("the TLS provider was installed twice");
         return ExitCode::FAILURE;
     }
-    let Command::Run(run) = Arguments::parse().command;
-    start_logging(run.log_format);
-    match run_stage(run) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::FAILURE
+    match Arguments::parse().command {
+        Command::Run(run) => {
+            start_logging(run.log_format, "info,scylla=error,librdkafka=error");
+            match run_stage(run) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    tracing::error!("{error:#}");
+                    ExitCode::FAILURE
+                }
+            }
         }
+        Command::Replay(replay) => answer(|| block_on(replay::run(&replay))),
     }
+}
+
+/// Runs a command that a person waits for.
+fn answer(command: impl FnOnce() -> anyhow::Result<ExitCode>) -> ExitCode {
+    start_logging(LogFormat::Human, "error");
+    command().unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(command);
+    // What still waits for a server is of no interest any more.
+    runtime.shutdown_background();
+    result
 }
 
 fn run_stage(run: Run) -> anyhow::Result<()> {
@@ -102,9 +131,8 @@ fn run_stage(run: Run) -> anyhow::Result<()> {
     result
 }
 
-fn start_logging(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,scylla=error,librdkafka=error"));
+fn start_logging(format: LogFormat, default: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

@@ -54,8 +54,12 @@ fn run(command: &mut Command) {
 impl Server {
     /// None, and a word why, where there is no PostgreSQL.
     async fn start() -> Option<Self> {
-        let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
-        let programs = installed.map(|version| version.unwrap().path().join("bin")).max();
+        let installed = std::fs::read_dir("/usr/lib/postgresql")
+            .into_iter()
+            .flatten();
+        let programs = installed
+            .map(|version| version.unwrap().path().join("bin"))
+            .max();
         let Some(programs) = programs else {
             eprintln!("skipped: no PostgreSQL");
             return None;
@@ -190,7 +194,10 @@ fn ids(records: &[bytes::Bytes]) -> Vec<i64> {
 
 async fn all_ids(records: Records) -> Vec<i64> {
     let batches: Vec<_> = records.collect().await;
-    batches.iter().flat_map(|batch| ids(&batch.records)).collect()
+    batches
+        .iter()
+        .flat_map(|batch| ids(&batch.records))
+        .collect()
 }
 
 #[tokio::test]
@@ -229,7 +236,10 @@ async fn types_are_kept() {
     let record: Value = serde_json::from_str(text).unwrap();
     assert_eq!(record.as_object().unwrap().len(), 23);
     assert!(!text.contains('\n'));
-    assert_eq!(batches[0].position, json!({"after": ["9223372036854775807"]}));
+    assert_eq!(
+        batches[0].position,
+        json!({"after": ["9223372036854775807"]})
+    );
 }
 
 #[tokio::test]
@@ -245,20 +255,32 @@ async fn a_table_is_read_in_the_order_of_its_key_from_any_position() {
         .await;
     let settings = json!({"table": "items", "fetchSize": 7});
     let batches: Vec<_> = server.open(settings.clone(), None).collect().await;
-    let read: Vec<_> = batches.iter().flat_map(|batch| ids(&batch.records)).collect();
+    let read: Vec<_> = batches
+        .iter()
+        .flat_map(|batch| ids(&batch.records))
+        .collect();
     assert_eq!(read, (0..1_000).collect::<Vec<_>>());
     assert!(batches.iter().all(|batch| batch.records.len() <= 7));
     assert_eq!(batches[3].position, json!({"after": ["2", "p7"]}));
     for at in [0, 3, 100, batches.len() - 1] {
         let rest = server.open(settings.clone(), Some(&batches[at].position));
         let seen = (at + 1) * 7;
-        assert_eq!(all_ids(rest).await, (seen as i64..1_000).collect::<Vec<_>>());
+        assert_eq!(
+            all_ids(rest).await,
+            (seen as i64..1_000).collect::<Vec<_>>()
+        );
     }
 
     // Of a query: the key is given, and what is written is the query's business.
     let query = "SELECT id, upper(part) AS part FROM items WHERE id % 2 = 0 -- even\n; ";
-    let read = server.open(json!({"query": query, "key": ["id"], "fetchSize": 100}), None);
-    assert_eq!(all_ids(read).await, (0..1_000).step_by(2).collect::<Vec<_>>());
+    let read = server.open(
+        json!({"query": query, "key": ["id"], "fetchSize": 100}),
+        None,
+    );
+    assert_eq!(
+        all_ids(read).await,
+        (0..1_000).step_by(2).collect::<Vec<_>>()
+    );
 
     // Polled, everything comes again and again.
     let polled = json!({"table": "items", "fetchSize": 600, "poll": {"interval": "10ms"}});
@@ -330,7 +352,9 @@ async fn a_transaction_that_commits_late_is_waited_for() {
         .execute("CREATE TABLE events (id bigserial PRIMARY KEY); INSERT INTO events SELECT FROM generate_series(1, 3);")
         .await;
     let late = server.try_client().await.unwrap();
-    late.batch_execute("BEGIN; INSERT INTO events DEFAULT VALUES").await.unwrap();
+    late.batch_execute("BEGIN; INSERT INTO events DEFAULT VALUES")
+        .await
+        .unwrap();
     server.execute("INSERT INTO events DEFAULT VALUES").await;
     let settings = json!({
         "table": "events", "incremental": {"column": "id", "settle": "1500ms"}, "poll": {"interval": "10ms"},
@@ -397,7 +421,10 @@ async fn large_rows_come_in_small_pages() {
         )
         .await;
     let batches: Vec<_> = server.open(json!({"table": "files"}), None).collect().await;
-    let read: Vec<_> = batches.iter().flat_map(|batch| ids(&batch.records)).collect();
+    let read: Vec<_> = batches
+        .iter()
+        .flat_map(|batch| ids(&batch.records))
+        .collect();
     assert_eq!(read, (0..200).collect::<Vec<_>>());
     for batch in &batches {
         let bytes: usize = batch.records.iter().map(bytes::Bytes::len).sum();

@@ -367,3 +367,123 @@ async fn rows_are_held_to_expectations() {
     pipeline.produce(&[user(9, "?", 1)]).await;
     pipeline.await_progress(counts(6, 3, &[])).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_replayed_to_where_they_were() {
+    let Some(environment) = Environment::find() else {
+        return;
+    };
+    let settings = Settings {
+        partitions: 2,
+        ..USERS
+    };
+    let pipeline = Pipeline::create(environment, settings).await;
+    let named = |number: u64, name: &str, post_code: &str| {
+        let id = format!("{number:08}-0e87-41f1-b1e4-ed1a15226b80");
+        let json = json!({
+            "login": {"uuid": id}, "name": {"first": name}, "gender": "f",
+            "location": {"postcode": post_code}, "registered": {"age": 1},
+        });
+        (Some("k"), Some(json.to_string().into_bytes()))
+    };
+    let large = format!(r#"{{"gender": "{}"}}"#, "x".repeat(9_990_000));
+    pipeline
+        .produce(&[
+            named(0, "good", "1"),
+            named(1, "old", "AB 1"),
+            named(2, "only", "AB 2"),
+            named(1, "new", "2"),
+            (Some("k"), Some(large.into_bytes())),
+        ])
+        .await;
+    let counts = |rows, dead_lettered| CommitMetadata {
+        rows,
+        dead_lettered,
+        ..CommitMetadata::default()
+    };
+    // A sink that takes everything, and one whose SQL has a mistake.
+    let others = pipeline.process_with(json!({"name": "others"}));
+    let wrong = USERS.sql.replace(
+        "location.postcode AS",
+        "CAST(CAST(location.postcode AS INT) AS TEXT) AS",
+    );
+    let process = pipeline.process_with(json!({"sql": wrong}));
+    pipeline.await_progress(counts(2, 3)).await;
+    drop(process);
+
+    let process = pipeline.process();
+    let told = pipeline.replay("process", &["--dry-run"]);
+    assert!(told.contains("column `post_code`: Cannot cast"), "{told}");
+    assert_eq!(pipeline.progress().await, (counts(2, 3), 0));
+    let told = pipeline.replay("process", &["--limit", "1"]);
+    assert!(told.ends_with("rows           1        0\n"), "{told}");
+    let told = pipeline.replay("process", &["--sink", "rows"]);
+    assert!(
+        told.contains("only the beginning of its 9990014 bytes"),
+        "{told}"
+    );
+    assert!(told.ends_with("rows           1        1\n"), "{told}");
+    let told = pipeline.replay("process", &[]);
+    assert!(told.ends_with("rows           0        0\n"), "{told}");
+    pipeline.await_progress(counts(4, 3)).await;
+
+    // Each cell has the timestamp of the record's first offset, and the newer record's stays.
+    type Found = (uuid::Uuid, String, String, i64);
+    let mut rows: Vec<Found> = pipeline
+        .select("id, first_name, post_code, writetime(first_name)")
+        .await;
+    rows.sort();
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|(_, name, code, time)| (name.as_str(), code.as_str(), time - BASE))
+        .collect();
+    assert_eq!(
+        rows,
+        [("good", "1", 0), ("new", "2", 3), ("only", "AB 2", 2)]
+    );
+
+    // The other sink has passed them over; a record that fails again says where it was at first.
+    drop(process);
+    let (_, metrics) = others.get("/metrics").await.unwrap();
+    assert!(
+        metrics.contains(r#"millstream_worker_rows_total{stage="others"} 4"#),
+        "{metrics}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_in_the_batch_of_a_newer_record_does_not_replace_it() {
+    let Some(environment) = Environment::find() else {
+        return;
+    };
+    let settings = Settings {
+        partitions: 1,
+        ..USERS
+    };
+    let pipeline = Pipeline::create(environment, settings).await;
+    let wrong = USERS
+        .sql
+        .replace("registered.age AS", "CAST(100 / registered.age AS INT) AS");
+    pipeline.produce(&[user(1, "f", 0)]).await;
+    let process = pipeline.process_with(json!({"sql": wrong}));
+    let dead = CommitMetadata {
+        dead_lettered: 1,
+        ..CommitMetadata::default()
+    };
+    pipeline.await_progress(dead).await;
+    drop(process);
+
+    // Both wait in the topic, so that one batch has them.
+    pipeline.produce(&[user(1, "m", 1)]).await;
+    pipeline.replay("process", &[]);
+    let _process = pipeline.process();
+    pipeline
+        .await_progress(CommitMetadata {
+            rows: 2,
+            dead_lettered: 1,
+            ..CommitMetadata::default()
+        })
+        .await;
+    let rows: Vec<(String, i32, i64)> = pipeline.select("gender, age, writetime(age)").await;
+    assert_eq!(rows, [("m".to_owned(), 1, BASE + 1)]);
+}

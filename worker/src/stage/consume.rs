@@ -239,7 +239,7 @@ impl SinkStage {
                 Ok(record) => {
                     // What was fetched before its partition was revoked is not ours.
                     if let Some(epoch) = consumer.context().epoch(record.partition()) {
-                        batch.push(&record, epoch);
+                        batch.push_for(&self.parts.config.name, &record, epoch);
                     }
                 }
                 Err(error) => self.report(consumer, error)?,

@@ -4,5 +4,9 @@ mod assignment;
 mod consume;
 mod flow;
 pub mod ingest;
-mod key;
+pub(crate) mod key;
 pub mod process;
+
+/// The name of the ingest stage, in statuses, metrics and dead letters; the process stage goes by
+/// the names of its sinks.
+pub const INGEST: &str = "ingest";

@@ -197,6 +197,26 @@ impl Pipeline {
         self.start(&config)
     }
 
+    /// Runs `replay` with the configuration of the stage that was started last; what it prints.
+    pub fn replay(&self, stage: &str, arguments: &[&str]) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_millstream-worker"))
+            .arg("replay")
+            .arg("--config")
+            .arg(self.folder.path().join(format!("{stage}.yaml")))
+            .arg("--credentials-dir")
+            .arg(self.folder.path())
+            .args(arguments)
+            .output()
+            .expect("the worker starts");
+        let told = String::from_utf8(output.stdout).expect("UTF-8");
+        assert!(
+            output.status.success(),
+            "{told}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        told
+    }
+
     fn start(&self, config: &Value) -> Worker {
         let folder = self.folder.path();
         for (name, text) in [

@@ -8,9 +8,7 @@ use rustls::ClientConfig;
 use tokio_postgres::{Client, Config, NoTls, config::SslMode};
 
 use crate::{
-    config::Credentials,
-    sink::cassandra::session::authorities,
-    source::database::tls::Tls,
+    config::Credentials, sink::cassandra::session::authorities, source::database::tls::Tls,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

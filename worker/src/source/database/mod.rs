@@ -185,7 +185,12 @@ impl Session {
             };
             let relation = Relation::new(spec, columns, &key)?;
             let said = spec.incremental.is_some() || !spec.key.is_empty();
-            if said && client.query_one(&relation.unread(), &[]).await?.try_get(0)? {
+            if said
+                && client
+                    .query_one(&relation.unread(), &[])
+                    .await?
+                    .try_get(0)?
+            {
                 tracing::warn!("there are rows whose key is null: they aren't read");
             }
             anyhow::Ok(relation)

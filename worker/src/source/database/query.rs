@@ -54,9 +54,16 @@ impl Relation {
             let mut found = columns.iter().filter(|(known, _)| known == name);
             let Some((_, data_type)) = found.next() else {
                 let known: Vec<_> = columns.iter().map(|(name, _)| name.as_str()).collect();
-                bail!("there is no column `{name}`; there are {}", known.join(", "));
+                bail!(
+                    "there is no column `{name}`; there are {}",
+                    known.join(", ")
+                );
             };
-            let data_type = format!("{}.{}", quoted(data_type.schema()), quoted(data_type.name()));
+            let data_type = format!(
+                "{}.{}",
+                quoted(data_type.schema()),
+                quoted(data_type.name())
+            );
             if !order.iter().any(|(known, _)| known == name) {
                 order.push((name.clone(), data_type));
             }
@@ -89,7 +96,10 @@ impl Relation {
         let nulls = self.order.iter();
         let nulls = nulls.map(|(name, _)| format!("{} IS NULL", column(name)));
         let nulls = nulls.collect::<Vec<_>>().join(" OR ");
-        format!("SELECT EXISTS (SELECT 1 FROM {} AS t WHERE {nulls})", self.from)
+        format!(
+            "SELECT EXISTS (SELECT 1 FROM {} AS t WHERE {nulls})",
+            self.from
+        )
     }
 
     /// A page: the record as JSON, and its position. `$1` is where it starts, `$2` the largest value
