@@ -246,8 +246,13 @@ impl Pipeline {
 
     /// Counts in the committed offsets, and the records that aren't committed.
     pub async fn progress(&self) -> (CommitMetadata, i64) {
+        self.progress_of("rows").await
+    }
+
+    /// The same of a sink with another name.
+    pub async fn progress_of(&self, sink: &str) -> (CommitMetadata, i64) {
         let mut config = self.client();
-        config.set("group.id", self.reference().sink_group("rows"));
+        config.set("group.id", self.reference().sink_group(sink));
         let topic = self.name.clone();
         let partitions = self.settings.partitions;
         tokio::task::spawn_blocking(move || {
