@@ -26,7 +26,7 @@ pub struct Source {
     pub http: Option<HttpSource>,
     /// Rows of a database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub database: Option<DatabaseSource>,
+    pub database: Option<Box<DatabaseSource>>,
     /// Made-up records in the shape of the schema, for trying out and for load tests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generator: Option<GeneratorSource>,
@@ -35,7 +35,7 @@ pub struct Source {
 impl Source {
     /// The Secrets that the source needs, by the name of the file in which the worker finds the value.
     pub fn secrets(&self) -> BTreeMap<&'static str, &SecretValue> {
-        let database = self.database.iter().flat_map(DatabaseSource::secrets);
+        let database = self.database.iter().flat_map(|database| database.secrets());
         database.collect()
     }
 }

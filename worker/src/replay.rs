@@ -228,7 +228,7 @@ impl Session {
             };
             next = message.offset() + 1;
             let stage = text(&message, dead_letter::STAGE).unwrap_or_default();
-            let wanted = self.stages.iter().any(|wanted| *wanted == stage);
+            let wanted = self.stages.contains(&stage);
             if !wanted || message.offset() < replayed(&progress, &stage) {
                 continue;
             }

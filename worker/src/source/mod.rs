@@ -9,7 +9,7 @@ pub mod http;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use millstream_api::source::Source;
+use millstream_api::source::{DatabaseSource, Source};
 use serde_json::Value;
 
 use crate::{config::Credentials, metrics::StageMetrics, status::StatusPart};
@@ -48,7 +48,7 @@ pub fn open(source: &Source, opening: &Opening<'_>) -> anyhow::Result<Records> {
         Source {
             database: Some(database),
             ..
-        } => database::open(database.clone(), opening),
+        } => database::open(DatabaseSource::clone(database), opening),
         Source {
             generator: Some(generator),
             ..

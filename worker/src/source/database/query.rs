@@ -158,3 +158,44 @@ pub enum Start {
     /// With the first row behind a position.
     Behind,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn relation(settings: serde_json::Value) -> anyhow::Result<Relation> {
+        let mut spec = settings;
+        spec["postgres"] = serde_json::json!({"host": "h", "database": "d", "user": "u"});
+        let spec: DatabaseSource = serde_json::from_value(spec)?;
+        let columns = [
+            ("id", Type::INT8),
+            ("a\"b", Type::BYTEA),
+            ("at", Type::DATE),
+        ];
+        let columns = columns.map(|(name, data_type)| (name.to_owned(), data_type));
+        Relation::new(&spec, columns.to_vec(), &spec.key)
+    }
+
+    #[test]
+    fn names_are_quoted_and_values_are_parameters() {
+        let relation = relation(serde_json::json!({
+            "table": "Shop.it\"ems; --", "key": ["a\"b", "id"],
+            "incremental": {"column": "at", "initial": "'; DROP TABLE t"},
+        }))
+        .unwrap();
+        let pages =
+            [Start::Beginning, Start::At, Start::Behind].map(|start| relation.page(start, 7));
+        let all = [pages.join("\n\n"), relation.largest(), relation.unread()];
+        insta::assert_snapshot!(all.join("\n\n"));
+    }
+
+    #[test]
+    fn a_column_that_is_not_there_is_named() {
+        let error =
+            relation(serde_json::json!({"query": "SELECT 1;\n", "key": ["idd"]})).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "there is no column `idd`; there are id, a\"b, at"
+        );
+    }
+}
