@@ -138,7 +138,7 @@ impl Relation {
             conditions.push(format!("{} <= {}", order[0], value(2, 1)));
         }
         format!(
-            "SELECT (SELECT row_to_json(j) FROM (SELECT {fields}) AS j)::text, ARRAY[{}] \
+            "SELECT (SELECT row_to_json(j.*) FROM (SELECT {fields}) AS j)::text, ARRAY[{}] \
              FROM {} AS t WHERE {} ORDER BY {} LIMIT {rows}",
             texts.join(", "),
             self.from,
