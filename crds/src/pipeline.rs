@@ -151,8 +151,49 @@ pub struct Sink {
     /// `_offset` and `_timestamp`.
     #[schemars(length(min = 1, max = 65536))]
     pub sql: String,
+    /// What has to hold for every row of the SQL's result, and what becomes of rows for which it
+    /// doesn't. A row is held to all of them; each counts its own failures. Of several that fail,
+    /// `Fail` comes before `DeadLetter`, and `DeadLetter` before `Drop`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub expectations: Vec<Expectation>,
     /// The Cassandra table that takes the rows.
     pub cassandra: CassandraSink,
+}
+
+/// A condition that has to hold for every row of a sink.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Expectation {
+    /// Name of the expectation, unique in the sink.
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+    )]
+    pub name: String,
+    /// An SQL condition over the columns of the SQL's result, such as `email IS NOT NULL`. It fails
+    /// where it is false, where it is null (write `age IS NULL OR age >= 0` to let nulls pass), and
+    /// where it can't be computed.
+    #[schemars(length(min = 1, max = 4096))]
+    pub check: String,
+    /// What becomes of a row for which the check fails.
+    #[serde(default)]
+    pub on_failure: OnFailure,
+}
+
+/// What becomes of a row that fails an expectation.
+#[derive(
+    Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord,
+)]
+pub enum OnFailure {
+    /// The row isn't written. Only the count shows it.
+    Drop,
+    /// The row isn't written, and its record goes to the dead-letter topic.
+    #[default]
+    DeadLetter,
+    /// The sink stops before the record, and goes on when the pipeline is changed: rows before it
+    /// are written, nothing after it is committed.
+    Fail,
 }
 
 /// A Cassandra table that takes rows.
@@ -261,7 +302,22 @@ pub struct SinkStatus {
     /// Records that went to the dead-letter topic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_lettered: Option<i64>,
+    /// What was last seen of each expectation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub expectations: Vec<ExpectationStatus>,
     /// The last error, while it lasts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+}
+
+/// What was last seen of an expectation.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ExpectationStatus {
+    /// Name of the expectation.
+    pub name: String,
+    /// Rows that failed it; a record that is processed again after a crash counts once.
+    #[serde(default)]
+    pub failed: i64,
 }

@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::connection::SecretValue;
 
+pub mod database;
+
+pub use database::DatabaseSource;
+
 /// Durations as Go and Kubernetes write them. Checked by the API server, because a resource that
 /// can't be deserialized can't be told what is wrong with it.
 const DURATION: &str = r"^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$";
@@ -15,11 +19,14 @@ const DURATION: &str = r"^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$";
 /// The source of a pipeline: exactly one of its fields is set.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.http), has(self.generator)].filter(x, x).size() == 1").message("exactly one of http and generator must be set"))]
+#[x_kube(validation = Rule::new("[has(self.http), has(self.database), has(self.generator)].filter(x, x).size() == 1").message("exactly one of http, database and generator must be set"))]
 pub struct Source {
     /// Records from an HTTP API.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpSource>,
+    /// Rows of a database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<Box<DatabaseSource>>,
     /// Made-up records in the shape of the schema, for trying out and for load tests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generator: Option<GeneratorSource>,
@@ -28,7 +35,8 @@ pub struct Source {
 impl Source {
     /// The Secrets that the source needs, by the name of the file in which the worker finds the value.
     pub fn secrets(&self) -> BTreeMap<&'static str, &SecretValue> {
-        BTreeMap::new()
+        let database = self.database.iter().flat_map(|database| database.secrets());
+        database.collect()
     }
 }
 

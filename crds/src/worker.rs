@@ -3,12 +3,14 @@
 //! The operator writes a [`WorkerConfig`] into a ConfigMap; the worker reads it once at its start.
 //! Credentials are never in it: they are files of a mounted Secret, named in [`credentials`].
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
     connection::{CassandraConnection, KafkaConnection},
     keyspace::TableSpec,
-    pipeline::ConsistencyLevel,
+    pipeline::{ConsistencyLevel, Expectation},
     source::Source,
 };
 
@@ -52,8 +54,15 @@ pub mod dead_letter {
     pub const PARTITION: &str = "millstream-partition";
     /// The record's offset.
     pub const OFFSET: &str = "millstream-offset";
+    /// The record's timestamp in Kafka: milliseconds since 1970.
+    pub const TIMESTAMP: &str = "millstream-timestamp";
     /// Bytes of the whole record, where only its beginning is kept.
     pub const TRUNCATED_FROM: &str = "millstream-truncated-from";
+
+    /// On a record that was replayed into its topic: the sink that takes it; others pass it over.
+    pub const REPLAY_SINK: &str = "millstream-replay-sink";
+    /// On a record that was replayed into its topic: the offset that it had at first.
+    pub const REPLAY_OFFSET: &str = "millstream-replay-offset";
 }
 
 /// A worker's configuration: the stage is configuration, the loop is one.
@@ -93,6 +102,11 @@ impl PipelineRef {
     pub fn ingest_group(&self) -> String {
         // `_` can't be in the name of a sink.
         self.sink_group("_ingest")
+    }
+
+    /// Consumer group under which the replay of dead letters keeps how far it is.
+    pub fn replay_group(&self) -> String {
+        self.sink_group("_replay")
     }
 }
 
@@ -158,6 +172,9 @@ pub struct SinkConfig {
     pub name: String,
     /// The query, as in the DataPipeline.
     pub sql: String,
+    /// What has to hold for every row of the result.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expectations: Vec<Expectation>,
     /// Keyspace of the table.
     pub keyspace: String,
     /// The table as it is declared.
@@ -176,12 +193,12 @@ pub struct WorkerStatus {
     /// Errors that last: of the ingest stage under `ingest`, of the process stage under the sink's
     /// name. Never a secret.
     #[serde(default)]
-    pub errors: std::collections::BTreeMap<String, String>,
+    pub errors: BTreeMap<String, String>,
 }
 
 /// Cumulative counts of a sink and a topic partition, kept as the metadata of the committed offset:
 /// they move exactly when the offset moves.
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct CommitMetadata {
     /// Rows written.
@@ -190,9 +207,22 @@ pub struct CommitMetadata {
     /// Records sent to the dead-letter topic.
     #[serde(default)]
     pub dead_lettered: i64,
+    /// Rows that failed an expectation, by its name. Kafka takes 4,096 bytes of metadata: with 16
+    /// expectations at most, and their names bounded, these take less than 1,600.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub failed: BTreeMap<String, i64>,
 }
 
 impl CommitMetadata {
+    /// Adds what was counted later, or elsewhere.
+    pub fn add(&mut self, other: &CommitMetadata) {
+        self.rows += other.rows;
+        self.dead_lettered += other.dead_lettered;
+        for (expectation, failed) in &other.failed {
+            *self.failed.entry(expectation.clone()).or_default() += failed;
+        }
+    }
+
     /// Parses a committed offset's metadata; what isn't ours counts as nothing.
     pub fn parse(metadata: &str) -> Self {
         serde_json::from_str(metadata).unwrap_or_default()

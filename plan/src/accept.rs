@@ -12,7 +12,7 @@ use millstream_api::{
     worker::SinkConfig,
 };
 
-use crate::{RecordSchema, Refusal, SinkPlan, key_pointers};
+use crate::{Expectations, RecordSchema, Refusal, SinkPlan, key_pointers};
 
 /// A pipeline that makes sense.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +38,7 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
     let mut declared: BTreeMap<String, Vec<TableSpec>> = BTreeMap::new();
     for sink in &pipeline.spec.sinks {
         let plan = SinkPlan::new(&schema, &sink.name, &sink.sql)?;
+        Expectations::new(&plan, &sink.expectations)?;
         let keyspace = find_keyspace(keyspaces, &sink.cassandra.keyspace);
         let (table, mine) = table(sink, &plan, keyspace, &manager)?;
         if mine {
@@ -58,6 +59,7 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
         .map(|(sink, _, table)| SinkConfig {
             name: sink.name.clone(),
             sql: sink.sql.clone(),
+            expectations: sink.expectations.clone(),
             keyspace: sink.cassandra.keyspace.clone(),
             table,
             consistency: sink.cassandra.consistency,

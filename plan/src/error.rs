@@ -34,6 +34,14 @@ pub enum PlanError {
         at: Option<Position>,
         problem: Box<QueryProblem>,
     },
+    /// An expectation of a sink is wrong; `at` is a place in its `check`.
+    #[error("sink `{sink}`: expectation `{expectation}`{}: {problem}", comma(.at))]
+    Expectation {
+        sink: String,
+        expectation: String,
+        at: Option<Position>,
+        problem: Box<QueryProblem>,
+    },
     /// A sink's result and its table don't go together; `at` is the column in that sink's `sql`.
     #[error("sink `{sink}`{}: {problem}", comma(.at))]
     Table {
@@ -167,6 +175,13 @@ pub enum QueryProblem {
     },
     #[error("WHERE takes a condition, and this is {0}")]
     NotCondition(String),
+    #[error("a check takes a condition, such as email IS NOT NULL, and this is {0}")]
+    NotCheck(String),
+    #[error("no column `{name}` in the result of the sink's SQL, which is what a check sees{}", hint(.similar))]
+    UnknownResultColumn {
+        name: String,
+        similar: Option<String>,
+    },
     /// In the engine's words.
     #[error("{0}")]
     Engine(String),

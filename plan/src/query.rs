@@ -1,5 +1,7 @@
 //! A sink's SQL as text: parsed, held to `SELECT ... FROM records [WHERE ...]`, taken apart.
 
+use std::iter;
+
 use datafusion::sql::sqlparser::{
     ast::{
         Expr, GroupByExpr, Ident, Query, Select, SelectItem, SelectItemQualifiedWildcardKind,
@@ -7,7 +9,7 @@ use datafusion::sql::sqlparser::{
     },
     dialect::GenericDialect,
     parser::{Parser, ParserError},
-    tokenizer::{Location, Span, Tokenizer},
+    tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer},
 };
 
 use crate::{
@@ -80,6 +82,27 @@ pub(crate) fn parse(sql: &str) -> Placed<ParsedQuery> {
     })
 }
 
+/// Parses what stands alone: a condition without a query around it.
+pub(crate) fn parse_condition(sql: &str) -> Placed<Expr> {
+    let dialect = GenericDialect {};
+    let tokens = Tokenizer::new(&dialect, sql)
+        .tokenize_with_location()
+        .map_err(|error| {
+            let at = Some(error.location.into());
+            (at, QueryProblem::Syntax(error.message))
+        })?;
+    // As if it stood in a query: what is too deep for one is too deep here.
+    let select = TokenWithSpan::wrap(Token::make_keyword("SELECT"));
+    let in_query: Vec<_> = iter::once(select).chain(tokens.iter().cloned()).collect();
+    check_tokens(&in_query)?;
+    let mut parser = Parser::new(&dialect).with_tokens_with_locations(tokens);
+    let parsed = parser.parse_expr().and_then(|expr| {
+        parser.expect_token(&Token::EOF)?;
+        Ok(expr)
+    });
+    parsed.map_err(syntax)
+}
+
 fn statements(sql: &str) -> Placed<Vec<Statement>> {
     if sql.len() > MAX_BYTES {
         return Err((None, QueryProblem::TooLong(MAX_BYTES)));
@@ -93,12 +116,16 @@ fn statements(sql: &str) -> Placed<Vec<Statement>> {
         })?;
     check_tokens(&tokens)?;
     let mut parser = Parser::new(&dialect).with_tokens_with_locations(tokens);
-    parser.parse_statements().map_err(|error| match error {
+    parser.parse_statements().map_err(syntax)
+}
+
+fn syntax(error: ParserError) -> (Option<Position>, QueryProblem) {
+    match error {
         ParserError::TokenizerError(message) | ParserError::ParserError(message) => {
             placed_syntax(&message)
         }
         ParserError::RecursionLimitExceeded => (None, QueryProblem::TooDeep(MAX_DEPTH)),
-    })
+    }
 }
 
 /// The parser has the place only within its message.

@@ -251,6 +251,33 @@ fn subscript(segment: Segment) -> AccessExpr {
     })
 }
 
+/// Whether this is a column that was replaced already, and is visited again: only those have no
+/// place.
+pub(crate) fn is_replaced(expr: &Expr) -> bool {
+    matches!(expr, Expr::Identifier(ident) if ident.span == Span::empty())
+}
+
+/// Refuses what the parser knows and no query here may have.
+pub(crate) fn check(expr: &mut Expr) -> Result<(), QueryProblem> {
+    match expr {
+        Expr::Function(function) => check_function(function),
+        Expr::Lambda(_) => Err(QueryProblem::Unsupported("a lambda")),
+        Expr::Cast {
+            data_type: DataType::Uuid,
+            ..
+        } => Err(QueryProblem::NestedUuid),
+        // Microseconds, as everywhere; the engine's nanoseconds end in the year 2262.
+        Expr::Cast {
+            data_type: DataType::Timestamp(precision @ None, _),
+            ..
+        } => {
+            *precision = Some(6);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
 fn check_function(function: &Function) -> Result<(), QueryProblem> {
     let name = function.name.to_string().to_lowercase();
     if function.over.is_some() {
@@ -276,28 +303,10 @@ impl VisitorMut for Resolver<'_> {
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
         let at = place(expr.span());
-        let problem = match expr {
-            // Visited within a column that was replaced already: only those have no place.
-            Expr::Identifier(ident) if ident.span == Span::empty() => {
-                return ControlFlow::Continue(());
-            }
-            Expr::Function(function) => check_function(function).err(),
-            Expr::Lambda(_) => Some(QueryProblem::Unsupported("a lambda")),
-            Expr::Cast {
-                data_type: DataType::Uuid,
-                ..
-            } => Some(QueryProblem::NestedUuid),
-            // Microseconds, as everywhere; the engine's nanoseconds end in the year 2262.
-            Expr::Cast {
-                data_type: DataType::Timestamp(precision @ None, _),
-                ..
-            } => {
-                *precision = Some(6);
-                None
-            }
-            _ => None,
-        };
-        if let Some(problem) = problem {
+        if is_replaced(expr) {
+            return ControlFlow::Continue(());
+        }
+        if let Err(problem) = check(expr) {
             return ControlFlow::Break((at, problem));
         }
         let Some((segments, rest)) = Self::segments(expr) else {

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use millstream_api::DataPipeline;
-use millstream_plan::{RecordSchema, SinkPlan, key_pointers};
+use millstream_plan::{Expectations, RecordSchema, SinkPlan, key_pointers};
 
 /// Plans a pipeline as the operator does; gives the record's key and the tables' columns.
 fn plan(example: &str) -> (Vec<String>, Vec<String>) {
@@ -13,11 +13,14 @@ fn plan(example: &str) -> (Vec<String>, Vec<String>) {
         .join("../examples")
         .join(example);
     let text = std::fs::read_to_string(path.join("pipeline.yaml")).unwrap();
-    let pipeline: DataPipeline = serde_saphyr::from_str(&text).unwrap();
+    // Behind the Secrets that it needs.
+    let text = text.rsplit("\n---\n").next().unwrap();
+    let pipeline: DataPipeline = serde_saphyr::from_str(text).unwrap();
     let schema = RecordSchema::parse(&pipeline.spec.schema).unwrap();
     let mut plans = Vec::new();
     for sink in &pipeline.spec.sinks {
         let plan = SinkPlan::new(&schema, &sink.name, &sink.sql).unwrap();
+        Expectations::new(&plan, &sink.expectations).unwrap();
         let key = sink.cassandra.primary_key.as_ref().unwrap();
         let table = plan.declare_table(&sink.cassandra.table, key).unwrap();
         plans.push((plan, table));
@@ -68,4 +71,14 @@ fn generator() {
     assert_eq!(key, ["/order_id"]);
     assert!(tables[0].contains("total double"), "{}", tables[0]);
     assert_eq!(tables[1], "gifts: order_id uuid, customer text");
+}
+
+#[test]
+fn database() {
+    let (key, tables) = plan("database");
+    assert_eq!(key, ["/id"]);
+    assert_eq!(
+        tables,
+        ["orders: id bigint, email text, total decimal, status text, updated_at timestamp"]
+    );
 }

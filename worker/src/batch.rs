@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, ops::Range};
 
 use rdkafka::{Message, message::BorrowedMessage};
 
+use crate::dead_letter::Replayed;
+
 const MAX_RECORDS: usize = 2_000;
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 
@@ -34,13 +36,55 @@ pub struct Record {
     pub offset: i64,
     /// Milliseconds since 1970; none where Kafka has none.
     pub timestamp: Option<i64>,
+    /// The offset that it had at first, where it was replayed.
+    replayed: Option<i64>,
     key: Option<Range<usize>>,
     value: Option<Range<usize>>,
 }
 
+impl Record {
+    /// The offset that the record had when it first came into the topic: its row's timestamp is made
+    /// from it, so that a replay never replaces what a newer record wrote.
+    pub fn first_offset(&self) -> i64 {
+        self.replayed.unwrap_or(self.offset)
+    }
+
+    /// Whether the record was in the topic before.
+    pub fn is_replayed(&self) -> bool {
+        self.replayed.is_some()
+    }
+}
+
 impl Batch {
+    /// Adds a record that was read under an assignment; one that was replayed for another sink just
+    /// counts as read.
+    pub fn push_for(&mut self, sink: &str, message: &BorrowedMessage<'_>, epoch: u64) {
+        match Replayed::of(message) {
+            None => self.push(message, epoch),
+            Some(replayed) if replayed.sink == sink => {
+                self.push(message, epoch);
+                if let Some(record) = self.records.last_mut() {
+                    record.replayed = Some(replayed.offset);
+                }
+            }
+            Some(_) => self.pass(message, epoch),
+        }
+    }
+
     /// Adds a record that was read under an assignment.
     pub fn push(&mut self, message: &BorrowedMessage<'_>, epoch: u64) {
+        self.pass(message, epoch);
+        self.push_record(
+            message.partition(),
+            message.offset(),
+            message.timestamp().to_millis(),
+            message.key(),
+            message.payload(),
+        );
+    }
+
+    /// Takes note of a record that was read under an assignment.
+    fn pass(&mut self, message: &BorrowedMessage<'_>, epoch: u64) {
         let end = End {
             epoch,
             next_offset: message.offset() + 1,
@@ -51,13 +95,6 @@ impl Batch {
             self.records
                 .retain(|record| record.partition != message.partition());
         }
-        self.push_record(
-            message.partition(),
-            message.offset(),
-            message.timestamp().to_millis(),
-            message.key(),
-            message.payload(),
-        );
     }
 
     /// Adds a record.
@@ -75,6 +112,7 @@ impl Batch {
             partition,
             offset,
             timestamp,
+            replayed: None,
             key,
             value,
         });
@@ -105,9 +143,9 @@ impl Batch {
         self.records.len() >= MAX_RECORDS || self.bytes.len() >= MAX_BYTES
     }
 
-    /// Whether there are no records.
+    /// Whether nothing was read.
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.records.is_empty() && self.ends.is_empty()
     }
 
     /// Number of records.
@@ -134,6 +172,17 @@ impl Batch {
     pub fn ends(&self) -> &BTreeMap<i32, End> {
         &self.ends
     }
+
+    /// Where the part of the batch before this record ends in each of its topic partitions.
+    pub fn ends_before(&self, record: usize) -> BTreeMap<i32, End> {
+        let mut ends = self.ends.clone();
+        for record in self.records[record..].iter().rev() {
+            if let Some(end) = ends.get_mut(&record.partition) {
+                end.next_offset = record.offset;
+            }
+        }
+        ends
+    }
 }
 
 /// A record that can never be written, and why.
@@ -143,4 +192,31 @@ pub struct Rejected {
     pub record: usize,
     /// In one sentence.
     pub reason: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_batch_ends_before_the_first_record_that_is_not_in_it() {
+        let mut batch = Batch::default();
+        for (partition, offset) in [(0, 10), (1, 7), (0, 12), (1, 8), (2, 3)] {
+            batch.push_record(partition, offset, None, None, None);
+            let end = End {
+                epoch: 1,
+                next_offset: offset + 1,
+            };
+            batch.ends.insert(partition, end);
+        }
+        let ends = |record| {
+            let ends = batch.ends_before(record);
+            ends.into_values()
+                .map(|end| end.next_offset)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(ends(0), [10, 7, 3]);
+        assert_eq!(ends(2), [12, 8, 3]);
+        assert_eq!(ends(4), [13, 9, 3]);
+    }
 }

@@ -1,12 +1,15 @@
 //! Records that can't be processed go to the dead-letter topic, with the reason in a header.
 
-use std::sync::Arc;
+use std::{
+    panic::{self, AssertUnwindSafe},
+    sync::Arc,
+};
 
 use futures::future::join_all;
 use millstream_api::worker::{MAX_DEAD_LETTER_BYTES, dead_letter};
 use rdkafka::{
     error::RDKafkaErrorCode,
-    message::{Header, OwnedHeaders},
+    message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders},
     producer::FutureRecord,
     util::Timeout,
 };
@@ -21,7 +24,8 @@ use crate::{
 
 /// Room for headers and for what Kafka adds.
 const OVERHEAD: usize = 32 * 1024;
-const MAX_KEY_BYTES: usize = 64 * 1024;
+/// Of a longer key the beginning is kept.
+pub const MAX_KEY_BYTES: usize = 64 * 1024;
 const MAX_REASON_CHARS: usize = 1_000;
 /// So many are on their way at once: bounds the memory where whole batches are bad.
 const AT_ONCE: usize = 100;
@@ -56,6 +60,8 @@ pub struct DeadLetter<'a> {
     pub reason: &'a str,
     /// Partition and offset, where it was in the topic already.
     pub position: Option<(i32, i64)>,
+    /// Its timestamp there: milliseconds since 1970.
+    pub timestamp: Option<i64>,
 }
 
 impl DeadLetters {
@@ -69,7 +75,8 @@ impl DeadLetters {
                     key: batch.key(record),
                     value: batch.value(record),
                     reason: &rejected.reason,
-                    position: Some((record.partition, record.offset)),
+                    position: Some((record.partition, record.first_offset())),
+                    timestamp: record.timestamp,
                 }
             })
             .collect();
@@ -140,6 +147,9 @@ impl DeadLetters {
                 .insert(header(dead_letter::PARTITION, &partition.to_string()))
                 .insert(header(dead_letter::OFFSET, &offset.to_string()));
         }
+        if let Some(timestamp) = letter.timestamp {
+            headers = headers.insert(header(dead_letter::TIMESTAMP, &timestamp.to_string()));
+        }
         match (letter.value, kept) {
             (Some(whole), Some(kept)) if kept.len() < whole.len() => headers.insert(header(
                 dead_letter::TRUNCATED_FROM,
@@ -154,5 +164,36 @@ fn header<'a>(key: &'a str, value: &'a str) -> Header<'a, &'a str> {
     Header {
         key,
         value: Some(value),
+    }
+}
+
+/// What a record says that was replayed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replayed {
+    /// The sink that takes it.
+    pub sink: String,
+    /// The offset that it had at first.
+    pub offset: i64,
+}
+
+impl Replayed {
+    /// None where the record comes for the first time.
+    pub fn of(message: &BorrowedMessage<'_>) -> Option<Self> {
+        let headers = message.headers()?;
+        // The client panics at names that aren't UTF-8, and anybody may write to a topic.
+        let read = panic::catch_unwind(AssertUnwindSafe(|| {
+            let text = |name: &str| {
+                let header = headers.iter().find(|header| header.key == name)?;
+                std::str::from_utf8(header.value?).ok().map(str::to_owned)
+            };
+            let offset: i64 = text(dead_letter::REPLAY_OFFSET)?.parse().ok()?;
+            let sink = text(dead_letter::REPLAY_SINK)?;
+            Some(Replayed { sink, offset })
+        }));
+        let replayed = read.ok().flatten()?;
+        // A row from the future would hide all that follow.
+        (0..message.offset())
+            .contains(&replayed.offset)
+            .then_some(replayed)
     }
 }

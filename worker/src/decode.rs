@@ -125,7 +125,7 @@ fn virtual_column(column: VirtualColumn, batch: &Batch, records: &[Record]) -> A
             records.iter().map(|record| record.partition),
         )),
         VirtualColumn::Offset => Arc::new(Int64Array::from_iter_values(
-            records.iter().map(|record| record.offset),
+            records.iter().map(Record::first_offset),
         )),
         VirtualColumn::Timestamp => Arc::new(
             TimestampMicrosecondArray::from_iter(

@@ -15,12 +15,14 @@ pub mod decode;
 #[cfg(test)]
 mod fuzz;
 pub mod infer;
+pub mod expectations;
 pub mod kafka;
 pub mod manifest;
 pub mod metrics;
 pub mod pointer;
 pub mod position;
 pub mod preview;
+pub mod replay;
 pub mod retry;
 pub mod sample;
 pub mod server;

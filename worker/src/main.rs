@@ -9,6 +9,7 @@ use millstream_worker::{
     config::Credentials,
     infer::{self, Infer},
     preview::{self, Preview},
+    replay::{self, Replay},
 };
 use tracing_subscriber::EnvFilter;
 
@@ -18,7 +19,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const EXAMPLES: &str = "\
 Examples:
   Run as the operator does:
-    millstream-worker run --config /etc/millstream/worker.yaml --credentials-dir /etc/millstream/credentials
+    millstream-worker run --config /etc/millstream/worker.yaml --credentials-dir /etc/millstream-credentials
 
   Run by hand, and see what it does:
     RUST_LOG=millstream_worker=debug millstream-worker run --config worker.yaml --http-port 0 --log-format human";
@@ -45,6 +46,9 @@ enum Command {
     /// Print the schema of what a source gives, or a whole pipeline to start from.
     #[command(after_help = infer::EXAMPLES)]
     Infer(Infer),
+    /// Send dead letters to the topic again, each for the sink that rejected it.
+    #[command(after_help = replay::EXAMPLES)]
+    Replay(Replay),
 }
 
 #[derive(clap::Args)]
@@ -60,7 +64,7 @@ struct Run {
     #[arg(
         long,
         env = "MILLSTREAM_CREDENTIALS_DIR",
-        default_value = "/etc/millstream/credentials"
+        default_value = "/etc/millstream-credentials"
     )]
     credentials_dir: PathBuf,
     /// Port of /healthz, /readyz, /metrics and /status; 0 for any that is free.
@@ -102,6 +106,7 @@ fn main() -> ExitCode {
         Command::Check(check) => answer(|| check::run(&check)),
         Command::Preview(preview) => answer(|| block_on(preview::run(&preview))),
         Command::Infer(infer) => answer(|| block_on(infer::run(&infer))),
+        Command::Replay(replay) => answer(|| block_on(replay::run(&replay))),
     }
 }
 
@@ -145,6 +150,7 @@ fn run_stage(run: Run) -> anyhow::Result<()> {
 fn start_logging(format: LogFormat, default: &str) {
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new(default));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

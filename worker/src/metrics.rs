@@ -27,6 +27,13 @@ pub struct SinkPartition {
     pub partition: i32,
 }
 
+/// A sink and one of its expectations.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SinkExpectation {
+    stage: String,
+    expectation: String,
+}
+
 #[derive(Clone)]
 struct BatchSeconds;
 
@@ -45,6 +52,7 @@ pub struct Metrics {
     write_retries: Family<Stage, Counter>,
     batch_seconds: Family<Stage, Histogram, BatchSeconds>,
     lag: Family<SinkPartition, Gauge>,
+    failed: Family<SinkExpectation, Counter>,
 }
 
 /// The metrics of `ingest` or of a sink.
@@ -60,6 +68,18 @@ pub struct StageMetrics {
     pub write_retries: Counter,
     /// Seconds from the dispatch of a batch to its acknowledgement.
     pub batch_seconds: Histogram,
+    stage: String,
+    failed: Family<SinkExpectation, Counter>,
+}
+
+impl StageMetrics {
+    /// Rows that failed an expectation.
+    pub fn failed(&self, expectation: &str) -> Counter {
+        self.failed.get_or_create_owned(&SinkExpectation {
+            stage: self.stage.clone(),
+            expectation: expectation.to_owned(),
+        })
+    }
 }
 
 impl Default for Metrics {
@@ -71,6 +91,7 @@ impl Default for Metrics {
         let write_retries = Family::default();
         let batch_seconds = Family::new_with_constructor(BatchSeconds);
         let lag = Family::default();
+        let failed = Family::default();
         registry.register("records", "Records that were read", records.clone());
         registry.register("rows", "Rows that were written", rows.clone());
         registry.register(
@@ -94,6 +115,11 @@ impl Default for Metrics {
             "Records in the topic partition that are not written yet",
             lag.clone(),
         );
+        registry.register(
+            "expectation_failures",
+            "Rows that failed an expectation",
+            failed.clone(),
+        );
         Metrics {
             registry,
             records,
@@ -102,6 +128,7 @@ impl Default for Metrics {
             write_retries,
             batch_seconds,
             lag,
+            failed,
         }
     }
 }
@@ -116,6 +143,8 @@ impl Metrics {
             dead_letters: self.dead_letters.get_or_create_owned(&stage),
             write_retries: self.write_retries.get_or_create_owned(&stage),
             batch_seconds: self.batch_seconds.get_or_create_owned(&stage),
+            stage: stage.stage,
+            failed: self.failed.clone(),
         }
     }
 

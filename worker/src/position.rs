@@ -38,6 +38,19 @@ pub fn fingerprint(source: &Source, schema: &str) -> String {
         http.concurrency = 0;
         http.timeout = Duration::ZERO.into();
     }
+    if let Some(database) = &mut source.database {
+        // Nor do page size, pace and credentials.
+        database.fetch_size = 0;
+        database.timeout = Duration::ZERO.into();
+        database.postgres.password_secret = None;
+        database.postgres.tls = None;
+        if let Some(incremental) = &mut database.incremental {
+            incremental.settle = Duration::ZERO.into();
+        }
+        if let Some(poll) = &mut database.poll {
+            poll.interval = Duration::ZERO.into();
+        }
+    }
     if let Some(generator) = &mut source.generator {
         generator.rate = None;
     }

@@ -8,17 +8,19 @@ use datafusion::arrow::{
     datatypes::UInt32Type,
 };
 use millstream_api::worker::MAX_RECORD_BYTES;
-use millstream_plan::{ExecError, ROW_COLUMN, SinkExecutor, SinkPlan};
+use millstream_plan::{ExecError, Expectations, ROW_COLUMN, SinkExecutor, SinkPlan};
 
 use crate::{
     batch::{Batch, Record, Rejected},
     decode::Decode,
+    expectations::{self, Failed, Stop},
 };
 
 /// Decoder and query of a sink.
 pub struct Transform {
     decode: Decode,
     executor: SinkExecutor,
+    expectations: Expectations,
 }
 
 /// What became of a batch.
@@ -28,6 +30,10 @@ pub struct Transformed {
     pub rows: Vec<Rows>,
     /// Records that can't become rows.
     pub rejected: Vec<Rejected>,
+    /// Rows that failed an expectation, whatever became of them.
+    pub failed: Vec<Failed>,
+    /// Where the sink has to stop: nothing of that record, or of one after it, is here.
+    pub stop: Option<Stop>,
 }
 
 /// Rows, and the records that they come from.
@@ -44,7 +50,16 @@ impl Transform {
         Ok(Transform {
             decode: Decode::new(plan)?,
             executor: plan.executor(),
+            expectations: Expectations::default(),
         })
+    }
+
+    /// Holds the rows to expectations.
+    pub fn expecting(self, expectations: Expectations) -> Self {
+        Transform {
+            expectations,
+            ..self
+        }
     }
 
     /// Transforms a batch. CPU-bound: about a microsecond for a small record. Fails where it isn't
@@ -63,6 +78,7 @@ impl Transform {
             }
         }
         self.run_range(batch, start..batch.len(), &mut transformed)?;
+        expectations::hold(&self.expectations, batch, &mut transformed)?;
         Ok(transformed)
     }
 

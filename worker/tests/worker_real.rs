@@ -39,7 +39,7 @@ const USERS: Settings = Settings {
 fn rows(rows: i64) -> CommitMetadata {
     CommitMetadata {
         rows,
-        dead_lettered: 0,
+        ..CommitMetadata::default()
     }
 }
 
@@ -212,6 +212,7 @@ async fn bad_records_go_to_the_dead_letters_and_the_rest_goes_on() {
     let expected = CommitMetadata {
         rows: 2,
         dead_lettered: 6,
+        ..CommitMetadata::default()
     };
     pipeline.await_progress(expected).await;
     let letters = pipeline.dead_letters(6).await;
@@ -261,4 +262,231 @@ async fn a_missing_table_is_waited_for() {
     process
         .await_status(|status| status.errors.is_empty())
         .await;
+}
+
+/// A record of the user with this number.
+fn user(number: u64, gender: &str, age: i64) -> (Option<&'static str>, Option<Vec<u8>>) {
+    let id = format!("{number:08}-0e87-41f1-b1e4-ed1a15226b80");
+    let json = json!({"login": {"uuid": id}, "gender": gender, "registered": {"age": age}});
+    (Some("k"), Some(json.to_string().into_bytes()))
+}
+
+fn numbers(rows: Vec<(uuid::Uuid,)>) -> Vec<u32> {
+    let mut numbers: Vec<_> = rows
+        .into_iter()
+        .map(|(id,)| id.as_fields().0)
+        .map(|hexadecimal| format!("{hexadecimal:x}").parse().unwrap())
+        .collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_held_to_expectations() {
+    let Some(environment) = Environment::find() else {
+        return;
+    };
+    let settings = Settings {
+        partitions: 1,
+        ..USERS
+    };
+    let pipeline = Pipeline::create(environment, settings).await;
+    pipeline
+        .produce(&[
+            user(0, "f", 20),
+            user(1, "?", 30),
+            user(2, "m", 7),
+            user(3, "?", 8),
+            user(4, "f", 200),
+            user(5, "m", 21),
+            user(6, "m", 500),
+            user(7, "f", 22),
+            user(8, "?", 23),
+        ])
+        .await;
+    let expectations = |age: &str| {
+        json!({"expectations": [
+            {"name": "known", "check": "gender IN ('f', 'm')", "onFailure": "DeadLetter"},
+            {"name": "adult", "check": "age >= 18", "onFailure": "Drop"},
+            {"name": "sane", "check": age, "onFailure": "Fail"},
+        ]})
+    };
+    let counts = |rows, dead_lettered, failed: &[(&str, i64)]| CommitMetadata {
+        rows,
+        dead_lettered,
+        failed: failed.iter().map(|(n, f)| ((*n).to_owned(), *f)).collect(),
+    };
+
+    // The sink stops before record 6, and everything before it is settled.
+    let process = pipeline.process_with(expectations("age < 300"));
+    let status = process
+        .await_status(|status| !status.errors.is_empty())
+        .await;
+    let error = &status.errors["rows"];
+    assert!(
+        error.contains("partition 0, offset 6 fails the expectation `sane`: age < 300"),
+        "{error}"
+    );
+    let before = counts(3, 2, &[("adult", 2), ("known", 2)]);
+    assert_eq!(pipeline.progress().await, (before.clone(), 3));
+    assert_eq!(numbers(pipeline.select("id").await), [0, 4, 5]);
+    let (_, metrics) = process.get("/metrics").await.unwrap();
+    assert!(
+        metrics.contains(
+            r#"millstream_worker_expectation_failures_total{stage="rows",expectation="known"} 2"#
+        ),
+        "{metrics}"
+    );
+    // It stands there for as long as nothing is changed, and a new pod stops at the same place.
+    let (code, took) = process.terminate().await;
+    assert_eq!(
+        (code, took < Duration::from_secs(5)),
+        (Some(0), true),
+        "{took:?}"
+    );
+    let again = pipeline.process_with(expectations("age < 300"));
+    again.await_status(|status| !status.errors.is_empty()).await;
+    assert_eq!(pipeline.progress().await, (before, 3));
+    drop(again);
+
+    // Changed, the pipeline goes on.
+    let process = pipeline.process_with(expectations("age < 1000"));
+    pipeline
+        .await_progress(counts(5, 3, &[("adult", 2), ("known", 3)]))
+        .await;
+    assert_eq!(numbers(pipeline.select("id").await), [0, 4, 5, 6, 7]);
+    let letters = pipeline.dead_letters(3).await;
+    let reasons: Vec<_> = letters.iter().map(|(reason, _)| reason.as_str()).collect();
+    let reason = "expectation `known` failed: gender IN ('f', 'm'), with gender = ?";
+    assert_eq!(reasons, [reason; 3]);
+    assert!(process.await_status(|_| true).await.errors.is_empty());
+
+    // What is counted of an expectation goes with it.
+    drop(process);
+    let _process = pipeline.process();
+    pipeline.produce(&[user(9, "?", 1)]).await;
+    pipeline.await_progress(counts(6, 3, &[])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_replayed_to_where_they_were() {
+    let Some(environment) = Environment::find() else {
+        return;
+    };
+    let settings = Settings {
+        partitions: 2,
+        ..USERS
+    };
+    let pipeline = Pipeline::create(environment, settings).await;
+    let named = |number: u64, name: &str, post_code: &str| {
+        let id = format!("{number:08}-0e87-41f1-b1e4-ed1a15226b80");
+        let json = json!({
+            "login": {"uuid": id}, "name": {"first": name}, "gender": "f",
+            "location": {"postcode": post_code}, "registered": {"age": 1},
+        });
+        (Some("k"), Some(json.to_string().into_bytes()))
+    };
+    let large = format!(r#"{{"gender": "{}"}}"#, "x".repeat(10_450_000));
+    pipeline
+        .produce(&[
+            named(0, "good", "1"),
+            named(1, "old", "AB 1"),
+            named(2, "only", "AB 2"),
+            named(1, "new", "2"),
+            (Some("k"), Some(large.into_bytes())),
+        ])
+        .await;
+    let counts = |rows, dead_lettered| CommitMetadata {
+        rows,
+        dead_lettered,
+        ..CommitMetadata::default()
+    };
+    // A sink that takes everything, and one whose SQL has a mistake.
+    let others = pipeline.process_with(json!({"name": "others"}));
+    let wrong = USERS.sql.replace(
+        "location.postcode AS",
+        "CAST(CAST(location.postcode AS INT) AS TEXT) AS",
+    );
+    let process = pipeline.process_with(json!({"sql": wrong}));
+    pipeline.await_progress(counts(2, 3)).await;
+    drop(process);
+
+    let process = pipeline.process();
+    let told = pipeline.replay("process", &["--dry-run"]);
+    assert!(told.contains("column `post_code`: Cannot cast"), "{told}");
+    assert_eq!(pipeline.progress().await, (counts(2, 3), 0));
+    let told = pipeline.replay("process", &["--limit", "1"]);
+    assert!(told.ends_with("rows           1        0\n"), "{told}");
+    let told = pipeline.replay("process", &["--sink", "rows"]);
+    assert!(
+        told.contains("only the beginning of its 10450014 bytes"),
+        "{told}"
+    );
+    assert!(told.ends_with("rows           1        1\n"), "{told}");
+    let told = pipeline.replay("process", &[]);
+    assert!(told.ends_with("rows           0        0\n"), "{told}");
+    pipeline.await_progress(counts(4, 3)).await;
+
+    // Each cell has the timestamp of the record's first offset, and the newer record's stays.
+    type Found = (uuid::Uuid, String, String, i64);
+    let mut rows: Vec<Found> = pipeline
+        .select("id, first_name, post_code, writetime(first_name)")
+        .await;
+    rows.sort();
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|(_, name, code, time)| (name.as_str(), code.as_str(), time - BASE))
+        .collect();
+    assert_eq!(
+        rows,
+        [("good", "1", 0), ("new", "2", 3), ("only", "AB 2", 2)]
+    );
+
+    // The other sink has passed them over.
+    while pipeline.progress_of("others").await.1 > 0 {
+        others.await_status(|status| status.errors.is_empty()).await;
+    }
+    drop(process);
+    let (_, metrics) = others.get("/metrics").await.unwrap();
+    assert!(
+        metrics.contains(r#"millstream_worker_rows_total{stage="others"} 4"#),
+        "{metrics}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_in_the_batch_of_a_newer_record_does_not_replace_it() {
+    let Some(environment) = Environment::find() else {
+        return;
+    };
+    let settings = Settings {
+        partitions: 1,
+        ..USERS
+    };
+    let pipeline = Pipeline::create(environment, settings).await;
+    let wrong = USERS
+        .sql
+        .replace("registered.age AS", "CAST(100 / registered.age AS INT) AS");
+    pipeline.produce(&[user(1, "f", 0)]).await;
+    let process = pipeline.process_with(json!({"sql": wrong}));
+    let dead = CommitMetadata {
+        dead_lettered: 1,
+        ..CommitMetadata::default()
+    };
+    pipeline.await_progress(dead).await;
+    drop(process);
+
+    // Both wait in the topic, so that one batch has them.
+    pipeline.produce(&[user(1, "m", 1)]).await;
+    pipeline.replay("process", &[]);
+    let _process = pipeline.process();
+    pipeline
+        .await_progress(CommitMetadata {
+            rows: 2,
+            dead_lettered: 1,
+            ..CommitMetadata::default()
+        })
+        .await;
+    let rows: Vec<(String, i32, i64)> = pipeline.select("gender, age, writetime(age)").await;
+    assert_eq!(rows, [("m".to_owned(), 1, BASE + 1)]);
 }

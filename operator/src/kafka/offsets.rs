@@ -28,7 +28,7 @@ pub struct TopicMark {
 }
 
 /// What a consumer group has committed in one partition.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Committed {
     pub offset: Option<i64>,
     pub counts: CommitMetadata,

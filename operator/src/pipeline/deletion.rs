@@ -201,6 +201,7 @@ async fn delete_groups(pipeline: &DataPipeline, context: &Context) -> Result<(),
     let sinks = pipeline.spec.sinks.iter();
     let mut groups: Vec<_> = sinks.map(|sink| me.sink_group(&sink.name)).collect();
     groups.push(me.ingest_group());
+    groups.push(me.replay_group());
     let groups: Vec<_> = groups.iter().map(String::as_str).collect();
     context.metrics.wrote(System::Kafka);
     kafka.delete_groups(&groups).await?;

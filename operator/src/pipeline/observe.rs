@@ -9,8 +9,8 @@ use kube::ResourceExt;
 use millstream_api::{
     DataPipeline,
     condition::reason,
-    pipeline::SinkStatus,
-    worker::{HTTP_PORT, WorkerStatus},
+    pipeline::{ExpectationStatus, Sink, SinkStatus},
+    worker::{CommitMetadata, HTTP_PORT, WorkerStatus},
 };
 
 use super::{
@@ -199,56 +199,76 @@ async fn progress(pipeline: &DataPipeline, context: &Context) -> Result<Option<P
     for sink in &pipeline.spec.sinks {
         let group = pipeline_ref(pipeline).sink_group(&sink.name);
         let committed = kafka.committed(&group, &topic, partitions).await?;
-        sinks.push((sink.name.clone(), committed));
+        sinks.push((sink, committed));
     }
     let ends = kafka.ends(&topic, partitions).await?;
     Ok(Some(Progress {
         records: ends.iter().sum(),
         sinks: sinks
             .into_iter()
-            .map(|(name, committed)| sink_status(name, &committed, &ends))
+            .map(|(sink, committed)| sink_status(sink, &committed, &ends))
             .collect(),
     }))
 }
 
-fn sink_status(name: String, committed: &[Committed], ends: &[i64]) -> SinkStatus {
+fn sink_status(sink: &Sink, committed: &[Committed], ends: &[i64]) -> SinkStatus {
+    let mut counts = CommitMetadata::default();
+    committed.iter().for_each(|c| counts.add(&c.counts));
+    let expectations = sink.expectations.iter().map(|expectation| {
+        let name = expectation.name.clone();
+        let failed = counts.failed.get(&name).copied().unwrap_or(0);
+        ExpectationStatus { name, failed }
+    });
     let lag = committed.iter().zip(ends);
     let lag = lag.map(|(committed, end)| (end - committed.offset.unwrap_or(0)).max(0));
     SinkStatus {
-        name,
+        name: sink.name.clone(),
         lag: Some(lag.sum()),
-        rows: Some(committed.iter().map(|c| c.counts.rows).sum()),
-        dead_lettered: Some(committed.iter().map(|c| c.counts.dead_lettered).sum()),
+        rows: Some(counts.rows),
+        dead_lettered: Some(counts.dead_lettered),
+        expectations: expectations.collect(),
         last_error: None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use millstream_api::worker::CommitMetadata;
-
     use super::*;
 
     #[test]
-    fn lag_and_rows_are_summed_over_partitions() {
-        let counts = |rows| CommitMetadata {
+    fn lag_and_counts_are_summed_over_partitions() {
+        let sink: Sink = serde_json::from_value(serde_json::json!({
+            "name": "s", "sql": "SELECT id FROM records",
+            "cassandra": {"keyspace": "k", "table": "t"},
+            "expectations": [
+                {"name": "has-email", "check": "email IS NOT NULL"},
+                {"name": "adult", "check": "age >= 18"},
+            ],
+        }))
+        .unwrap();
+        let counts = |rows, failed: &[(&str, i64)]| CommitMetadata {
             rows,
             dead_lettered: 1,
+            failed: failed.iter().map(|(n, f)| (n.to_string(), *f)).collect(),
         };
         let committed = [
             Committed {
                 offset: Some(7),
-                counts: counts(6),
+                counts: counts(6, &[("has-email", 2), ("no-longer-there", 4)]),
             },
             Committed {
-                offset: None,
-                counts: CommitMetadata::default(),
+                offset: Some(2),
+                counts: counts(2, &[("has-email", 1)]),
             },
+            Committed::default(),
         ];
-        let status = sink_status("s".into(), &committed, &[10, 4]);
+        let status = sink_status(&sink, &committed, &[10, 2, 4]);
         assert_eq!(
             (status.lag, status.rows, status.dead_lettered),
-            (Some(7), Some(6), Some(1))
+            (Some(7), Some(8), Some(2))
         );
+        let failed = status.expectations.iter();
+        let failed: Vec<_> = failed.map(|e| (e.name.as_str(), e.failed)).collect();
+        assert_eq!(failed, [("has-email", 3), ("adult", 0)]);
     }
 }

@@ -2,7 +2,10 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
 };
-use millstream_api::{KeyspaceSpec, KeyspaceStatus};
+use millstream_api::{
+    KeyspaceSpec, KeyspaceStatus,
+    pipeline::{Expectation, OnFailure},
+};
 
 use super::*;
 
@@ -123,4 +126,23 @@ fn says_what_is_wrong_and_where() {
         })
         .collect();
     insta::assert_snapshot!(said.join("\n"));
+}
+
+#[test]
+fn expectations_are_checked_against_the_result() {
+    let expecting = |check: &str| {
+        let sinks = sink("SELECT id, age FROM records", BY_ID);
+        let mut pipeline = pipeline(&sinks);
+        pipeline.spec.sinks[0].expectations = vec![Expectation {
+            name: "adult".into(),
+            check: check.into(),
+            on_failure: OnFailure::Drop,
+        }];
+        pipeline
+    };
+    let accepted = accept(&expecting("age >= 18"), &[]).unwrap();
+    assert_eq!(accepted.sinks[0].expectations[0].check, "age >= 18");
+    let error = accept(&expecting("age >=\n agee"), &[]).unwrap_err();
+    assert_eq!(error.reason(), "InvalidSql");
+    insta::assert_snapshot!(error.to_string());
 }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod execute;
+mod expectation;
 mod key;
 mod panics;
 mod query;

@@ -3,12 +3,13 @@
 //! A new source is a file here, a variant of `millstream_api::source::Source`, and a line in
 //! [`open`].
 
+pub mod database;
 pub mod generator;
 pub mod http;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use millstream_api::source::Source;
+use millstream_api::source::{DatabaseSource, Source};
 use serde_json::Value;
 
 use crate::{config::Credentials, metrics::StageMetrics, status::StatusPart};
@@ -45,9 +46,13 @@ pub fn open(source: &Source, opening: &Opening<'_>) -> anyhow::Result<Records> {
             http: Some(http), ..
         } => http::open(http.clone(), opening),
         Source {
+            database: Some(database),
+            ..
+        } => database::open(DatabaseSource::clone(database), opening),
+        Source {
             generator: Some(generator),
             ..
         } => generator::open(generator.clone(), opening),
-        _ => anyhow::bail!("the pipeline has no source; set one of http and generator"),
+        _ => anyhow::bail!("the pipeline has no source; set one of http, database and generator"),
     }
 }

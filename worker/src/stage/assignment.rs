@@ -28,6 +28,7 @@ pub struct Assignment {
     sink: String,
     topic: String,
     known: Known,
+    expectations: BTreeSet<String>,
     state: Mutex<State>,
 }
 
@@ -68,6 +69,7 @@ impl Assignment {
         sink: &str,
         topic: &str,
         known: Known,
+        expectations: impl Iterator<Item = String>,
     ) -> Self {
         Assignment {
             reports: Reports {
@@ -78,6 +80,7 @@ impl Assignment {
             sink: sink.to_owned(),
             topic: topic.to_owned(),
             known,
+            expectations: expectations.collect(),
             state: Mutex::default(),
         }
     }
@@ -125,8 +128,7 @@ impl Assignment {
             }
             owned.acknowledged = Some(end.next_offset);
             if let Some(counts) = batch.counts.get(partition) {
-                owned.counts.rows += counts.rows;
-                owned.counts.dead_lettered += counts.dead_lettered;
+                owned.counts.add(counts);
             }
         }
     }
@@ -217,6 +219,10 @@ impl Assignment {
             }
             self.status.clear(gap(partition));
             let offset = committed.map_or(Offset::Beginning, Offset::Offset);
+            let mut counts = CommitMetadata::parse(element.metadata());
+            // Those that are no longer there would fill the metadata in time.
+            let names = &self.expectations;
+            counts.failed.retain(|name, _| names.contains(name));
             start
                 .add_partition_offset(&self.topic, partition, offset)
                 .map_err(|error| error.to_string())?;
@@ -224,7 +230,7 @@ impl Assignment {
                 epoch,
                 acknowledged: committed,
                 committed,
-                counts: CommitMetadata::parse(element.metadata()),
+                counts,
             };
             state.partitions.insert(partition, owned);
         }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use anyhow::Context;
 use futures::{FutureExt, StreamExt, stream::FuturesOrdered};
 use millstream_api::worker::{CommitMetadata, SinkConfig};
-use millstream_plan::SinkPlan;
+use millstream_plan::{Expectations, SinkPlan};
 use rdkafka::{
     ClientConfig, Message,
     consumer::{Consumer, MessageStream},
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     batch::{Batch, Rejected},
     dead_letter::DeadLetters,
+    expectations::Failed,
     kafka::KAFKA,
     metrics::{Metrics, StageMetrics},
     retry::Delays,
@@ -41,6 +42,7 @@ const IN_FLIGHT: usize = 3;
 const COMMIT_INTERVAL: Duration = Duration::from_millis(200);
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 const READ: &str = "read";
+const EXPECTATIONS: &str = "expectations";
 
 /// What a sink's loop is made of.
 pub struct Parts {
@@ -57,13 +59,22 @@ pub struct Parts {
 pub struct SinkStage {
     parts: Parts,
     transform: Mutex<Transform>,
+    expectations: Expectations,
     sink: Box<dyn Sink>,
     known: Known,
 }
 
 type InFlight = FuturesOrdered<Running<Processed>>;
-/// What is acknowledged, and the batch for its memory.
-type Processed = anyhow::Result<(Acknowledged, Batch)>;
+type Processed = anyhow::Result<Done>;
+
+/// A batch that is done.
+struct Done {
+    acknowledged: Acknowledged,
+    /// For its memory.
+    batch: Batch,
+    /// Why the sink stops here, if it does.
+    stop: Option<String>,
+}
 
 impl SinkStage {
     /// Plans the query and opens the sink; waits for the table.
@@ -82,8 +93,10 @@ impl SinkStage {
             parts.stage_metrics.clone(),
         )
         .await?;
+        let expectations = Expectations::new(plan, &parts.config.expectations)?;
         Ok(SinkStage {
-            transform: Mutex::new(Transform::new(plan)?),
+            transform: Mutex::new(Transform::new(plan)?.expecting(expectations.clone())),
+            expectations,
             sink: Box::new(sink),
             known: Known::default(),
             parts,
@@ -105,6 +118,12 @@ impl SinkStage {
                 Ok(()) => return Ok(()),
                 Err(Stop::Fatal(error)) => return Err(error),
                 Err(Stop::Retry(message)) => status.fail(READ, message),
+                Err(Stop::Expectation(message)) => {
+                    // A restart does no better: the pipeline has to be changed, and that is one.
+                    status.fail(EXPECTATIONS, message);
+                    status.alive_while(shutdown.cancelled()).await;
+                    return Ok(());
+                }
             }
             if started.elapsed() > Duration::from_secs(60) {
                 delays = Delays::default();
@@ -125,6 +144,10 @@ impl SinkStage {
             &parts.config.name,
             &parts.topic,
             self.known.clone(),
+            self.expectations
+                .rules()
+                .iter()
+                .map(|rule| rule.name.clone()),
         );
         let consumer: SinkConsumer = parts
             .consumer
@@ -153,13 +176,19 @@ impl SinkStage {
         let mut in_flight = InFlight::new();
         let mut flow = Flow::default();
         let mut commit = Commit::default();
+        let mut stop = None;
         let mut tick = tokio::time::interval(COMMIT_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                Some(acknowledged) = in_flight.next() => {
-                    spare.push(acknowledge(consumer, acknowledged)?);
+                Some(done) = in_flight.next() => {
+                    let (batch, reason) = acknowledge(consumer, done)?;
+                    spare.push(batch);
+                    stop = reason;
+                    if stop.is_some() {
+                        break;
+                    }
                 }
                 _ = tick.tick() => {
                     status.turned();
@@ -184,11 +213,15 @@ impl SinkStage {
                 in_flight.push_back(Running::spawn(stage.process(batch)));
             }
         }
-        while let Some(acknowledged) = in_flight.next().await {
-            acknowledge(consumer, acknowledged)?;
+        // What is behind the record at which the sink stops is never acknowledged.
+        while stop.is_none()
+            && let Some(done) = in_flight.next().await
+        {
+            stop = acknowledge(consumer, done)?.1;
         }
         let last = commit.finish(consumer).await;
-        last.map_err(|error| Stop::Fatal(error.into()))
+        last.map_err(|error| Stop::Fatal(error.into()))?;
+        stop.map_or(Ok(()), |reason| Err(Stop::Expectation(reason)))
     }
 
     /// Adds a record to the batch, and all that are there already.
@@ -206,7 +239,7 @@ impl SinkStage {
                 Ok(record) => {
                     // What was fetched before its partition was revoked is not ours.
                     if let Some(epoch) = consumer.context().epoch(record.partition()) {
-                        batch.push(&record, epoch);
+                        batch.push_for(&self.parts.config.name, &record, epoch);
                     }
                 }
                 Err(error) => self.report(consumer, error)?,
@@ -247,15 +280,24 @@ impl SinkStage {
     /// Transforms and writes a batch; returns when it is acknowledged.
     async fn process(self: Arc<Self>, batch: Batch) -> Processed {
         let started = Instant::now();
-        let Transformed { rows, mut rejected } = {
+        let Transformed {
+            rows,
+            mut rejected,
+            failed,
+            stop,
+        } = {
             let mut transform = self.transform.lock().await;
             tokio::task::block_in_place(|| transform.run(&batch))?
         };
         let refused = self.sink.write(&batch, &rows).await;
-        let acknowledged = Acknowledged {
-            ends: batch.ends().clone(),
+        let mut acknowledged = Acknowledged {
+            ends: match &stop {
+                Some(stop) => batch.ends_before(stop.record),
+                None => batch.ends().clone(),
+            },
             counts: counts(&batch, &rows, &rejected, &refused),
         };
+        self.count_failed(&batch, &failed, &mut acknowledged.counts);
         rejected.extend(refused);
         let dead_letters = &self.parts.dead_letters;
         dead_letters.send_rejected(&batch, &rejected).await?;
@@ -265,7 +307,28 @@ impl SinkStage {
         metrics
             .batch_seconds
             .observe(started.elapsed().as_secs_f64());
-        Ok((acknowledged, batch))
+        Ok(Done {
+            acknowledged,
+            batch,
+            stop: stop.map(|stop| stop.reason),
+        })
+    }
+
+    /// Counts the rows that failed an expectation, by partition and in the metrics.
+    fn count_failed(
+        &self,
+        batch: &Batch,
+        failed: &[Failed],
+        counts: &mut BTreeMap<i32, CommitMetadata>,
+    ) {
+        let rules = self.expectations.rules();
+        for failed in failed {
+            let partition = batch.records()[failed.record].partition;
+            let name = &rules[failed.rule].name;
+            let counts = counts.entry(partition).or_default();
+            *counts.failed.entry(name.clone()).or_default() += 1;
+            self.parts.stage_metrics.failed(name).inc();
+        }
     }
 
     /// Waits until the topic can be seen.
@@ -298,6 +361,8 @@ impl SinkStage {
 enum Stop {
     /// A new one may do better.
     Retry(String),
+    /// Only another configuration may do better.
+    Expectation(String),
     /// Only a new process may do better.
     Fatal(anyhow::Error),
 }
@@ -308,18 +373,18 @@ impl From<KafkaError> for Stop {
     }
 }
 
-/// Takes note of a batch that is done; gives it back, emptied.
+/// Takes note of a batch that is done; gives it back, emptied, and why the sink stops there.
 fn acknowledge(
     consumer: &SinkConsumer,
     processed: Result<Processed, JoinError>,
-) -> Result<Batch, Stop> {
-    let (acknowledged, mut batch) = processed
+) -> Result<(Batch, Option<String>), Stop> {
+    let mut done = processed
         .map_err(anyhow::Error::new)
         .flatten()
         .map_err(Stop::Fatal)?;
-    consumer.context().acknowledge(&acknowledged);
-    batch.clear();
-    Ok(batch)
+    consumer.context().acknowledge(&done.acknowledged);
+    done.batch.clear();
+    Ok((done.batch, done.stop))
 }
 
 /// What a batch adds to the counts of its partitions.

@@ -21,11 +21,10 @@ use crate::{
     position::{Position, PositionStore, fingerprint},
     retry::Delays,
     source::{self, Opening, SourceBatch},
-    stage::key::Keys,
+    stage::{INGEST, key::Keys},
     status::{Status, StatusPart},
 };
 
-const STAGE: &str = "ingest";
 /// Batches whose deliveries are awaited at once; their bytes are bounded by the producer's queue.
 const IN_FLIGHT: usize = 64;
 /// Between commits of the position.
@@ -41,8 +40,8 @@ pub async fn run(
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let status = status.part(STAGE);
-    let ingest = Ingest::new(config, credentials, status, metrics.stage(STAGE))?;
+    let status = status.part(INGEST);
+    let ingest = Ingest::new(config, credentials, status, metrics.stage(INGEST))?;
     let mut delays = Delays::default();
     while !shutdown.is_cancelled() {
         let Err(error) = ingest.attempt(&shutdown).await else {
@@ -96,7 +95,7 @@ impl Ingest {
             producer: lazy,
             topic: config.dead_letter_topic.clone(),
             pipeline: config.pipeline.to_string(),
-            stage: STAGE.to_owned(),
+            stage: INGEST.to_owned(),
             origin: config.topic.name.clone(),
             status: status.clone(),
             metrics: metrics.clone(),
@@ -251,6 +250,7 @@ impl Ingest {
                     value: Some(record),
                     reason,
                     position: None,
+                    timestamp: None,
                 })
                 .collect();
             self.dead_letters.send(&letters).await?;
@@ -296,6 +296,7 @@ impl Ingest {
                     value: Some(record),
                     reason: &format!("Kafka refuses the record: {error}"),
                     position: None,
+                    timestamp: None,
                 };
                 self.dead_letters.send(&[letter]).await
             }

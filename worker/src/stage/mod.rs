@@ -6,3 +6,7 @@ mod flow;
 pub mod ingest;
 pub mod key;
 pub mod process;
+
+/// The name of the ingest stage, in statuses, metrics and dead letters; the process stage goes by
+/// the names of its sinks.
+pub const INGEST: &str = "ingest";

@@ -167,6 +167,11 @@ impl Pipeline {
 
     /// Starts a worker that processes.
     pub fn process(&self) -> Worker {
+        self.process_with(json!({}))
+    }
+
+    /// Starts a worker that processes, with more said of the sink.
+    pub fn process_with(&self, sink: Value) -> Worker {
         let columns = self.settings.columns.iter();
         let columns: Vec<_> = columns
             .map(|(name, cql)| json!({"name": name, "type": cql}))
@@ -186,7 +191,30 @@ impl Pipeline {
             },
             "consistency": "LOCAL_QUORUM",
         }]);
+        for (name, value) in sink.as_object().expect("an object") {
+            config["sinks"][0][name] = value.clone();
+        }
         self.start(&config)
+    }
+
+    /// Runs `replay` with the configuration of the stage that was started last; what it prints.
+    pub fn replay(&self, stage: &str, arguments: &[&str]) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_millstream-worker"))
+            .arg("replay")
+            .arg("--config")
+            .arg(self.folder.path().join(format!("{stage}.yaml")))
+            .arg("--credentials-dir")
+            .arg(self.folder.path())
+            .args(arguments)
+            .output()
+            .expect("the worker starts");
+        let told = String::from_utf8(output.stdout).expect("UTF-8");
+        assert!(
+            output.status.success(),
+            "{told}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        told
     }
 
     fn start(&self, config: &Value) -> Worker {
@@ -218,8 +246,13 @@ impl Pipeline {
 
     /// Counts in the committed offsets, and the records that aren't committed.
     pub async fn progress(&self) -> (CommitMetadata, i64) {
+        self.progress_of("rows").await
+    }
+
+    /// The same of a sink with another name.
+    pub async fn progress_of(&self, sink: &str) -> (CommitMetadata, i64) {
         let mut config = self.client();
-        config.set("group.id", self.reference().sink_group("rows"));
+        config.set("group.id", self.reference().sink_group(sink));
         let topic = self.name.clone();
         let partitions = self.settings.partitions;
         tokio::task::spawn_blocking(move || {
@@ -231,8 +264,7 @@ impl Pipeline {
             let mut lag = 0;
             for element in committed.elements() {
                 let added = CommitMetadata::parse(element.metadata());
-                counts.rows += added.rows;
-                counts.dead_lettered += added.dead_lettered;
+                counts.add(&added);
                 let (low, high) = consumer
                     .fetch_watermarks(&topic, element.partition(), TIMEOUT)
                     .expect("watermarks");

@@ -233,6 +233,7 @@ fn config(environment: &Environment, topic: &str, keyspace: &str, table: &str) -
         sinks: vec![SinkConfig {
             name: SINK.into(),
             sql: SQL.into(),
+            expectations: Vec::new(),
             keyspace: keyspace.into(),
             table: TableSpec {
                 name: table.into(),

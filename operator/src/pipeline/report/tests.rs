@@ -37,6 +37,7 @@ fn sink(name: &str, lag: i64, rows: i64) -> SinkStatus {
         lag: Some(lag),
         rows: Some(rows),
         dead_lettered: Some(0),
+        expectations: Vec::new(),
         last_error: None,
     }
 }

@@ -11,7 +11,7 @@ use scylla::serialize::{
 };
 
 use crate::{
-    batch::{Batch, Rejected},
+    batch::{Batch, Record, Rejected},
     pointer::{Presence, presence},
     sink::cassandra::encode::{Column, cell},
     transform::Rows,
@@ -123,6 +123,10 @@ impl Binder {
                 }
             }
         }
+        if batch.records().iter().any(Record::is_replayed) {
+            // It comes late, and is replaced by what comes before it.
+            bound.rows.sort_by_key(|row| row.timestamp);
+        }
         bound.drop_replaced();
         (bound, rejected)
     }
@@ -165,7 +169,7 @@ impl Binder {
             cells: start..bound.bytes.len(),
             key_end,
             whole,
-            timestamp: self.timestamp_base + source.offset,
+            timestamp: self.timestamp_base + source.first_offset(),
             record,
         });
         Ok(())

@@ -2,7 +2,7 @@
 
 mod bind;
 mod encode;
-mod session;
+pub mod session;
 mod write;
 
 pub use session::connect;

@@ -82,7 +82,7 @@ fn builder(
 }
 
 /// The authorities in the file; the system's where there is none.
-fn authorities(path: Option<&Path>) -> Result<RootCertStore, ConfigError> {
+pub fn authorities(path: Option<&Path>) -> Result<RootCertStore, ConfigError> {
     let mut store = RootCertStore::empty();
     let Some(path) = path else {
         store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
