@@ -136,7 +136,7 @@ pub fn binary(name: &str) -> Result<PathBuf> {
 /// They are picked from the whole workspace and not by `--package`: the features of dependencies
 /// are the same then for every command, and nothing heavy is compiled twice.
 fn build<const N: usize>(names: [&str; N], release: bool) -> Result<[PathBuf; N]> {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = process::cargo();
     cargo.current_dir(root()).stdout(Stdio::piped());
     cargo.args([
         "build",

@@ -17,6 +17,19 @@ const CHILD_POLL: Duration = Duration::from_millis(10);
 /// How often a condition is asked for: some questions cost a process.
 const CONDITION_POLL: Duration = Duration::from_millis(50);
 
+/// Cargo, as from a shell. What `cargo xtask` sets for xtask itself would make it compile ring's C
+/// code again, and with it everything that knows of TLS: DataFusion, Kubernetes and the rest.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(&*name);
+        }
+    }
+    cargo
+}
+
 /// The command as a person would type it.
 pub fn shown(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];

@@ -127,7 +127,7 @@ pub fn test(options: &Options) -> Result<()> {
 }
 
 fn cargo() -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = crate::process::cargo();
     command.current_dir(root());
     command
 }
