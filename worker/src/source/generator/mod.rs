@@ -102,7 +102,12 @@ impl Generator {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use serde_json::Value;
+
     use super::*;
+    use crate::{config::Credentials, metrics::Metrics, status::Status};
 
     const USERS: &str = "gender TEXT, name STRUCT<first TEXT, last TEXT>, \
         login STRUCT<uuid UUID, username TEXT>, email TEXT, tags ARRAY<TEXT>, \
@@ -152,11 +157,18 @@ mod tests {
             count: Some(1_200),
             seed: 1,
         };
-        let all: Vec<_> = open(spec.clone(), USERS, None).unwrap().collect().await;
-        let rest: Vec<_> = open(spec, USERS, Some(&all[0].position))
-            .unwrap()
-            .collect()
-            .await;
+        let from = |position| {
+            let opening = Opening {
+                schema: USERS,
+                credentials: &Credentials::new("/nowhere".into()),
+                position,
+                status: &Arc::new(Status::default()).part("ingest"),
+                metrics: &Metrics::default().stage("ingest"),
+            };
+            open(spec.clone(), &opening).unwrap()
+        };
+        let all: Vec<_> = from(None).collect().await;
+        let rest: Vec<_> = from(Some(&all[0].position)).collect().await;
         let sizes: Vec<_> = all.iter().map(|batch| batch.records.len()).collect();
         assert_eq!(sizes, [500, 500, 200]);
         assert_eq!(rest, all[1..]);
