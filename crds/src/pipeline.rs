@@ -285,6 +285,9 @@ pub struct SourceStatus {
     /// The last error, while it lasts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// What is not as it should be though records come, such as a cache that is away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// What was last seen of a sink.

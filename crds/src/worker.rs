@@ -68,6 +68,7 @@ pub mod dead_letter {
 /// A worker's configuration: the stage is configuration, the loop is one.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(tag = "stage", rename_all = "camelCase")]
+#[allow(clippy::large_enum_variant, reason = "there is one, read at the start")]
 pub enum WorkerConfig {
     /// Source → topic.
     Ingest(IngestConfig),
@@ -194,6 +195,9 @@ pub struct WorkerStatus {
     /// name. Never a secret.
     #[serde(default)]
     pub errors: BTreeMap<String, String>,
+    /// What is not as it should be though the work goes on, under the same names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub warnings: BTreeMap<String, String>,
 }
 
 /// Cumulative counts of a sink and a topic partition, kept as the metadata of the committed offset:

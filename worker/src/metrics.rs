@@ -50,6 +50,8 @@ pub struct Metrics {
     rows: Family<Stage, Counter>,
     dead_letters: Family<Stage, Counter>,
     write_retries: Family<Stage, Counter>,
+    cache_hits: Family<Stage, Counter>,
+    cache_misses: Family<Stage, Counter>,
     batch_seconds: Family<Stage, Histogram, BatchSeconds>,
     lag: Family<SinkPartition, Gauge>,
     failed: Family<SinkExpectation, Counter>,
@@ -66,6 +68,10 @@ pub struct StageMetrics {
     pub dead_letters: Counter,
     /// Writes that had to be repeated.
     pub write_retries: Counter,
+    /// Fetches of a source that were answered by its cache.
+    pub cache_hits: Counter,
+    /// Fetches of a source that its cache couldn't answer.
+    pub cache_misses: Counter,
     /// Seconds from the dispatch of a batch to its acknowledgement.
     pub batch_seconds: Histogram,
     stage: String,
@@ -89,6 +95,8 @@ impl Default for Metrics {
         let rows = Family::default();
         let dead_letters = Family::default();
         let write_retries = Family::default();
+        let cache_hits = Family::default();
+        let cache_misses = Family::default();
         let batch_seconds = Family::new_with_constructor(BatchSeconds);
         let lag = Family::default();
         let failed = Family::default();
@@ -103,6 +111,16 @@ impl Default for Metrics {
             "write_retries",
             "Writes that had to be repeated",
             write_retries.clone(),
+        );
+        registry.register(
+            "cache_hits",
+            "Fetches of a source that were answered by its cache",
+            cache_hits.clone(),
+        );
+        registry.register(
+            "cache_misses",
+            "Fetches of a source that its cache couldn't answer",
+            cache_misses.clone(),
         );
         registry.register_with_unit(
             "batch",
@@ -126,6 +144,8 @@ impl Default for Metrics {
             rows,
             dead_letters,
             write_retries,
+            cache_hits,
+            cache_misses,
             batch_seconds,
             lag,
             failed,
@@ -142,6 +162,8 @@ impl Metrics {
             rows: self.rows.get_or_create_owned(&stage),
             dead_letters: self.dead_letters.get_or_create_owned(&stage),
             write_retries: self.write_retries.get_or_create_owned(&stage),
+            cache_hits: self.cache_hits.get_or_create_owned(&stage),
+            cache_misses: self.cache_misses.get_or_create_owned(&stage),
             batch_seconds: self.batch_seconds.get_or_create_owned(&stage),
             stage: stage.stage,
             failed: self.failed.clone(),

@@ -34,9 +34,15 @@ pub struct Position {
 pub fn fingerprint(source: &Source, schema: &str) -> String {
     let mut source = source.clone();
     if let Some(http) = &mut source.http {
-        // How fast it is fetched doesn't change what is fetched.
+        // How fast and by whom it is fetched doesn't change what is fetched.
         http.concurrency = 0;
         http.timeout = Duration::ZERO.into();
+        http.rate_limit = None;
+        http.auth = None;
+        http.cache = None;
+        if let Some(poll) = &mut http.poll {
+            poll.interval = Duration::ZERO.into();
+        }
     }
     if let Some(database) = &mut source.database {
         // Nor do page size, pace and credentials.

@@ -28,6 +28,7 @@ pub struct Status {
 struct State {
     complete: bool,
     errors: BTreeMap<(String, Concern), String>,
+    warnings: BTreeMap<(String, Concern), String>,
     ready: BTreeMap<String, bool>,
     turned: BTreeMap<String, Instant>,
 }
@@ -45,16 +46,10 @@ impl Status {
     /// What `/status` answers.
     pub fn report(&self) -> WorkerStatus {
         let state = self.state();
-        let mut errors = BTreeMap::<String, String>::new();
-        for ((part, _), message) in &state.errors {
-            errors
-                .entry(part.clone())
-                .and_modify(|all| *all = format!("{all}; {message}"))
-                .or_insert_with(|| message.clone());
-        }
         WorkerStatus {
             complete: state.complete,
-            errors,
+            errors: by_part(&state.errors),
+            warnings: by_part(&state.warnings),
         }
     }
 
@@ -84,6 +79,17 @@ impl Status {
     }
 }
 
+fn by_part(messages: &BTreeMap<(String, Concern), String>) -> BTreeMap<String, String> {
+    let mut parts = BTreeMap::<String, String>::new();
+    for ((part, _), message) in messages {
+        parts
+            .entry(part.clone())
+            .and_modify(|all| *all = format!("{all}; {message}"))
+            .or_insert_with(|| message.clone());
+    }
+    parts
+}
+
 /// The part of the status that belongs to `ingest` or to a sink.
 #[derive(Clone)]
 pub struct StatusPart {
@@ -94,9 +100,28 @@ pub struct StatusPart {
 impl StatusPart {
     /// Shows an error until [`StatusPart::clear`] is called for the same concern.
     pub fn fail(&self, concern: impl Into<Concern>, message: impl ToString) {
-        let message: String = message.to_string().chars().take(MAX_CHARS).collect();
-        let key = (self.name.clone(), concern.into());
-        let before = self.status.state().errors.insert(key, message.clone());
+        self.show(concern.into(), message.to_string(), |state| {
+            &mut state.errors
+        });
+    }
+
+    /// Shows what is not as it should be though the work goes on, until [`StatusPart::clear`] is
+    /// called for the same concern. The pipeline stays ready.
+    pub fn warn(&self, concern: impl Into<Concern>, message: impl ToString) {
+        self.show(concern.into(), message.to_string(), |state| {
+            &mut state.warnings
+        });
+    }
+
+    fn show(
+        &self,
+        concern: Concern,
+        message: String,
+        place: impl Fn(&mut State) -> &mut BTreeMap<(String, Concern), String>,
+    ) {
+        let message: String = message.chars().take(MAX_CHARS).collect();
+        let key = (self.name.clone(), concern);
+        let before = place(&mut self.status.state()).insert(key, message.clone());
         if before.as_ref() != Some(&message) {
             tracing::warn!(part = self.name, "{message}");
         }
@@ -105,7 +130,10 @@ impl StatusPart {
     /// The concern is all right again.
     pub fn clear(&self, concern: impl Into<Concern>) {
         let key = (self.name.clone(), concern.into());
-        if self.status.state().errors.remove(&key).is_some() {
+        let mut state = self.status.state();
+        let shown = [state.errors.remove(&key), state.warnings.remove(&key)];
+        drop(state);
+        if shown.iter().any(Option::is_some) {
             tracing::info!(part = self.name, "recovered: {}", key.1);
         }
     }
@@ -163,6 +191,18 @@ mod tests {
             status.report().errors.into_iter().collect::<Vec<_>>(),
             [("ingest".to_owned(), "status 500".to_owned())]
         );
+    }
+
+    #[test]
+    fn a_warning_is_no_error() {
+        let status = Arc::new(Status::default());
+        let ingest = status.part("ingest");
+        ingest.warn("cache", "Redis is away");
+        let report = status.report();
+        assert_eq!(report.warnings["ingest"], "Redis is away");
+        assert!(report.errors.is_empty());
+        ingest.clear("cache");
+        assert_eq!(status.report(), WorkerStatus::default());
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod support;
 use std::{collections::HashMap, time::Duration};
 
 use millstream_api::worker::CommitMetadata;
+use millstream_apis::{Apis, Options, dataset::Dataset, router};
 use millstream_plan::RecordSchema;
 use millstream_worker::source::generator::Generator;
 use serde_json::{Value, json};
@@ -489,4 +490,136 @@ async fn a_replay_in_the_batch_of_a_newer_record_does_not_replace_it() {
         .await;
     let rows: Vec<(String, i32, i64)> = pipeline.select("gender, age, writetime(age)").await;
     assert_eq!(rows, [("m".to_owned(), 1, BASE + 1)]);
+}
+
+/// Licences of New York, recorded where there are any.
+async fn licences() -> (String, Vec<Value>) {
+    let data = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
+    let recorded = Dataset::load(&data.join("nyc_dca_businesses.soda.deid.jsonl.gz")).ok();
+    let router = router(Apis::new(Options {
+        records: 15_000,
+        recorded,
+        ..Options::default()
+    }));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let all = reqwest::get(format!("{url}/resource/x.json?$limit=50000"))
+        .await
+        .unwrap();
+    let all = all.text().await.unwrap();
+    let client = reqwest::Client::new();
+    client.delete(format!("{url}/sent")).send().await.unwrap();
+    (url, serde_json::from_str(&all).unwrap())
+}
+
+/// Records that the server has given so far.
+async fn sent(url: &str) -> usize {
+    let sent = reqwest::get(format!("{url}/sent?ids=false")).await.unwrap();
+    let sent: Value = serde_json::from_str(&sent.text().await.unwrap()).unwrap();
+    sent["resource"]["records"].as_u64().unwrap() as usize
+}
+
+const LICENCES: Settings = Settings {
+    schema: "license_nbr TEXT, industry TEXT, contact_phone TEXT",
+    sql: "SELECT license_nbr, industry, contact_phone FROM records",
+    columns: &[
+        ("license_nbr", "text"),
+        ("industry", "text"),
+        ("contact_phone", "text"),
+    ],
+    key: "/license_nbr",
+    partitions: 4,
+    base: BASE,
+};
+
+type Licence = (String, Option<String>, Option<String>);
+
+async fn assert_licences(pipeline: &Pipeline, licences: &[Value]) {
+    let text = |licence: &Value, name: &str| licence[name].as_str().map(str::to_owned);
+    let expected: HashMap<String, Licence> = licences
+        .iter()
+        .map(|licence| {
+            let number = text(licence, "license_nbr").unwrap();
+            let industry = text(licence, "industry");
+            (
+                number.clone(),
+                (number, industry, text(licence, "contact_phone")),
+            )
+        })
+        .collect();
+    let deadline = std::time::Instant::now() + Duration::from_secs(120);
+    while pipeline.progress().await.1 > 0 {
+        assert!(std::time::Instant::now() < deadline, "the lag stays");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let rows: Vec<Licence> = pipeline
+        .select("license_nbr, industry, contact_phone")
+        .await;
+    assert_eq!(rows.len(), expected.len());
+    for row in rows {
+        assert_eq!(Some(&row), expected.get(&row.0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_is_read_on_from_where_a_killed_worker_was_and_then_from_the_cache() {
+    let Some(environment) = Environment::find() else {
+        return;
+    };
+    let (url, licences) = licences().await;
+    let prefix = format!("{}:", uuid::Uuid::new_v4());
+    let source = |paced: bool| {
+        let mut http = json!({
+            "url": format!("{url}/resource/w7w3-xahh.json"),
+            "pagination": {"limitOffset": {
+                "limitParameter": "$limit", "offsetParameter": "$offset", "pageSize": 250,
+                "count": {"query": {"$select": "count(*)"}, "pointer": "/0/count"},
+            }},
+            "cache": {"redis": {
+                "address": environment.redis, "key": "licences", "keyPrefix": prefix,
+                "recordKey": "/license_nbr", "ttl": "2m", "recordTtl": "2m",
+            }},
+        });
+        if paced {
+            http["rateLimit"] = json!({"requests": 20});
+        }
+        json!({"http": http})
+    };
+    let pipeline = Pipeline::create(environment.clone(), LICENCES).await;
+    let process = pipeline.process();
+    let ingest = pipeline.ingest(source(true));
+    while sent(&url).await < licences.len() / 2 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    ingest.kill();
+    let ingest = pipeline.ingest(source(true));
+    let status = ingest.await_status(|status| status.complete).await;
+    assert!(
+        status.errors.is_empty() && status.warnings.is_empty(),
+        "{status:?}"
+    );
+    assert_licences(&pipeline, &licences).await;
+    let twice = sent(&url).await - licences.len();
+    // What was fetched in the half second between two commits, and in flight.
+    assert!(twice < 20 * 250, "{twice} records were fetched twice");
+    drop((ingest, process));
+
+    // Only a whole pass is kept; the next one doesn't ask the server.
+    for (hits, misses) in [(0, 1), (1, 0)] {
+        let before = sent(&url).await;
+        let pipeline = Pipeline::create(environment.clone(), LICENCES).await;
+        let process = pipeline.process();
+        let ingest = pipeline.ingest(source(false));
+        ingest.await_status(|status| status.complete).await;
+        let (_, metrics) = ingest.get("/metrics").await.unwrap();
+        for (name, count) in [("hits", hits), ("misses", misses)] {
+            let line = format!("millstream_worker_cache_{name}_total{{stage=\"ingest\"}} {count}");
+            assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
+        }
+        assert_licences(&pipeline, &licences).await;
+        let fetched = if hits == 0 { licences.len() } else { 0 };
+        assert_eq!(sent(&url).await - before, fetched);
+        drop((ingest, process));
+    }
 }

@@ -78,6 +78,18 @@ fn what_makes_no_sense_is_refused_by_kubectl_apply_itself() {
                 json!({"source": {"http": {"url": "http://x", "timeout": "soon"}}}),
                 "spec.source.http.timeout",
             ),
+            (
+                json!({"source": {"http": {"url": "http://x", "pagination": {}}}}),
+                "exactly one of limitOffset, pageNumber and cursor must be set",
+            ),
+            (
+                json!({"source": {"http": {"url": "http://x", "pagination": {"cursor": {"next": "/next", "linkHeader": true}}}}}),
+                "exactly one of next and linkHeader must be set",
+            ),
+            (
+                json!({"source": {"http": {"url": "http://x", "auth": {"apiKey": {"secret": {"name": "x", "key": "x"}}}}}}),
+                "exactly one of header and query must be set",
+            ),
         ] {
             let refusal = namespace
                 .refused(&orders::pipeline_with(namespace, spec).to_string())

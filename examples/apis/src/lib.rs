@@ -5,12 +5,14 @@
 //! |---|---|
 //! | `GET /api/?results=N&seed=S&page=P` | Randomuser |
 //! | `GET /resource/<id>.json?$limit&$offset&$order&$select` | Socrata (SODA 2) |
+//! | `GET /pages/numbered`, `/pages/cursor`, `/pages/linked` | APIs with other pages; see [`pages`] |
 //! | `GET /sent?ids=false`, `DELETE /sent` | tells, or forgets, what was served |
 //! | `GET`, `POST`, `DELETE /faults` | see [`faults`] |
 
 pub mod dataset;
 pub mod faults;
 mod nations;
+pub mod pages;
 pub mod randomuser;
 mod sent;
 pub mod socrata;
@@ -19,9 +21,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Router;
+use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use dataset::Dataset;
 use faults::Faults;
+use pages::Admission;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use sent::Sent;
@@ -36,6 +40,10 @@ pub struct Options {
     pub records: u64,
     /// Served in place of generated records, by every route.
     pub recorded: Option<Dataset>,
+    /// What requests to `/pages/` have to know; nothing where absent.
+    pub token: Option<String>,
+    /// Requests to `/pages/` that are answered in a second; all where absent.
+    pub rate: Option<u32>,
 }
 
 /// The server's state.
@@ -51,6 +59,7 @@ pub struct Apis {
     users_sent: Sent,
     rows_sent: Sent,
     faults: Faults,
+    admission: Admission,
 }
 
 impl Apis {
@@ -65,6 +74,7 @@ impl Apis {
         Arc::new(Apis {
             generated: Dataset::new(generated.collect()),
             faults: Faults::new(&options.seed),
+            admission: Admission::new(&options),
             seed: options.seed,
             recorded: options.recorded,
             calls: AtomicU64::new(0),
@@ -85,7 +95,13 @@ impl Apis {
 
 /// All routes.
 pub fn router(apis: Arc<Apis>) -> Router {
+    let pages = Router::new()
+        .route("/pages/numbered", get(pages::numbered))
+        .route("/pages/cursor", get(pages::cursor))
+        .route("/pages/linked", get(pages::linked))
+        .route_layer(from_fn_with_state(apis.clone(), pages::admit));
     Router::new()
+        .merge(pages)
         .route("/api", get(randomuser::serve))
         .route("/api/", get(randomuser::serve))
         .route("/resource/{file}", get(socrata::serve))

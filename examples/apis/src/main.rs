@@ -17,6 +17,8 @@ Examples:
       curl 'http://127.0.0.1:8090/api/?results=2&seed=abc'      users, as randomuser.me gives them
       curl 'http://127.0.0.1:8090/resource/w7w3-xahh.json?$limit=2&$order=license_nbr'
       curl -g 'http://127.0.0.1:8090/resource/w7w3-xahh.json?$select=count(*)'
+      curl -H 'X-Api-Key: T' 'http://127.0.0.1:8090/pages/numbered?page=2&per_page=10'
+      curl -i 'http://127.0.0.1:8090/pages/linked?per_page=10'  with a Link header; also /pages/cursor
       curl 'http://127.0.0.1:8090/sent?ids=false'               what was served so far
 
   millstream-apis --data recorded.jsonl.gz
@@ -46,6 +48,12 @@ struct Arguments {
     /// Serve these records: JSON lines, a JSON array or a Randomuser answer; `.gz` too.
     #[arg(long, env = "MILLSTREAM_APIS_DATA", value_name = "FILE")]
     data: Option<PathBuf>,
+    /// What requests to /pages/ have to know, as bearer token, X-Api-Key or api_key.
+    #[arg(long, env = "MILLSTREAM_APIS_TOKEN")]
+    token: Option<String>,
+    /// Requests to /pages/ that are answered in a second; others get 429.
+    #[arg(long, env = "MILLSTREAM_APIS_RATE")]
+    rate: Option<u32>,
 }
 
 #[tokio::main]
@@ -61,6 +69,8 @@ async fn main() -> Result<()> {
         seed: arguments.seed,
         records: arguments.records,
         recorded,
+        token: arguments.token,
+        rate: arguments.rate,
     });
     let listener = TcpListener::bind(arguments.listen)
         .await

@@ -18,12 +18,20 @@ struct Server {
 
 impl Server {
     async fn start(recorded: Option<Vec<Value>>) -> Self {
+        Server::start_with(Options {
+            recorded: recorded.map(Dataset::new),
+            ..Options::default()
+        })
+        .await
+    }
+
+    async fn start_with(options: Options) -> Self {
         // Another test may have been first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let apis = Apis::new(Options {
             seed: "test".into(),
             records: 250,
-            recorded: recorded.map(Dataset::new),
+            ..options
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
@@ -285,4 +293,67 @@ async fn real_recordings_are_served_as_they_are() {
         let sent = server.json("/sent", &[("ids", "false")]).await;
         assert_eq!(sent["api"], json!({"answers": 1, "records": records}));
     }
+}
+
+#[tokio::test]
+async fn the_dataset_comes_in_every_kind_of_page() {
+    let server = Server::start(None).await;
+    let all = server.rows(&[]).await;
+    let size = ("per_page", "100");
+
+    let second = server.json("/pages/numbered", &[size, ("page", "2")]).await;
+    assert_eq!(second["total_pages"], 3);
+    assert_eq!(second["items"], json!(all[100..200]));
+
+    let (mut paged, mut after) = (Vec::new(), None);
+    loop {
+        let mut query = vec![size];
+        query.extend(after.as_deref().map(|cursor| ("after", cursor)));
+        let page = server.json("/pages/cursor", &query).await;
+        paged.extend(page["data"].as_array().unwrap().clone());
+        match page["paging"]["next"].as_str() {
+            Some(next) => after = Some(next.to_owned()),
+            None => break,
+        }
+    }
+    assert_eq!(paged, all);
+
+    let first = server.get("/pages/linked", &[size]).await;
+    assert_eq!(
+        first.headers()["link"],
+        "<?page=2&per_page=100>; rel=\"next\""
+    );
+    let last = server.get("/pages/linked", &[size, ("page", "3")]).await;
+    assert_eq!(last.headers().get("link"), None);
+    assert_eq!(last.json::<Value>().await.unwrap(), json!(all[200..]));
+}
+
+#[tokio::test]
+async fn pages_ask_for_a_token_and_limit_the_rate() {
+    let server = Server::start_with(Options {
+        token: Some("T".into()),
+        rate: Some(3),
+        ..Options::default()
+    })
+    .await;
+    let url = format!("{}/pages/linked", server.base);
+    let status = async |request: reqwest::RequestBuilder| request.send().await.unwrap().status();
+    let get = || server.client.get(&url);
+    for refused in [
+        get(),
+        get().bearer_auth("U"),
+        get().query(&[("api_key", "U")]),
+    ] {
+        assert_eq!(status(refused).await, StatusCode::UNAUTHORIZED);
+    }
+    for known in [
+        get().bearer_auth("T"),
+        get().header("x-api-key", "T"),
+        get().query(&[("api_key", "T")]),
+    ] {
+        assert_eq!(status(known).await, StatusCode::OK);
+    }
+    let response = get().bearer_auth("T").send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(response.headers()["retry-after"], "1");
 }

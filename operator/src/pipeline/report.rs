@@ -141,12 +141,14 @@ fn source(before: &DataPipelineStatus, observed: &Observed) -> Option<SourceStat
         // Nobody to ask: what was complete stays complete.
         return before.source.as_ref().map(|source| SourceStatus {
             complete: source.complete,
-            last_error: None,
+            ..SourceStatus::default()
         });
     }
     Some(SourceStatus {
         complete: ingest.clone().all(|(_, status)| status.complete),
         last_error: errors(observed).get("ingest").map(|error| clip(error)),
+        warning: ingest
+            .find_map(|(_, status)| status.warnings.get("ingest").map(|text| clip(text))),
     })
 }
 

@@ -23,11 +23,13 @@ use serde_json::{Value, json};
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where the servers are, from the file that `MILLSTREAM_ENVIRONMENT` names.
+#[derive(Clone)]
 pub struct Environment {
     kafka: String,
     cassandra: String,
     user: String,
     password: String,
+    pub redis: String,
 }
 
 impl Environment {
@@ -45,6 +47,7 @@ impl Environment {
             cassandra: text("cassandra"),
             user: text("cassandraUser"),
             password: text("cassandraPassword"),
+            redis: text("redis"),
         })
     }
 }

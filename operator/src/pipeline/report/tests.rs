@@ -56,8 +56,8 @@ fn healthy() -> Observed {
 fn with_error(place: &str) -> Observed {
     let errors = BTreeMap::from([(place.to_string(), "table k.a is gone".to_string())]);
     let status = WorkerStatus {
-        complete: false,
         errors,
+        ..WorkerStatus::default()
     };
     Observed {
         workers: vec![(Stage::Process, status)],

@@ -2,39 +2,79 @@
 
 use std::{
     collections::BTreeMap,
+    num::NonZeroU32,
+    sync::{Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
+use anyhow::Context;
 use bytes::{Bytes, BytesMut};
 use chrono::{DateTime, Utc};
-use millstream_api::source::HttpSource;
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use millstream_api::source::{HttpSource, http::RateLimit};
 use reqwest::{
     Client, Response, StatusCode,
-    header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
+    header::{HeaderMap, HeaderName, HeaderValue, LINK, LOCATION, RETRY_AFTER},
+    redirect::Policy,
 };
+use tokio::time::Instant;
+use url::Url;
 
 use crate::{
+    config::Credentials,
     retry::Delays,
+    source::http::auth::{Auth, is_home, shown},
     status::{Concern, StatusPart},
 };
 
-/// Largest answer, in bytes and unpacked.
-const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
+/// Answers that are held at the same time, in bytes and unpacked.
+const MAX_BYTES: usize = 256 * 1024 * 1024;
 /// Between the attempts of a request that the server refuses.
 const REFUSED: Duration = Duration::from_secs(30);
 /// A `Retry-After` beyond this is a mistake.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+const MAX_REDIRECTS: usize = 10;
 
 pub struct Fetch {
     client: Client,
-    url: String,
+    /// The server that credentials and headers are meant for.
+    home: Url,
+    headers: HeaderMap,
+    auth: Auth,
+    limit: Option<DefaultDirectRateLimiter>,
+    /// The server wants no request before.
+    quiet_until: Mutex<Option<Instant>>,
+    max_bytes: usize,
     status: StatusPart,
+}
+
+/// A whole answer.
+pub struct Answer {
+    pub body: Bytes,
+    /// Where it came from in the end.
+    url: Url,
+    /// The header `Link`.
+    pub links: String,
+}
+
+/// The server won't answer this request, however often it is sent.
+pub struct Refused {
+    pub status: StatusCode,
+    wait: Duration,
+}
+
+impl Refused {
+    /// Waits until asking again isn't rude.
+    pub async fn wait(&self) {
+        tokio::time::sleep(self.wait).await;
+    }
 }
 
 /// Why a request has to be repeated, and when, where that isn't a matter of the usual delays.
 struct Failure {
     message: String,
     retry_after: Option<Duration>,
+    refused: Option<StatusCode>,
 }
 
 impl From<String> for Failure {
@@ -42,26 +82,59 @@ impl From<String> for Failure {
         Failure {
             message,
             retry_after: None,
+            refused: None,
         }
     }
 }
 
 impl Fetch {
-    pub fn new(spec: &HttpSource, status: StatusPart) -> anyhow::Result<Self> {
+    pub fn new(
+        spec: &HttpSource,
+        credentials: &Credentials,
+        status: StatusPart,
+    ) -> anyhow::Result<Self> {
         let mut headers = HeaderMap::new();
         for (name, value) in &spec.headers {
             headers.insert(HeaderName::try_from(name)?, HeaderValue::try_from(value)?);
         }
         let client = Client::builder()
             .timeout(spec.timeout.into())
-            .default_headers(headers)
             .user_agent(concat!("millstream/", env!("CARGO_PKG_VERSION")))
+            // Followed here, so that credentials stay at home.
+            .redirect(Policy::none())
             .build()?;
+        let side_by_side = match spec.pagination {
+            Some(_) => spec.concurrency.max(1) as usize,
+            None => 1,
+        };
         Ok(Fetch {
             client,
-            url: spec.url.clone(),
+            home: spec.url.parse().context("`url` is no URL")?,
+            headers,
+            auth: Auth::open(spec.auth.as_ref(), credentials)?,
+            limit: spec.rate_limit.as_ref().and_then(rate_limiter),
+            quiet_until: Mutex::default(),
+            max_bytes: MAX_BYTES / side_by_side,
             status,
         })
+    }
+
+    /// The pipeline's own URL with this query.
+    pub fn url(&self, query: &BTreeMap<String, String>) -> Url {
+        let mut url = self.home.clone();
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        url
+    }
+
+    /// The URL that an answer names, without an API key.
+    pub fn resolve(&self, answer: &Answer, reference: &str) -> Result<Url, String> {
+        let url = answer.url.join(reference);
+        match url {
+            Ok(url) if ["http", "https"].contains(&url.scheme()) => Ok(self.auth.without_key(url)),
+            _ => Err("the next page's URL isn't one of http or https".to_owned()),
+        }
     }
 
     /// Sends the request until there is an answer that can be parsed. While it fails, the last
@@ -69,63 +142,154 @@ impl Fetch {
     pub async fn get<T>(
         &self,
         concern: impl Into<Concern>,
-        query: &BTreeMap<String, String>,
-        parse: impl Fn(Bytes) -> Result<T, String>,
+        url: &Url,
+        parse: impl Fn(&Answer) -> Result<T, String>,
     ) -> T {
         let concern = concern.into();
-        let mut delays = Delays::default();
         loop {
-            let answer = self.attempt(query).await;
-            let parsed = answer.and_then(|body| parse(body).map_err(Failure::from));
-            match parsed {
-                Ok(parsed) => {
-                    self.status.clear(concern);
-                    return parsed;
-                }
-                Err(failure) => {
-                    let message = format!("GET {}: {}", self.url, failure.message);
-                    self.status.fail(concern.clone(), message);
-                    let delay = delays.next_delay();
-                    tokio::time::sleep(failure.retry_after.unwrap_or(delay)).await;
-                }
+            match self.get_or_refusal(concern.clone(), url, &parse).await {
+                Ok(parsed) => return parsed,
+                Err(refused) => refused.wait().await,
             }
         }
     }
 
-    async fn attempt(&self, query: &BTreeMap<String, String>) -> Result<Bytes, Failure> {
-        let request = self.client.get(&self.url).query(query);
-        let response = request.send().await.map_err(describe)?;
-        let status = response.status();
-        if status.is_success() {
-            return body(response).await;
+    /// As [`Fetch::get`], but a refusal comes back.
+    pub async fn get_or_refusal<T>(
+        &self,
+        concern: impl Into<Concern>,
+        url: &Url,
+        parse: impl Fn(&Answer) -> Result<T, String>,
+    ) -> Result<T, Refused> {
+        let concern = concern.into();
+        let mut delays = Delays::default();
+        loop {
+            let answer = self.attempt(url).await;
+            let parsed = answer.and_then(|answer| parse(&answer).map_err(Failure::from));
+            let failure = match parsed {
+                Ok(parsed) => {
+                    self.status.clear(concern);
+                    return Ok(parsed);
+                }
+                Err(failure) => failure,
+            };
+            let message = format!("GET {}: {}", shown(url), failure.message);
+            self.status.fail(concern.clone(), message);
+            if let Some(status) = failure.refused {
+                let wait = failure.retry_after.unwrap_or(REFUSED);
+                return Err(Refused { status, wait });
+            }
+            let delay = delays.next_delay();
+            tokio::time::sleep(failure.retry_after.unwrap_or(delay)).await;
         }
+    }
+
+    async fn attempt(&self, url: &Url) -> Result<Answer, Failure> {
+        let mut url = url.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.send(&url).await?;
+            match redirect(&url, &response)? {
+                Some(target) => url = target,
+                None if response.status().is_success() => {
+                    let links = links(response.headers());
+                    let body = self.body(response).await?;
+                    return Ok(Answer { body, url, links });
+                }
+                None => return Err(self.unsuccessful(&response)),
+            }
+        }
+        let message = format!("the server redirects more than {MAX_REDIRECTS} times");
+        Err(Failure::from(message))
+    }
+
+    /// Sends one request when it may be sent.
+    async fn send(&self, url: &Url) -> Result<Response, Failure> {
+        while let Some(until) = self.quiet_until() {
+            tokio::time::sleep_until(until).await;
+        }
+        if let Some(limit) = &self.limit {
+            limit.until_ready().await;
+        }
+        let request = if is_home(&self.home, url) {
+            let request = self.client.get(self.auth.sign_url(url.clone()));
+            self.auth.sign(request.headers(self.headers.clone()))
+        } else {
+            self.client.get(url.clone())
+        };
+        request.send().await.map_err(describe)
+    }
+
+    fn quiet_until(&self) -> Option<Instant> {
+        let until = self.quiet_until.lock();
+        let until = until.unwrap_or_else(PoisonError::into_inner);
+        until.filter(|until| *until > Instant::now())
+    }
+
+    fn unsuccessful(&self, response: &Response) -> Failure {
+        let status = response.status();
         let transient = status.is_server_error()
             || status == StatusCode::REQUEST_TIMEOUT
             || status == StatusCode::TOO_MANY_REQUESTS;
-        let asked = retry_after(response.headers(), SystemTime::now().into());
-        Err(Failure {
+        let retry_after = retry_after(response.headers(), SystemTime::now().into());
+        if let (true, Some(wait)) = (transient, retry_after) {
+            // Meant for every page that is fetched beside this one.
+            let until = self.quiet_until.lock();
+            *until.unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + wait);
+        }
+        Failure {
             message: format!("the server answers {status}"),
-            retry_after: asked.or((!transient).then_some(REFUSED)),
-        })
+            retry_after,
+            refused: (!transient).then_some(status),
+        }
+    }
+
+    async fn body(&self, mut response: Response) -> Result<Bytes, Failure> {
+        let mut body = BytesMut::new();
+        while let Some(chunk) = response.chunk().await.map_err(describe)? {
+            if body.len() + chunk.len() > self.max_bytes {
+                let message = format!(
+                    "the answer has more than {} MiB; ask for smaller pages",
+                    self.max_bytes / 1024 / 1024
+                );
+                return Err(Failure {
+                    retry_after: Some(REFUSED),
+                    ..Failure::from(message)
+                });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body.freeze())
     }
 }
 
-async fn body(mut response: Response) -> Result<Bytes, Failure> {
-    let mut body = BytesMut::new();
-    while let Some(chunk) = response.chunk().await.map_err(describe)? {
-        if body.len() + chunk.len() > MAX_ANSWER_BYTES {
-            let message = format!(
-                "the answer has more than {} MiB; ask for smaller pages",
-                MAX_ANSWER_BYTES / 1024 / 1024
-            );
-            return Err(Failure {
-                message,
-                retry_after: Some(REFUSED),
-            });
-        }
-        body.extend_from_slice(&chunk);
+fn rate_limiter(limit: &RateLimit) -> Option<DefaultDirectRateLimiter> {
+    let each = std::time::Duration::from(limit.per) / limit.requests.max(1);
+    let burst = NonZeroU32::new(limit.burst).unwrap_or(NonZeroU32::MIN);
+    let quota = Quota::with_period(each)?.allow_burst(burst);
+    Some(RateLimiter::direct(quota))
+}
+
+/// Where a redirect leads; none where the answer is no redirect.
+fn redirect(url: &Url, response: &Response) -> Result<Option<Url>, Failure> {
+    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return Ok(None);
     }
-    Ok(body.freeze())
+    let location = response.headers().get(LOCATION);
+    let target = location.and_then(|location| url.join(location.to_str().ok()?).ok());
+    match target.filter(|target| ["http", "https"].contains(&target.scheme())) {
+        Some(target) => Ok(Some(target)),
+        None => Err(Failure::from(format!(
+            "the server answers {} without a URL to go to",
+            response.status()
+        ))),
+    }
+}
+
+/// All `Link` headers as one.
+fn links(headers: &HeaderMap) -> String {
+    let links = headers.get_all(LINK).iter();
+    let texts: Vec<_> = links.filter_map(|link| link.to_str().ok()).collect();
+    texts.join(", ")
 }
 
 /// The whole chain of an error, without the URL: its query may hold what isn't for everybody.

@@ -1,158 +1,182 @@
 //! Records from an HTTP API that answers with JSON.
+//!
+//! A pass fetches everything once ([`paging`]); a polled source makes one pass after the other.
 
+mod auth;
+mod cache;
+mod cursor;
 mod fetch;
+mod link;
+mod number;
+mod offset;
 mod page;
+mod paging;
+mod position;
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{FutureExt, StreamExt, stream};
-use millstream_api::source::{HttpSource, LimitOffset};
-use serde_json::json;
-use tokio::time::MissedTickBehavior;
+use futures::{StreamExt, stream};
+use millstream_api::source::HttpSource;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::{
     pointer::Pointer,
-    source::{Opening, Records, SourceBatch, http::fetch::Fetch},
+    source::{
+        Opening, Records, SourceBatch,
+        http::{
+            cache::{Cache, Found, filling::Filling},
+            fetch::Fetch,
+            paging::{Page, Pager, Pages, Place},
+            position::Progress,
+        },
+    },
+    status::StatusPart,
 };
 
-/// Opens the source; the position is the offset of the next page.
+/// Opens the source; it goes on with the page after the last one that Kafka has.
 pub fn open(spec: HttpSource, opening: &Opening<'_>) -> anyhow::Result<Records> {
-    let start = opening
-        .position
-        .and_then(|position| position["offset"].as_u64());
-    let poll = spec.poll.clone();
-    let http = Arc::new(Http {
-        fetch: Fetch::new(&spec, opening.status.clone())?,
-        records: Pointer::parse(&spec.records),
-        spec,
-    });
-    let first = start.unwrap_or(0);
-    let Some(poll) = poll else {
-        return Ok(http.pass(first));
+    let (status, metrics) = (opening.status.clone(), opening.metrics.clone());
+    let reader = Reader {
+        fetch: Arc::new(Fetch::new(&spec, opening.credentials, status.clone())?),
+        cache: Cache::new(&spec, opening.credentials, status.clone(), metrics)?.map(Arc::new),
+        ticks: spec.poll.as_ref().map(|poll| ticks(poll.interval.into())),
+        progress: Progress::new(opening.position, spec.poll.as_ref()),
+        spec: Arc::new(spec),
+        pass: None,
+        status,
     };
-    let mut interval = tokio::time::interval(at_least_a_millisecond(poll.interval.into()));
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let ticks = stream::unfold(interval, |mut interval| async move {
-        interval.tick().await;
-        Some(((), interval))
+    let batches = stream::unfold(reader, |mut reader| async move {
+        let batch = reader.next().await?;
+        Some((batch, reader))
     });
-    let passes = ticks.enumerate().flat_map(move |(pass, ())| {
-        // Only the first pass goes on where another worker stopped.
-        http.clone().pass(if pass == 0 { first } else { 0 })
-    });
-    Ok(passes.boxed())
+    Ok(batches.boxed())
 }
 
-fn at_least_a_millisecond(interval: Duration) -> Duration {
-    interval.max(Duration::from_millis(1))
+fn ticks(interval: Duration) -> Interval {
+    let mut ticks = tokio::time::interval(interval.max(Duration::from_millis(1)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
-struct Http {
-    spec: HttpSource,
-    fetch: Fetch,
-    records: Pointer,
+struct Reader {
+    spec: Arc<HttpSource>,
+    fetch: Arc<Fetch>,
+    cache: Option<Arc<Cache>>,
+    /// When passes begin; one pass only where there are none.
+    ticks: Option<Interval>,
+    progress: Progress,
+    /// The pass under way.
+    pass: Option<Pass>,
+    status: StatusPart,
 }
 
-impl Http {
-    /// All records once, from this offset on.
-    fn pass(self: Arc<Self>, start: u64) -> Records {
-        let Some(pagination) = self.spec.pagination.clone() else {
-            let page = async move { self.single().await };
-            return page.into_stream().boxed();
-        };
-        let paging = pagination.limit_offset;
-        if paging.count.is_some() {
-            self.counted(paging, start)
-        } else {
-            self.until_short(paging, start)
-        }
-    }
+struct Pass {
+    pages: Pages,
+    /// Whether the pages come from the cache.
+    cached: bool,
+    /// Takes the pages on their way, where the cache wants them.
+    filling: Option<Filling>,
+}
 
-    async fn single(&self) -> SourceBatch {
-        let parse = |body| page::records(body, &self.records);
-        let records = self.fetch.get("page", &self.spec.query, parse).await;
-        SourceBatch {
-            records,
-            position: json!({}),
-        }
-    }
-
-    /// The number of records is asked for first; pages are fetched side by side and given in order.
-    fn counted(self: Arc<Self>, paging: LimitOffset, start: u64) -> Records {
-        let concurrency = self.spec.concurrency.max(1) as usize;
-        let count = {
-            let (http, paging) = (self.clone(), paging.clone());
-            async move { http.count(&paging).await }
-        };
-        let pages = move |count: u64| {
-            let end = count.min(paging.max_records.unwrap_or(u64::MAX));
-            let http = self.clone();
-            let paging = Arc::new(paging.clone());
-            let mut next = start;
-            let offsets = std::iter::from_fn(move || {
-                let offset = next;
-                next = offset.saturating_add(paging.page_size.max(1));
-                (offset < end).then(|| (paging.clone(), offset))
-            });
-            stream::iter(offsets)
-                .map(move |(paging, offset)| {
-                    let http = http.clone();
-                    async move { http.page(&paging, offset).await }
-                })
-                .buffered(concurrency)
-        };
-        count.into_stream().flat_map(pages).boxed()
-    }
-
-    /// One page after the other until one isn't full.
-    fn until_short(self: Arc<Self>, paging: LimitOffset, start: u64) -> Records {
-        stream::unfold(Some(start), move |offset| {
-            let (http, paging) = (self.clone(), paging.clone());
-            async move {
-                let offset = offset?;
-                let limit = page_limit(&paging, offset);
-                if limit == 0 {
-                    return None;
+impl Reader {
+    async fn next(&mut self) -> Option<SourceBatch> {
+        loop {
+            let pass = match &mut self.pass {
+                Some(pass) => pass,
+                None if self.progress.position.at == Some(Place::End) => return None,
+                None => {
+                    if let Some(ticks) = &mut self.ticks {
+                        ticks.tick().await;
+                    }
+                    let pass = self.begin().await;
+                    self.pass.insert(pass)
                 }
-                let page = http.page(&paging, offset).await;
-                let full = page.records.len() as u64 >= limit;
-                Some((page, full.then_some(offset + limit)))
+            };
+            match pass.next().await {
+                Some(page) => return Some(self.batch(page)),
+                None => self.mend(),
             }
-        })
-        .boxed()
-    }
-
-    async fn page(&self, paging: &LimitOffset, offset: u64) -> SourceBatch {
-        let limit = page_limit(paging, offset);
-        let mut query = self.spec.query.clone();
-        query.insert(paging.limit_parameter.clone(), limit.to_string());
-        query.insert(paging.offset_parameter.clone(), offset.to_string());
-        let parse = |body| page::records(body, &self.records);
-        let concern = format!("page at {offset}");
-        let mut records = self.fetch.get(concern, &query, parse).await;
-        // An API that doesn't know the limit's name answers with more.
-        records.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        SourceBatch {
-            records,
-            position: json!({"offset": offset + limit}),
         }
     }
 
-    async fn count(&self, paging: &LimitOffset) -> u64 {
-        let Some(count) = &paging.count else { return 0 };
-        let pointer = Pointer::parse(&count.pointer);
+    /// A new pass, or the rest of one. Only a whole pass is one for the cache.
+    async fn begin(&mut self) -> Pass {
+        let whole = self.progress.position.at.is_none();
+        let found = match &self.cache {
+            Some(cache) if whole => cache.find().await,
+            _ => Found::Away,
+        };
+        match found {
+            Found::Hit(pages) => Pass {
+                pages,
+                cached: true,
+                filling: None,
+            },
+            Found::Miss(filling) => Pass {
+                filling: Some(filling),
+                ..self.fetch()
+            },
+            Found::Away => self.fetch(),
+        }
+    }
+
+    /// What is left of a pass, from the server itself.
+    fn fetch(&self) -> Pass {
+        let position = &self.progress.position;
         let mut query = self.spec.query.clone();
-        query.extend(count.query.clone());
-        let parse = |body| page::number(body, &pointer);
-        self.fetch.get("count", &query, parse).await
+        let poll = self.spec.poll.as_ref();
+        let incremental = poll.and_then(|poll| poll.incremental.as_ref());
+        if let (Some(incremental), Some(since)) = (incremental, &position.since) {
+            query.insert(incremental.parameter.clone(), since.clone());
+        }
+        let pager = Pager {
+            fetch: self.fetch.clone(),
+            spec: self.spec.clone(),
+            records: Pointer::parse(&self.spec.records),
+            query,
+        };
+        Pass {
+            pages: Arc::new(pager).pages(position.at.clone()),
+            cached: false,
+            filling: None,
+        }
+    }
+
+    /// The pages have ended before the last one. What the cache doesn't have any more the server
+    /// has; and where the server has lost the place, the pass starts over.
+    fn mend(&mut self) {
+        if self.pass.as_ref().is_some_and(|pass| !pass.cached) {
+            tracing::warn!("the pass starts over, and gives some records twice");
+            self.progress.start_over();
+        }
+        self.pass = Some(self.fetch());
+    }
+
+    fn batch(&mut self, page: Page) -> SourceBatch {
+        const CONCERN: &str = "position";
+        let (position, kept) = self.progress.pass(&page);
+        if page.next.is_none() {
+            self.pass = None;
+        }
+        if kept {
+            self.status.clear(CONCERN);
+        } else {
+            let message = "the cursor is too long to be kept in Kafka; after a restart the source goes on from an earlier page";
+            self.status.warn(CONCERN, message);
+        }
+        SourceBatch {
+            records: page.records,
+            position,
+        }
     }
 }
 
-/// Records to ask for at this offset: a page, or what is left of `maxRecords`.
-fn page_limit(paging: &LimitOffset, offset: u64) -> u64 {
-    let left = paging
-        .max_records
-        .unwrap_or(u64::MAX)
-        .saturating_sub(offset);
-    paging.page_size.max(1).min(left)
+impl Pass {
+    async fn next(&mut self) -> Option<Page> {
+        let page = self.pages.next().await?;
+        if let Some(filling) = self.filling.take() {
+            self.filling = filling.add(&page).await;
+        }
+        Some(page)
+    }
 }

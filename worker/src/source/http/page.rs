@@ -28,17 +28,33 @@ pub fn records(body: Bytes, pointer: &Pointer) -> Result<Vec<Bytes>, String> {
     }
 }
 
-/// The number, or string of digits, in an answer.
-pub fn number(body: Bytes, pointer: &Pointer) -> Result<u64, String> {
-    let found = find(&body, pointer)?;
+/// The number, or string of digits, in an answer; `setting` is where its pointer is from.
+pub fn number(body: &Bytes, pointer: &Pointer, setting: &str) -> Result<u64, String> {
+    let found = find(body, pointer)?;
     let text = pointer::scalar_text(found).unwrap_or_default();
     text.parse().map_err(|_| {
         format!(
-            "{} is {}, not a number of records; set `count.pointer` to the JSON Pointer of the number",
+            "{} is {}, not a number; set `{setting}` to the JSON Pointer of the number",
             place(pointer),
             pointer::kind(found)
         )
     })
+}
+
+/// The text of a string or a number in an answer whose JSON was checked; none where there isn't any,
+/// or null, false or nothing in it.
+pub fn optional_text(body: &Bytes, pointer: &Pointer) -> Result<Option<String>, String> {
+    match pointer.find(body) {
+        None | Some("null" | "false" | "\"\"") => Ok(None),
+        Some(found) => match pointer::scalar_text(found) {
+            Some(text) => Ok(Some(text)),
+            None => Err(format!(
+                "{} is {}, not where the next page is",
+                place(pointer),
+                pointer::kind(found)
+            )),
+        },
+    }
 }
 
 fn find<'a>(body: &'a Bytes, pointer: &Pointer) -> Result<&'a str, String> {
@@ -123,11 +139,37 @@ mod tests {
 
     #[test]
     fn counts_are_numbers_or_digits() {
-        let number_of =
-            |body: &str| number(Bytes::from(body.to_owned()), &Pointer::parse("/0/count"));
+        let number_of = |body: &str| {
+            number(
+                &Bytes::from(body.to_owned()),
+                &Pointer::parse("/0/count"),
+                "count",
+            )
+        };
         assert_eq!(number_of(r#"[{"count": "14776"}]"#), Ok(14776));
         assert_eq!(number_of(r#"[{"count": 3}]"#), Ok(3));
         assert!(number_of(r#"[{"count": -3}]"#).is_err());
         assert!(number_of(r#"[]"#).unwrap_err().contains("`/0/count`"));
+    }
+
+    #[test]
+    fn the_last_page_has_no_next() {
+        let next = |body: &str| {
+            optional_text(&Bytes::from(body.to_owned()), &Pointer::parse("/meta/next"))
+        };
+        assert_eq!(
+            next(r#"{"meta": {"next": "a\"b"}}"#),
+            Ok(Some("a\"b".into()))
+        );
+        assert_eq!(next(r#"{"meta": {"next": 17}}"#), Ok(Some("17".into())));
+        for last in ["{}", r#"{"meta": {}}"#, r#"{"meta": {"next": null}}"#] {
+            assert_eq!(next(last), Ok(None), "{last}");
+        }
+        assert_eq!(next(r#"{"meta": {"next": ""}}"#), Ok(None));
+        assert!(
+            next(r#"{"meta": {"next": {}}}"#)
+                .unwrap_err()
+                .contains("an object")
+        );
     }
 }

@@ -1,0 +1,109 @@
+//! Pages that say where the next one is.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use millstream_api::source::http::Cursor;
+use url::Url;
+
+use crate::{
+    pointer::Pointer,
+    source::http::{
+        fetch::{Answer, Refused},
+        link, page,
+        paging::{Page, Pager, Pages, Place},
+    },
+};
+
+/// A cursor that the server refuses so often is no longer good.
+const REFUSALS: u32 = 3;
+
+struct Cursors {
+    pager: Arc<Pager>,
+    paging: Cursor,
+    next: Option<Pointer>,
+}
+
+/// The pages; ends before the last one where the server doesn't know the cursor any more.
+pub fn pages(pager: Arc<Pager>, paging: Cursor, from: Option<Place>) -> Pages {
+    let next = paging.next.as_deref().map(Pointer::parse);
+    let cursors = Arc::new(Cursors {
+        pager,
+        paging,
+        next,
+    });
+    stream::unfold(Some(from), move |state| {
+        let cursors = cursors.clone();
+        async move {
+            let page = cursors.page(state?.as_ref()).await?;
+            let next = page.next.clone();
+            Some((page, next.map(Some)))
+        }
+    })
+    .boxed()
+}
+
+impl Cursors {
+    async fn page(&self, at: Option<&Place>) -> Option<Page> {
+        let url = self.url(at)?;
+        let parse = |answer: &Answer| {
+            let records = self.pager.records_of(answer)?;
+            Ok((records, self.next(answer)?))
+        };
+        let mut refusals = 0;
+        loop {
+            let answer = self.pager.fetch.get_or_refusal("page", &url, parse).await;
+            match answer {
+                Ok(found) => return Some(page(found, at)),
+                Err(refused) => {
+                    refused.wait().await;
+                    refusals += u32::from(at.is_some() && may_be_too_old(&refused));
+                }
+            }
+            if refusals == REFUSALS {
+                tracing::warn!("the server doesn't know the next page any more");
+                return None;
+            }
+        }
+    }
+
+    /// None for what was kept and is no URL.
+    fn url(&self, at: Option<&Place>) -> Option<Url> {
+        match (at, &self.paging.parameter) {
+            (Some(Place::Url(url)), _) => url.parse().ok(),
+            (Some(Place::Cursor(cursor)), Some(name)) => {
+                Some(self.pager.url([(name, cursor.clone())]))
+            }
+            _ => Some(self.pager.url([])),
+        }
+    }
+
+    fn next(&self, answer: &Answer) -> Result<Option<Place>, String> {
+        let next = match &self.next {
+            Some(pointer) => page::optional_text(&answer.body, pointer)?,
+            None => link::next(&answer.links).map(str::to_owned),
+        };
+        match next {
+            None => Ok(None),
+            Some(cursor) if self.paging.parameter.is_some() => Ok(Some(Place::Cursor(cursor))),
+            Some(url) => {
+                let url = self.pager.fetch.resolve(answer, &url)?;
+                Ok(Some(Place::Url(url.into())))
+            }
+        }
+    }
+}
+
+fn page((records, next): (Vec<Bytes>, Option<Place>), at: Option<&Place>) -> Page {
+    Page {
+        records,
+        // A page that is its own next one is the last.
+        next: next.filter(|next| Some(next) != at),
+    }
+}
+
+/// Cursors don't live for ever, and a worker may be away for long.
+fn may_be_too_old(refused: &Refused) -> bool {
+    matches!(refused.status.as_u16(), 400 | 404 | 410 | 422)
+}

@@ -1,0 +1,103 @@
+//! Pages by their number.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, stream};
+use millstream_api::source::http::PageNumber;
+
+use crate::{
+    pointer::Pointer,
+    source::http::{
+        fetch::Answer,
+        page,
+        paging::{Page, Pager, Pages, Place},
+    },
+};
+
+struct Numbers {
+    pager: Arc<Pager>,
+    paging: PageNumber,
+}
+
+pub fn pages(pager: Arc<Pager>, paging: PageNumber, from: Option<Place>) -> Pages {
+    let start = match from {
+        Some(Place::Page(number)) => number,
+        _ => paging.first_page,
+    };
+    let total = paging.total_pages.as_deref().map(Pointer::parse);
+    let numbers = Arc::new(Numbers { pager, paging });
+    match total {
+        Some(total) => numbers.totalled(total, start),
+        None => numbers.in_turn(start),
+    }
+}
+
+impl Numbers {
+    /// The first answer says how many pages there are; the others are fetched side by side and
+    /// given in order.
+    fn totalled(self: Arc<Self>, total: Pointer, start: u64) -> Pages {
+        let concurrency = self.pager.concurrency();
+        let first = self.clone();
+        let first = async move {
+            let parse = |answer: &Answer| {
+                let records = first.pager.records_of(answer)?;
+                let total = page::number(&answer.body, &total, "totalPages")?;
+                Ok((records, total))
+            };
+            let (records, total) = first.get(start, parse).await;
+            // The number of the page after the last one.
+            (records, first.paging.first_page.saturating_add(total))
+        };
+        let pages = move |(records, end): (Vec<Bytes>, u64)| {
+            let page = move |number, records| {
+                let next = (number + 1 < end).then_some(Place::Page(number + 1));
+                Page { records, next }
+            };
+            let numbers = self.clone();
+            let others = stream::iter(start + 1..end)
+                .map(move |number| {
+                    let numbers = numbers.clone();
+                    async move { page(number, numbers.page(number).await) }
+                })
+                .buffered(concurrency);
+            let first = page(start, records);
+            stream::once(async move { first }).chain(others)
+        };
+        first.into_stream().flat_map(pages).boxed()
+    }
+
+    /// One page after the other until one is empty, or shorter than the one before.
+    fn in_turn(self: Arc<Self>, start: u64) -> Pages {
+        stream::unfold(Some((start, 0)), move |state| {
+            let numbers = self.clone();
+            async move {
+                let (number, before) = state?;
+                let records = numbers.page(number).await;
+                let given = records.len();
+                let last = given == 0 || given < before;
+                let page = Page {
+                    records,
+                    next: (!last).then_some(Place::Page(number + 1)),
+                };
+                Some((page, (!last).then_some((number + 1, given))))
+            }
+        })
+        .boxed()
+    }
+
+    async fn page(&self, number: u64) -> Vec<Bytes> {
+        let parse = |answer: &Answer| self.pager.records_of(answer);
+        self.get(number, parse).await
+    }
+
+    async fn get<T>(&self, number: u64, parse: impl Fn(&Answer) -> Result<T, String>) -> T {
+        let page = (self.paging.parameter.as_str(), number.to_string());
+        let url = match (&self.paging.size_parameter, self.paging.page_size) {
+            (Some(name), Some(size)) => self.pager.url([page, (name, size.to_string())]),
+            _ => self.pager.url([page]),
+        };
+        let concern = format!("page {number}");
+        self.pager.fetch.get(concern, &url, parse).await
+    }
+}

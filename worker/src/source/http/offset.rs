@@ -1,0 +1,138 @@
+//! Pages by a limit and an offset.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, stream};
+use millstream_api::source::http::{CountRequest, LimitOffset};
+
+use crate::{
+    pointer::Pointer,
+    source::http::{
+        fetch::Answer,
+        page,
+        paging::{Page, Pager, Pages, Place},
+    },
+};
+
+struct Offsets {
+    pager: Arc<Pager>,
+    paging: LimitOffset,
+}
+
+pub fn pages(pager: Arc<Pager>, paging: LimitOffset, from: Option<Place>) -> Pages {
+    let start = match from {
+        Some(Place::Offset(offset)) => offset,
+        _ => 0,
+    };
+    let count = paging.count.clone();
+    let offsets = Arc::new(Offsets { pager, paging });
+    match count {
+        Some(count) => offsets.counted(count, start),
+        None => offsets.in_turn(start),
+    }
+}
+
+impl Offsets {
+    /// The number of records is asked for first; pages are fetched side by side and given in order.
+    fn counted(self: Arc<Self>, count: CountRequest, start: u64) -> Pages {
+        let counting = self.clone();
+        let end = async move {
+            let count = counting.count(&count).await;
+            count.min(counting.paging.max_records.unwrap_or(u64::MAX))
+        };
+        let concurrency = self.pager.concurrency();
+        let pages = move |end: u64| {
+            let size = self.paging.page_size.max(1);
+            let all = self.clone();
+            let next = move |offset: &u64| Some(offset.saturating_add(size)).filter(|at| *at < end);
+            // There is always one page, though it may be empty: the pass has to have a last one.
+            let starts = std::iter::successors(Some(start), next);
+            let page = move |offset: u64| {
+                let all = all.clone();
+                async move { all.page(offset, end).await }
+            };
+            stream::iter(starts).map(page).buffered(concurrency)
+        };
+        end.into_stream().flat_map(pages).boxed()
+    }
+
+    /// A page of a result whose end is known. A server that gives less than it is asked for, because
+    /// it has a limit of its own, is asked for the rest.
+    async fn page(&self, offset: u64, end: u64) -> Page {
+        let limit = self.paging.page_size.max(1);
+        let limit = limit.min(end.saturating_sub(offset));
+        let mut records = Vec::new();
+        loop {
+            let missing = limit - records.len() as u64;
+            if missing == 0 {
+                break;
+            }
+            let more = self.part(offset + records.len() as u64, missing).await;
+            if more.is_empty() {
+                // The result has become shorter since it was counted.
+                break;
+            }
+            records.extend(more);
+        }
+        let next = offset.saturating_add(limit);
+        Page {
+            records,
+            next: (next < end).then_some(Place::Offset(next)),
+        }
+    }
+
+    /// One page after the other until one is empty, or shorter than the one before: a server's own
+    /// limit may be lower than ours.
+    fn in_turn(self: Arc<Self>, start: u64) -> Pages {
+        stream::unfold(Some((start, 0)), move |state| {
+            let offsets = self.clone();
+            async move {
+                let (offset, before) = state?;
+                let limit = offsets.limit(offset);
+                let records = match limit {
+                    0 => Vec::new(),
+                    _ => offsets.part(offset, limit).await,
+                };
+                let given = records.len() as u64;
+                let next = offset + given;
+                let last = given == 0 || given < before || offsets.limit(next) == 0;
+                let page = Page {
+                    records,
+                    next: (!last).then_some(Place::Offset(next)),
+                };
+                Some((page, (!last).then_some((next, given))))
+            }
+        })
+        .boxed()
+    }
+
+    /// Records to ask for at this offset: a page, or what is left of `maxRecords`.
+    fn limit(&self, offset: u64) -> u64 {
+        let max = self.paging.max_records.unwrap_or(u64::MAX);
+        let left = max.saturating_sub(offset);
+        self.paging.page_size.max(1).min(left)
+    }
+
+    async fn part(&self, offset: u64, limit: u64) -> Vec<Bytes> {
+        let url = self.pager.url([
+            (&self.paging.limit_parameter, limit.to_string()),
+            (&self.paging.offset_parameter, offset.to_string()),
+        ]);
+        let parse = |answer: &Answer| self.pager.records_of(answer);
+        let concern = format!("page at {offset}");
+        let mut records = self.pager.fetch.get(concern, &url, parse).await;
+        // A server that doesn't know the limit's name answers with more.
+        records.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        records
+    }
+
+    async fn count(&self, count: &CountRequest) -> u64 {
+        let pointer = Pointer::parse(&count.pointer);
+        let mut query = self.pager.query.clone();
+        query.extend(count.query.clone());
+        let url = self.pager.fetch.url(&query);
+        let parse = |answer: &Answer| page::number(&answer.body, &pointer, "count.pointer");
+        self.pager.fetch.get("count", &url, parse).await
+    }
+}

@@ -1,0 +1,94 @@
+//! The pages of a result, and the places where they begin.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, stream::BoxStream};
+use millstream_api::source::HttpSource;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::{
+    pointer::Pointer,
+    source::http::{
+        cursor,
+        fetch::{Answer, Fetch},
+        number, offset, page,
+    },
+};
+
+/// Where a page begins. What a pagination doesn't know is its beginning.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub enum Place {
+    Offset(u64),
+    Page(u64),
+    Cursor(String),
+    Url(String),
+    /// After the last page.
+    End,
+}
+
+/// Some of the records.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page {
+    pub records: Vec<Bytes>,
+    /// The place after them; none after the last page.
+    pub next: Option<Place>,
+}
+
+/// The pages from some place on. A stream that ends before the last page can't go on.
+pub type Pages = BoxStream<'static, Page>;
+
+/// Fetches the pages of one pass.
+pub struct Pager {
+    pub fetch: Arc<Fetch>,
+    pub spec: Arc<HttpSource>,
+    /// Where the records are in an answer.
+    pub records: Pointer,
+    /// What every request of the pass asks for.
+    pub query: BTreeMap<String, String>,
+}
+
+impl Pager {
+    /// All pages from a place on, the first one where there is none.
+    pub fn pages(self: Arc<Self>, from: Option<Place>) -> Pages {
+        let pagination = self.spec.pagination.clone().unwrap_or_default();
+        if let Some(paging) = pagination.limit_offset {
+            offset::pages(self, paging, from)
+        } else if let Some(paging) = pagination.page_number {
+            number::pages(self, paging, from)
+        } else if let Some(paging) = pagination.cursor {
+            cursor::pages(self, paging, from)
+        } else {
+            async move { self.single().await }.into_stream().boxed()
+        }
+    }
+
+    async fn single(&self) -> Page {
+        let url = self.url([]);
+        let records = |answer: &Answer| self.records_of(answer);
+        Page {
+            records: self.fetch.get("page", &url, records).await,
+            next: None,
+        }
+    }
+
+    /// The pipeline's URL with the pass's query and these parameters.
+    pub fn url<const N: usize>(&self, parameters: [(&str, String); N]) -> Url {
+        let mut query = self.query.clone();
+        for (name, value) in parameters {
+            query.insert(name.to_owned(), value);
+        }
+        self.fetch.url(&query)
+    }
+
+    pub fn records_of(&self, answer: &Answer) -> Result<Vec<Bytes>, String> {
+        page::records(answer.body.clone(), &self.records)
+    }
+
+    /// Pages that may be fetched side by side.
+    pub fn concurrency(&self) -> usize {
+        self.spec.concurrency.max(1) as usize
+    }
+}
