@@ -1,11 +1,14 @@
 //! Where the records of a pipeline come from.
 
+pub mod file;
+
 use std::collections::BTreeMap;
 
 use kube::{KubeSchema, core::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::file::FileSource;
 use crate::connection::SecretValue;
 
 /// Durations as Go and Kubernetes write them. Checked by the API server, because a resource that
@@ -15,11 +18,14 @@ const DURATION: &str = r"^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$";
 /// The source of a pipeline: exactly one of its fields is set.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.http), has(self.generator)].filter(x, x).size() == 1").message("exactly one of http and generator must be set"))]
+#[x_kube(validation = Rule::new("[has(self.http), has(self.file), has(self.generator)].filter(x, x).size() == 1").message("exactly one of http, file and generator must be set"))]
 pub struct Source {
     /// Records from an HTTP API.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpSource>,
+    /// Records from files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<FileSource>,
     /// Made-up records in the shape of the schema, for trying out and for load tests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generator: Option<GeneratorSource>,
@@ -28,7 +34,25 @@ pub struct Source {
 impl Source {
     /// The Secrets that the source needs, by the name of the file in which the worker finds the value.
     pub fn secrets(&self) -> BTreeMap<&'static str, &SecretValue> {
-        BTreeMap::new()
+        self.files()
+            .map(FileSource::secrets)
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    /// The files that are read, as the source itself or to be replayed.
+    pub fn files(&self) -> Option<&FileSource> {
+        let generator = self.generator.as_ref();
+        let replay = generator.and_then(|generator| generator.replay.as_ref());
+        self.file.as_ref().or(replay.map(|replay| &replay.file))
+    }
+
+    /// [`Source::files`], to be changed.
+    pub fn files_mut(&mut self) -> Option<&mut FileSource> {
+        let generator = self.generator.as_mut();
+        let replay = generator.and_then(|generator| generator.replay.as_mut());
+        self.file.as_mut().or(replay.map(|replay| &mut replay.file))
     }
 }
 
@@ -134,9 +158,10 @@ pub struct CountRequest {
     pub pointer: String,
 }
 
-/// Made-up records: the same seed gives the same records.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+/// Made-up records: the same seed gives the same records. Or recorded ones, played again.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.replay) || self.seed == 0").message("seed is for made-up records: leave it out beside replay"))]
 pub struct GeneratorSource {
     /// Records per second; as many as Kafka takes where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -148,4 +173,18 @@ pub struct GeneratorSource {
     /// Seed of the random values.
     #[serde(default)]
     pub seed: u64,
+    /// Play the records of files in place of made-up ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<RecordedFile>,
+}
+
+/// Records of files, played at the generator's rate.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RecordedFile {
+    /// The files.
+    pub file: FileSource,
+    /// Begin again at the end, until `count` records are played.
+    #[serde(default)]
+    pub repeat: bool,
 }

@@ -3,6 +3,7 @@
 //! A new source is a file here, a variant of `millstream_api::source::Source`, and a line in
 //! [`open`].
 
+pub mod file;
 pub mod generator;
 pub mod http;
 
@@ -14,10 +15,12 @@ use serde_json::Value;
 use crate::{config::Credentials, metrics::StageMetrics, status::StatusPart};
 
 /// Records, and the position after them.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct SourceBatch {
     /// JSON records, byte for byte as the source gave them.
     pub records: Vec<Bytes>,
+    /// What isn't a record, and why: it goes to the dead letter.
+    pub rejected: Vec<(Bytes, String)>,
     /// From here the source goes on once Kafka has these records and all before.
     pub position: Value,
 }
@@ -45,9 +48,12 @@ pub fn open(source: &Source, opening: &Opening<'_>) -> anyhow::Result<Records> {
             http: Some(http), ..
         } => http::open(http.clone(), opening),
         Source {
+            file: Some(file), ..
+        } => file::open(file.clone(), opening),
+        Source {
             generator: Some(generator),
             ..
         } => generator::open(generator.clone(), opening),
-        _ => anyhow::bail!("the pipeline has no source; set one of http and generator"),
+        _ => anyhow::bail!("the pipeline has no source; set one of http, file and generator"),
     }
 }

@@ -75,6 +75,7 @@ impl Http {
         SourceBatch {
             records,
             position: json!({}),
+            ..SourceBatch::default()
         }
     }
 
@@ -136,6 +137,7 @@ impl Http {
         SourceBatch {
             records,
             position: json!({"offset": offset + limit}),
+            ..SourceBatch::default()
         }
     }
 
