@@ -164,7 +164,12 @@ async fn csv_is_read_as_it_is_said() {
     std::fs::write(&path, "a;'x;y';-;false\nb;\\N;1e3;1\n").unwrap();
     let csv = json!({"delimiter": ";", "header": false, "quote": "'", "nullValue": "-"});
     let spec = json!({"path": path, "format": "csv", "csv": csv});
-    let source = open(spec, "id TEXT, name TEXT, price DOUBLE, ok BOOLEAN", None, &status().1);
+    let source = open(
+        spec,
+        "id TEXT, name TEXT, price DOUBLE, ok BOOLEAN",
+        None,
+        &status().1,
+    );
     let batches: Vec<_> = source.collect().await;
     assert_eq!(
         texts(&batches),

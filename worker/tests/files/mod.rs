@@ -211,7 +211,11 @@ impl Server {
 
 async fn serve(State(state): State<Arc<Mutex<Served>>>, headers: HeaderMap) -> Response {
     let mut served = state.lock().unwrap();
-    let header = |name| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+    let header = |name| {
+        headers
+            .get(name)
+            .map(|value| value.to_str().unwrap().to_owned())
+    };
     let range = header(header::RANGE);
     served.requests.push(range.clone());
     let bytes = served.bytes.clone();
@@ -225,7 +229,10 @@ async fn serve(State(state): State<Arc<Mutex<Served>>>, headers: HeaderMap) -> R
         Some(end) => cut(body.slice(..end)),
         None => Body::from(body),
     };
-    let length = [(header::CONTENT_LENGTH, length.to_string()), (header::ETAG, tag)];
+    let length = [
+        (header::CONTENT_LENGTH, length.to_string()),
+        (header::ETAG, tag),
+    ];
     match start {
         None => (length, body).into_response(),
         Some(start) => {

@@ -278,10 +278,7 @@ impl Files {
 }
 
 /// What was read before an error is given all the same.
-fn give_rest(
-    read: Result<(), ReadError>,
-    batches: &mut Batches,
-) -> Result<(), ReadError> {
+fn give_rest(read: Result<(), ReadError>, batches: &mut Batches) -> Result<(), ReadError> {
     match read {
         Ok(()) => batches.flush(),
         Err(ReadError::Closed) => Err(ReadError::Closed),
@@ -301,3 +298,6 @@ async fn blocking<T: Send + 'static>(
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

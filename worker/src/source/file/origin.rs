@@ -157,7 +157,10 @@ async fn list_path(path: &Path) -> anyhow::Result<Vec<String>> {
             continue;
         };
         // The files of a mounted ConfigMap are links.
-        if tokio::fs::metadata(entry.path()).await.is_ok_and(|file| file.is_file()) {
+        if tokio::fs::metadata(entry.path())
+            .await
+            .is_ok_and(|file| file.is_file())
+        {
             names.push(name.to_owned());
         }
     }

@@ -252,7 +252,11 @@ fn written(text: &str) -> Option<NaiveDateTime> {
             return Some(time.naive_utc());
         }
     }
-    for format in ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M"] {
+    for format in [
+        "%Y-%m-%dT%H:%M:%S%.f",
+        "%Y-%m-%d %H:%M:%S%.f",
+        "%Y-%m-%dT%H:%M",
+    ] {
         if let Ok(time) = NaiveDateTime::parse_from_str(text, format) {
             return Some(time);
         }
@@ -268,8 +272,14 @@ mod tests {
     #[test]
     fn times_in_all_their_forms() {
         for (value, time) in [
-            (r#""2018-05-06T17:44:05.866769""#, Some("2018-05-06 17:44:05.866769")),
-            (r#""2018-05-06T01:00:00+02:00""#, Some("2018-05-05 23:00:00")),
+            (
+                r#""2018-05-06T17:44:05.866769""#,
+                Some("2018-05-06 17:44:05.866769"),
+            ),
+            (
+                r#""2018-05-06T01:00:00+02:00""#,
+                Some("2018-05-05 23:00:00"),
+            ),
             (r#""2018-05-06 01:00:00+0200""#, Some("2018-05-05 23:00:00")),
             (r#""2018-05-06 01:00:00""#, Some("2018-05-06 01:00:00")),
             (r#""2018-05-06""#, Some("2018-05-06 00:00:00")),

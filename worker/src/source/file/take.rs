@@ -109,9 +109,7 @@ impl Batches {
             rejected: std::mem::take(&mut self.rejected),
             position: self.position.to_json(),
         };
-        self.out
-            .blocking_send(batch)
-            .map_err(|_| ReadError::Closed)
+        self.out.blocking_send(batch).map_err(|_| ReadError::Closed)
     }
 }
 

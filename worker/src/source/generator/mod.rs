@@ -111,7 +111,12 @@ impl Generator {
 
 #[cfg(test)]
 mod tests {
+    use std::{path::PathBuf, sync::Arc};
+
+    use serde_json::Value;
+
     use super::*;
+    use crate::{config::Credentials, metrics::Metrics, status::Status};
 
     const USERS: &str = "gender TEXT, name STRUCT<first TEXT, last TEXT>, \
         login STRUCT<uuid UUID, username TEXT>, email TEXT, tags ARRAY<TEXT>, \
@@ -157,15 +162,23 @@ mod tests {
     #[tokio::test]
     async fn goes_on_at_its_position_and_ends_at_its_count() {
         let spec = GeneratorSource {
-            rate: None,
             count: Some(1_200),
             seed: 1,
+            ..GeneratorSource::default()
         };
-        let all: Vec<_> = open(spec.clone(), USERS, None).unwrap().collect().await;
-        let rest: Vec<_> = open(spec, USERS, Some(&all[0].position))
-            .unwrap()
-            .collect()
-            .await;
+        let status = Arc::new(Status::default()).part("ingest");
+        let records = |position: Option<&Value>| {
+            let opening = Opening {
+                schema: USERS,
+                credentials: &Credentials::new(PathBuf::new()),
+                position,
+                status: &status,
+                metrics: &Metrics::default().stage("ingest"),
+            };
+            open(spec.clone(), &opening).unwrap()
+        };
+        let all: Vec<_> = records(None).collect().await;
+        let rest: Vec<_> = records(Some(&all[0].position)).collect().await;
         let sizes: Vec<_> = all.iter().map(|batch| batch.records.len()).collect();
         assert_eq!(sizes, [500, 500, 200]);
         assert_eq!(rest, all[1..]);

@@ -138,6 +138,9 @@ fn object(value: &[u8]) -> Result<&[u8], String> {
     })?;
     match text.as_bytes() {
         json @ [b'{', ..] => Ok(json),
-        _ => Err(format!("it is {}, not an object", crate::pointer::kind(text))),
+        _ => Err(format!(
+            "it is {}, not an object",
+            crate::pointer::kind(text)
+        )),
     }
 }
