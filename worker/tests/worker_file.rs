@@ -366,3 +366,153 @@ async fn the_landing_zone_keeps_the_download_and_is_read_again() {
     assert_eq!(rest, batches[1..]);
     assert_eq!(server.requests().len(), 1);
 }
+
+/// Sessions as the recorded ones are, of some days and not in order.
+fn sessions() -> Vec<Value> {
+    let session = |n: u64| {
+        let day = 1 + n * 7 % 5;
+        json!({"session": n, "ts": format!("2018-05-{day:02}T{:02}:00:00.5", n % 24)})
+    };
+    (0..5_000).map(session).collect()
+}
+
+fn day(text: &str) -> String {
+    let json: Value = serde_json::from_str(text).unwrap();
+    json["ts"].as_str().unwrap()[..10].to_owned()
+}
+
+#[tokio::test]
+async fn a_replay_gives_date_by_date() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sessions.zip");
+    let (first, second) = (sessions()[..2_500].to_vec(), sessions()[2_500..].to_vec());
+    let mut second = written("ndjson", &second);
+    second.extend_from_slice(b"{\"session\": 1}\n{\"ts\": \"soon\"}\n{");
+    let zip = files::zip(&[
+        ("1.ndjson", &written("ndjson", &first)),
+        ("2.ndjson", &second),
+    ]);
+    std::fs::write(&path, zip).unwrap();
+    let spec = json!({"path": path, "replay": {"eventTime": "ts"}});
+    let batches = collect(spec.clone(), None).await;
+
+    let mut expected: Vec<_> = sessions().iter().map(Value::to_string).collect();
+    // The order of a date's records is the file's.
+    expected.sort_by_key(|text| day(text));
+    assert_eq!(texts(&batches), expected);
+    for batch in &batches {
+        let mut days: Vec<_> = texts(std::slice::from_ref(batch))
+            .iter()
+            .map(|text| day(text))
+            .collect();
+        days.dedup();
+        assert!(days.len() <= 1, "{days:?}");
+    }
+    let rejected: Vec<_> = batches.iter().flat_map(|batch| &batch.rejected).collect();
+    for ((_, reason), says) in rejected.iter().zip([
+        "it has no event time `/ts`",
+        "its event time `/ts` is \"soon\", not a time",
+        "sessions.zip, member 2.ndjson, line 2503: it isn't JSON",
+    ]) {
+        assert!(reason.contains(says), "{reason}");
+    }
+    assert_eq!(rejected.len(), 3);
+    for (index, batch) in batches.iter().enumerate() {
+        let rest = collect(spec.clone(), Some(&batch.position)).await;
+        assert_eq!(rest, batches[index + 1..]);
+    }
+}
+
+#[tokio::test]
+async fn a_replay_takes_its_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sessions.ndjson");
+    std::fs::write(&path, written("ndjson", &sessions())).unwrap();
+    let replay = json!({"eventTime": "/ts", "interval": "200ms", "granularity": "month"});
+    let started = std::time::Instant::now();
+    collect(json!({"path": path, "replay": replay}), None).await;
+    assert!(started.elapsed() < Duration::from_secs(2));
+    let replay = json!({"eventTime": "/ts", "interval": "200ms"});
+    let started = std::time::Instant::now();
+    collect(json!({"path": path, "replay": replay}), None).await;
+    assert!(started.elapsed() >= Duration::from_millis(800));
+}
+
+fn recorded(name: &str) -> Option<std::path::PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
+    let path = root.join(name);
+    if !path.exists() {
+        eprintln!("skipped: no recorded data");
+        return None;
+    }
+    Some(path)
+}
+
+#[tokio::test]
+async fn recorded_sessions_are_replayed_by_date() {
+    let Some(path) = recorded("session_start_end.jsonl.gz") else {
+        return;
+    };
+    let spec = json!({"path": path, "replay": {"eventTime": "/ts"}});
+    let batches = collect(spec, None).await;
+    let texts = texts(&batches);
+    assert_eq!(texts.len(), 44_474);
+    let days: Vec<_> = texts.iter().map(|text| day(text)).collect();
+    assert!(days.is_sorted());
+    assert_eq!(
+        (days[0].as_str(), days[44_473].as_str()),
+        ("2018-05-06", "2018-07-02")
+    );
+    assert_eq!(days.iter().filter(|day| *day == "2018-05-08").count(), 518);
+}
+
+#[tokio::test]
+async fn recorded_answers_and_lines_are_read() {
+    for (name, records, count) in [
+        ("randomuser_api_response_200.json", "/results", 200),
+        ("randomuser_api_response_111.json", "/results", 111),
+        ("meetup_rsvps.deid.jsonl.gz", "", 1_541),
+        ("nyc_dca_businesses.soda.deid.jsonl.gz", "", 14_776),
+    ] {
+        let Some(path) = recorded(name) else { return };
+        let batches = collect(json!({"path": path, "records": records}), None).await;
+        assert_eq!(texts(&batches).len(), count, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_recording_is_played_at_its_rate_again_and_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("r.ndjson");
+    std::fs::write(&path, written("ndjson", &records(700))).unwrap();
+    let play = |settings: Value, position: Option<&Value>| {
+        let mut spec = json!({"replay": {"file": {"path": path}}});
+        for (name, value) in settings.as_object().unwrap() {
+            match name.as_str() {
+                "repeat" => spec["replay"]["repeat"] = value.clone(),
+                _ => spec[name] = value.clone(),
+            }
+        }
+        files::generator(spec, position)
+    };
+    let once: Vec<_> = play(json!({}), None).collect().await;
+    assert_eq!(values(&texts(&once)), records(700));
+
+    let started = std::time::Instant::now();
+    let paced: Vec<_> = play(json!({"rate": 500, "repeat": true, "count": 1_000}), None)
+        .collect()
+        .await;
+    let took = started.elapsed().as_secs_f64();
+    assert!((1.8..3.0).contains(&took), "{took} s");
+    let expected: Vec<_> = records(700).into_iter().chain(records(300)).collect();
+    assert_eq!(values(&texts(&paced)), expected);
+    for (index, batch) in paced.iter().enumerate().step_by(7) {
+        let rest: Vec<_> = play(
+            json!({"repeat": true, "count": 1_000}),
+            Some(&batch.position),
+        )
+        .collect()
+        .await;
+        assert_eq!(texts(&rest), texts(&paced[index + 1..]));
+    }
+}

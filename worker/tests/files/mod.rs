@@ -252,3 +252,16 @@ fn cut(begin: Bytes) -> Body {
     });
     Body::from_stream(stream::iter([Ok(begin)]).chain(cut))
 }
+
+/// A generator's records.
+pub fn generator(spec: Value, position: Option<&Value>) -> Records {
+    let opening = Opening {
+        schema: schema(),
+        credentials: &Credentials::new(PathBuf::new()),
+        position,
+        status: &status().1,
+        metrics: &Metrics::default().stage("ingest"),
+    };
+    millstream_worker::source::generator::open(serde_json::from_value(spec).unwrap(), &opening)
+        .unwrap()
+}

@@ -286,17 +286,13 @@ fn give_rest(read: Result<(), ReadError>, batches: &mut Batches) -> Result<(), R
     }
 }
 
-/// Runs what reads and computes on a thread of its own.
+/// Runs what reads and computes on a thread of its own. A decoder that panics over a damaged file
+/// has failed as any other.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ReadError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => Ok(done),
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(ReadError::Closed),
-        },
-    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| ReadError::Unreadable(format!("it can't be read: {error}")))
 }
 
 #[cfg(test)]

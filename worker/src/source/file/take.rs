@@ -11,6 +11,8 @@ use crate::source::SourceBatch;
 
 /// Records of a batch at most.
 const MAX_RECORDS: usize = 500;
+/// Records that are passed over until somebody is asked whether the rest is wanted.
+const PASSED_AT_ONCE: u64 = 1_000;
 /// A batch is full with so many bytes.
 const MAX_BYTES: usize = 256 * 1024;
 
@@ -85,6 +87,9 @@ impl Batches {
                 return Err(ReadError::Rewritten);
             }
             self.passing = None;
+        }
+        if now.records.is_multiple_of(PASSED_AT_ONCE) && self.out.is_closed() {
+            return Err(ReadError::Closed);
         }
         Ok(true)
     }

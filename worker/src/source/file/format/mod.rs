@@ -91,8 +91,10 @@ impl Formats {
             ("parquet", _) => Ok(FileFormat::Parquet),
             _ if beginning.starts_with(b"PAR1") => Ok(FileFormat::Parquet),
             (_, Some(b'[')) => Ok(FileFormat::JsonArray),
-            (_, Some(b'{')) if !self.records.is_empty() => Ok(FileFormat::JsonArray),
-            (_, Some(b'{')) | ("json", None) | (_, None) => Ok(FileFormat::Ndjson),
+            (_, Some(b'{')) if !self.records.is_empty() || spread(beginning) => {
+                Ok(FileFormat::JsonArray)
+            }
+            (_, Some(b'{') | None) => Ok(FileFormat::Ndjson),
             _ => Err(ReadError::Unreadable(
                 "its format can't be told from its name and beginning: set `format`".into(),
             )),
@@ -106,6 +108,15 @@ impl Formats {
         }
         csv
     }
+}
+
+/// Whether the first object goes on after the end of its line.
+fn spread(beginning: &[u8]) -> bool {
+    let line = beginning
+        .trim_ascii_start()
+        .split_inclusive(|byte| *byte == b'\n');
+    line.take(1)
+        .any(|line| line.ends_with(b"\n") && object(line).is_err())
 }
 
 /// What editors and spreadsheets put before UTF-8.
