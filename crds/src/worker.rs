@@ -59,6 +59,8 @@ pub mod dead_letter {
 /// A worker's configuration: the stage is configuration, the loop is one.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(tag = "stage", rename_all = "camelCase")]
+// A worker has one.
+#[allow(clippy::large_enum_variant)]
 pub enum WorkerConfig {
     /// Source → topic.
     Ingest(IngestConfig),

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod files;
+#[allow(dead_code)]
 mod support;
 
 use std::{fmt::Write, time::Duration};

@@ -68,7 +68,7 @@ impl Dates {
         Ok(Dates {
             event_time,
             granularity: replay.granularity,
-            interval: replay.interval.clone().map(Duration::from),
+            interval: replay.interval.map(Duration::from),
             folder: tempfile::tempdir()?,
             share: scratch.share(),
             dates: BTreeMap::new(),
