@@ -1,18 +1,17 @@
 //! Where the records of a pipeline come from.
 
+pub mod database;
+pub mod file;
+pub mod http;
+
 use std::collections::BTreeMap;
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::{database::DatabaseSource, file::FileSource, http::HttpSource};
 use crate::connection::SecretValue;
-
-pub mod database;
-pub mod http;
-
-pub use database::DatabaseSource;
-pub use http::HttpSource;
 
 /// Durations as Go and Kubernetes write them. Checked by the API server, because a resource that
 /// can't be deserialized can't be told what is wrong with it.
@@ -21,7 +20,7 @@ const DURATION: &str = r"^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$";
 /// The source of a pipeline: exactly one of its fields is set.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.http), has(self.database), has(self.generator)].filter(x, x).size() == 1").message("exactly one of http, database and generator must be set"))]
+#[x_kube(validation = Rule::new("[has(self.http), has(self.file), has(self.database), has(self.generator)].filter(x, x).size() == 1").message("exactly one of http, file, database and generator must be set"))]
 pub struct Source {
     /// Records from an HTTP API.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -29,6 +28,9 @@ pub struct Source {
     /// Rows of a database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<Box<DatabaseSource>>,
+    /// Records from files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<FileSource>,
     /// Made-up records in the shape of the schema, for trying out and for load tests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generator: Option<GeneratorSource>,
@@ -39,13 +41,31 @@ impl Source {
     pub fn secrets(&self) -> BTreeMap<&'static str, &SecretValue> {
         let http = self.http.iter().flat_map(HttpSource::secrets);
         let database = self.database.iter().flat_map(|database| database.secrets());
-        http.chain(database).collect()
+        let files = self.files().map(FileSource::secrets);
+        http.chain(database)
+            .chain(files.into_iter().flatten())
+            .collect()
+    }
+
+    /// The files that are read, as the source itself or to be replayed.
+    pub fn files(&self) -> Option<&FileSource> {
+        let generator = self.generator.as_ref();
+        let replay = generator.and_then(|generator| generator.replay.as_ref());
+        self.file.as_ref().or(replay.map(|replay| &replay.file))
+    }
+
+    /// [`Source::files`], to be changed.
+    pub fn files_mut(&mut self) -> Option<&mut FileSource> {
+        let generator = self.generator.as_mut();
+        let replay = generator.and_then(|generator| generator.replay.as_mut());
+        self.file.as_mut().or(replay.map(|replay| &mut replay.file))
     }
 }
 
 /// Made-up records: the same seed gives the same records.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.replay) || self.seed == 0").message("seed is for made-up records: leave it out beside replay"))]
 pub struct GeneratorSource {
     /// Records per second; as many as Kafka takes where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,4 +77,18 @@ pub struct GeneratorSource {
     /// Seed of the random values.
     #[serde(default)]
     pub seed: u64,
+    /// Play the records of files in place of made-up ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<RecordedFile>,
+}
+
+/// Records of files, played at the generator's rate.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RecordedFile {
+    /// The files.
+    pub file: FileSource,
+    /// Begin again at the end, until `count` records are played.
+    #[serde(default)]
+    pub repeat: bool,
 }

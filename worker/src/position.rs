@@ -60,6 +60,10 @@ pub fn fingerprint(source: &Source, schema: &str) -> String {
     if let Some(generator) = &mut source.generator {
         generator.rate = None;
     }
+    if let Some(files) = source.files_mut() {
+        // Neither does the disk.
+        files.scratch_size = String::new();
+    }
     let shape = source.generator.is_some().then_some(schema);
     let digest = Sha256::digest(serde_json::json!([source, shape]).to_string());
     digest[..8]

@@ -1,5 +1,7 @@
 //! The objects that a pipeline is made of. Pure: built from what is accepted and provisioned.
 
+mod volumes;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
@@ -219,6 +221,14 @@ fn pod(pipeline: &DataPipeline, pods: &Pods) -> Value {
         volumes.push(json!({"name": "credentials", "secret": {"secretName": secret}}));
         let path = "/etc/millstream-credentials";
         mounts.push(json!({"name": "credentials", "mountPath": path, "readOnly": true}));
+    }
+    if let Some(files) = pipeline.spec.source.files()
+        && pods.stage == Stage::Ingest
+    {
+        for (volume, mount) in volumes::of(files) {
+            volumes.push(volume);
+            mounts.push(mount);
+        }
     }
     let resources = pipeline
         .spec

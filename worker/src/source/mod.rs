@@ -4,6 +4,7 @@
 //! [`open`].
 
 pub mod database;
+pub mod file;
 pub mod generator;
 pub mod http;
 
@@ -15,10 +16,12 @@ use serde_json::Value;
 use crate::{config::Credentials, metrics::StageMetrics, status::StatusPart};
 
 /// Records, and the position after them.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct SourceBatch {
     /// JSON records, byte for byte as the source gave them.
     pub records: Vec<Bytes>,
+    /// What isn't a record, and why: it goes to the dead letter.
+    pub rejected: Vec<(Bytes, String)>,
     /// From here the source goes on once Kafka has these records and all before.
     pub position: Value,
 }
@@ -49,10 +52,12 @@ pub fn open(source: &Source, opening: &Opening<'_>) -> anyhow::Result<Records> {
             database: Some(database),
             ..
         } => database::open(DatabaseSource::clone(database), opening),
+            file: Some(file), ..
+        } => file::open(file.clone(), opening),
         Source {
             generator: Some(generator),
             ..
         } => generator::open(generator.clone(), opening),
-        _ => anyhow::bail!("the pipeline has no source; set one of http, database and generator"),
+        _ => anyhow::bail!("the pipeline has no source; set one of http, file, database and generator"),
     }
 }

@@ -226,7 +226,7 @@ impl Ingest {
     /// Hands the records of a batch to the producer.
     async fn produce(&self, batch: SourceBatch) -> anyhow::Result<Delivery<'_>> {
         let mut sent = Vec::with_capacity(batch.records.len());
-        let mut refused = Vec::new();
+        let mut refused = batch.rejected;
         for record in batch.records {
             match self.keys.admit(&record) {
                 Ok(key) => sent.push((self.send(key.as_deref(), &record).await?, key, record)),

@@ -158,3 +158,50 @@ fn a_workers_configuration_can_be_read_back() {
         config
     );
 }
+
+#[test]
+fn the_ingest_pod_has_the_volumes_of_its_files() {
+    let mut pipeline = pipeline();
+    pipeline.spec.source = serde_saphyr::from_str(
+        "file: {path: /data/sessions.zip, scratchSize: 2Gi, \
+           volume: {persistentVolumeClaim: {claimName: recorded}}, \
+           landingZone: {volume: {persistentVolumeClaim: {claimName: landing}}}}",
+    )
+    .unwrap();
+    let worker = worker();
+    let pods = |stage| Pods {
+        stage,
+        replicas: 1,
+        worker: &worker,
+        yaml: "",
+        credentials: None,
+    };
+    let volumes = |stage| {
+        let object = deployment(&pipeline, &pods(stage));
+        let read: Deployment = serde_json::from_value(object.clone()).unwrap();
+        assert_eq!(serde_json::to_value(read).unwrap(), object);
+        let pod = &object["spec"]["template"]["spec"];
+        let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+        let mounts: Vec<_> = mounts[1..].iter().map(Value::to_string).collect();
+        let volumes = pod["volumes"].as_array().unwrap();
+        (volumes[1..].to_vec(), mounts)
+    };
+    let (there, mounts) = volumes(Stage::Ingest);
+    assert_eq!(
+        there,
+        [
+            json!({"name": "data", "persistentVolumeClaim": {"claimName": "recorded"}}),
+            json!({"name": "landing", "persistentVolumeClaim": {"claimName": "landing"}}),
+            json!({"name": "scratch", "emptyDir": {"sizeLimit": "2Gi"}}),
+        ]
+    );
+    assert_eq!(
+        mounts,
+        [
+            r#"{"name":"data","mountPath":"/data","readOnly":true}"#,
+            r#"{"name":"landing","mountPath":"/landing"}"#,
+            r#"{"name":"scratch","mountPath":"/tmp"}"#,
+        ]
+    );
+    assert!(volumes(Stage::Process).0.is_empty());
+}

@@ -157,6 +157,7 @@ impl Reader {
         Ok((!page.records.is_empty()).then(|| SourceBatch {
             records: page.records,
             position: self.position(),
+            ..SourceBatch::default()
         }))
     }
 

@@ -1,6 +1,7 @@
 //! Made-up records: record `i` depends on the seed and on `i` alone, so a generator that is started
 //! again anywhere gives the same records.
 
+mod replay;
 mod text;
 mod value;
 
@@ -22,16 +23,15 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// Opens the source; the position is the index of the next record.
 pub fn open(spec: GeneratorSource, opening: &Opening<'_>) -> anyhow::Result<Records> {
+    if let Some(recorded) = spec.replay.clone() {
+        return replay::open(spec, recorded, opening);
+    }
     let schema = RecordSchema::parse(opening.schema)?;
     let start = opening
         .position
         .and_then(|position| position["next"].as_u64());
     let generator = Generator::new(&schema, spec.seed);
-    let pace = Pace {
-        rate: spec.rate,
-        started: Instant::now(),
-        made: 0,
-    };
+    let pace = Pace::new(spec.rate);
     let end = spec.count.unwrap_or(u64::MAX);
     let state = (generator, pace, start.unwrap_or(0));
     let batches = stream::unfold(state, move |(generator, mut pace, next)| async move {
@@ -43,6 +43,7 @@ pub fn open(spec: GeneratorSource, opening: &Opening<'_>) -> anyhow::Result<Reco
         let batch = SourceBatch {
             records: records.collect(),
             position: json!({"next": next + size}),
+            ..SourceBatch::default()
         };
         Some((batch, (generator, pace, next + size)))
     });
@@ -57,6 +58,14 @@ struct Pace {
 }
 
 impl Pace {
+    fn new(rate: Option<u32>) -> Self {
+        Pace {
+            rate,
+            started: Instant::now(),
+            made: 0,
+        }
+    }
+
     /// Waits until records are due; tells how many, at least one.
     async fn wait(&mut self) -> u64 {
         let Some(rate) = self.rate else { return BATCH };
@@ -102,7 +111,7 @@ impl Generator {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{path::PathBuf, sync::Arc};
 
     use serde_json::Value;
 
@@ -153,22 +162,23 @@ mod tests {
     #[tokio::test]
     async fn goes_on_at_its_position_and_ends_at_its_count() {
         let spec = GeneratorSource {
-            rate: None,
             count: Some(1_200),
             seed: 1,
+            ..GeneratorSource::default()
         };
-        let from = |position| {
+        let status = Arc::new(Status::default()).part("ingest");
+        let records = |position: Option<&Value>| {
             let opening = Opening {
                 schema: USERS,
-                credentials: &Credentials::new("/nowhere".into()),
+                credentials: &Credentials::new(PathBuf::new()),
                 position,
-                status: &Arc::new(Status::default()).part("ingest"),
+                status: &status,
                 metrics: &Metrics::default().stage("ingest"),
             };
             open(spec.clone(), &opening).unwrap()
         };
-        let all: Vec<_> = from(None).collect().await;
-        let rest: Vec<_> = from(Some(&all[0].position)).collect().await;
+        let all: Vec<_> = records(None).collect().await;
+        let rest: Vec<_> = records(Some(&all[0].position)).collect().await;
         let sizes: Vec<_> = all.iter().map(|batch| batch.records.len()).collect();
         assert_eq!(sizes, [500, 500, 200]);
         assert_eq!(rest, all[1..]);

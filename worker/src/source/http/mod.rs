@@ -167,6 +167,7 @@ impl Reader {
         SourceBatch {
             records: page.records,
             position,
+            ..SourceBatch::default()
         }
     }
 }
