@@ -8,16 +8,15 @@ use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::ResourceExt;
 use millstream_api::{
     DataPipeline,
-    condition::reason,
     pipeline::SinkStatus,
     worker::{HTTP_PORT, WorkerStatus},
 };
 
 use super::{
     children::{PIPELINE, STAGE, Stage},
-    provision::{kafka_access, pipeline_ref},
+    offsets::Offsets,
 };
-use crate::{context::Context, controller::namespace, error::Error, kafka::Committed};
+use crate::{context::Context, controller::namespace, error::Error};
 
 /// What was seen of a pipeline.
 #[derive(Clone, Debug, Default)]
@@ -44,15 +43,26 @@ pub struct ObservedStage {
 /// How far the sinks are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
+    pub topic_id: Option<String>,
     pub records: i64,
     pub sinks: Vec<SinkStatus>,
+}
+
+impl Progress {
+    fn of(offsets: &Offsets) -> Self {
+        Progress {
+            topic_id: offsets.topic_id.clone(),
+            records: offsets.records(),
+            sinks: offsets.statuses(),
+        }
+    }
 }
 
 /// Looks at everything that a pipeline consists of.
 pub async fn observe(
     pipeline: &DataPipeline,
     context: &Context,
-    outcome: &Result<(), Error>,
+    offsets: &Result<Option<Offsets>, Error>,
 ) -> Observed {
     let pods = pods(pipeline, context);
     let deployments = context.api::<Deployment>(&namespace(pipeline));
@@ -75,22 +85,17 @@ pub async fn observe(
             stages.insert(stage, observed_stage(&deployment, trouble));
         }
     }
-    let kafka_is_away = outcome.as_ref().is_err_and(|error| {
-        [reason::KAFKA_UNREACHABLE, reason::KAFKA_REFUSED].contains(&error.reason())
-    });
-    let progress = if kafka_is_away {
-        // It was just asked, and each question takes its time.
-        None
-    } else {
-        progress(pipeline, context).await.unwrap_or_else(|error| {
-            tracing::debug!(pipeline = pipeline.name_any(), "lag isn't known: {error}");
-            None
-        })
-    };
+    if let Err(error) = offsets {
+        tracing::debug!(pipeline = pipeline.name_any(), "lag isn't known: {error}");
+    }
     Observed {
         stages,
         workers: ask_workers(context, &pods).await,
-        progress,
+        progress: offsets
+            .as_ref()
+            .ok()
+            .and_then(Option::as_ref)
+            .map(Progress::of),
     }
 }
 
@@ -181,74 +186,4 @@ async fn ask_workers(context: &Context, pods: &[(Stage, Arc<Pod>)]) -> Vec<(Stag
         .await;
     answers.sort_by_key(|(stage, status)| (*stage, status.errors.clone()));
     answers
-}
-
-async fn progress(pipeline: &DataPipeline, context: &Context) -> Result<Option<Progress>, Error> {
-    let topic = context.stores.topics().into_iter().find(|topic| {
-        topic.namespace() == pipeline.namespace() && topic.name_any() == pipeline.name_any()
-    });
-    let status = topic.and_then(|topic| topic.status);
-    let Some(partitions) = status.and_then(|status| status.partitions) else {
-        return Ok(None);
-    };
-    let access = kafka_access(pipeline, context).await?;
-    let kafka = context.kafka(&access).await?;
-    let topic = pipeline.topic_name();
-    let mut sinks = Vec::new();
-    // Committed offsets first: an end that is read later is never before them.
-    for sink in &pipeline.spec.sinks {
-        let group = pipeline_ref(pipeline).sink_group(&sink.name);
-        let committed = kafka.committed(&group, &topic, partitions).await?;
-        sinks.push((sink.name.clone(), committed));
-    }
-    let ends = kafka.ends(&topic, partitions).await?;
-    Ok(Some(Progress {
-        records: ends.iter().sum(),
-        sinks: sinks
-            .into_iter()
-            .map(|(name, committed)| sink_status(name, &committed, &ends))
-            .collect(),
-    }))
-}
-
-fn sink_status(name: String, committed: &[Committed], ends: &[i64]) -> SinkStatus {
-    let lag = committed.iter().zip(ends);
-    let lag = lag.map(|(committed, end)| (end - committed.offset.unwrap_or(0)).max(0));
-    SinkStatus {
-        name,
-        lag: Some(lag.sum()),
-        rows: Some(committed.iter().map(|c| c.counts.rows).sum()),
-        dead_lettered: Some(committed.iter().map(|c| c.counts.dead_lettered).sum()),
-        last_error: None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use millstream_api::worker::CommitMetadata;
-
-    use super::*;
-
-    #[test]
-    fn lag_and_rows_are_summed_over_partitions() {
-        let counts = |rows| CommitMetadata {
-            rows,
-            dead_lettered: 1,
-        };
-        let committed = [
-            Committed {
-                offset: Some(7),
-                counts: counts(6),
-            },
-            Committed {
-                offset: None,
-                counts: CommitMetadata::default(),
-            },
-        ];
-        let status = sink_status("s".into(), &committed, &[10, 4]);
-        assert_eq!(
-            (status.lag, status.rows, status.dead_lettered),
-            (Some(7), Some(6), Some(1))
-        );
-    }
 }

@@ -95,7 +95,7 @@ fn conditions_say_where_a_pipeline_stands() {
     at_zero.stages.insert(Stage::Process, stage(0, 0));
     let child = Error::Child {
         reason: "CassandraUnreachable".into(),
-        message: "Keyspace `k`: Cassandra at c:9042 doesn't answer within 10 s: refused".into(),
+        message: "Keyspace `k`: Cassandra at c:9042 can't be reached: refused".into(),
     };
     let invalid = Error::InvalidSql("sink `a`, line 1, column 8: no column `idd`".into());
     let cases = [
