@@ -14,7 +14,7 @@ use kube::{
     Api, Client, ResourceExt,
     api::{ObjectMeta, PostParams},
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// Name of the Lease.
 const NAME: &str = "millstream-operator";
@@ -79,13 +79,15 @@ impl Lease {
     /// Renews the lease; returns when it is lost.
     pub async fn keep(&self) {
         let mut renewed = Instant::now();
-        while renewed.elapsed() < DEADLINE {
-            sleep(PACE).await;
-            let asked = Instant::now();
-            match self.claim(&mut None).await {
-                Ok(true) => renewed = asked,
-                Ok(false) => break,
-                Err(error) => tracing::warn!("can't renew the lease: {error}"),
+        loop {
+            let renew = async {
+                sleep(PACE).await;
+                (Instant::now(), self.claim(&mut None).await)
+            };
+            match timeout_at(renewed + DEADLINE, renew).await {
+                Ok((asked, Ok(true))) => renewed = asked,
+                Ok((_, Err(error))) => tracing::warn!("can't renew the lease: {error}"),
+                Ok((_, Ok(false))) | Err(_) => return,
             }
         }
     }
@@ -99,7 +101,9 @@ impl Lease {
             let mine = holder(&lease) == Some(&self.identity);
             if let Some(spec) = lease.spec.as_mut().filter(|_| mine) {
                 spec.holder_identity = None;
-                self.api.replace(NAME, &PostParams::default(), &lease).await?;
+                self.api
+                    .replace(NAME, &PostParams::default(), &lease)
+                    .await?;
             }
             Ok::<_, kube::Error>(())
         };
@@ -114,8 +118,6 @@ impl Lease {
     async fn claim(&self, seen: &mut Option<Seen>) -> Result<bool, String> {
         match timeout(TIMEOUT, self.try_claim(seen)).await {
             Ok(Ok(held)) => Ok(held),
-            // Somebody else was faster.
-            Ok(Err(kube::Error::Api(status))) if status.code == 409 => Ok(false),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("no answer".into()),
         }
@@ -225,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_isn_t_renewed_is_taken_over_by_the_own_clock() {
+    fn one_that_is_not_renewed_is_taken_over_by_the_own_clock() {
         let (mut seen, start) = (None, Instant::now());
         let mut at = |second, version| {
             let now = start + Duration::from_secs(second);
@@ -240,6 +242,7 @@ mod tests {
 
     #[test]
     fn the_holder_gives_up_before_another_takes_over() {
-        assert!(DEADLINE + PACE.min(TIMEOUT) < DURATION && PACE + TIMEOUT < DEADLINE);
+        // The lease may have been taken a request's time before the holder hears of it.
+        assert!(DEADLINE + TIMEOUT <= DURATION && PACE + TIMEOUT < DEADLINE);
     }
 }

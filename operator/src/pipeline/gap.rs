@@ -12,8 +12,7 @@ use super::offsets::{Offsets, SinkOffsets};
 use crate::conditions;
 
 /// What a person can do.
-const WAY_OUT: &str =
-    "the process pods are stopped; with spec.onDataGap: Continue the pipeline goes on from the first record that is there";
+const WAY_OUT: &str = "the process pods are stopped; with spec.onDataGap: Continue the pipeline goes on from the first record that is there";
 
 /// Records are gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,11 +32,7 @@ impl DataGap {
 }
 
 /// Looks for records that are gone; `before` is the status that was written last.
-pub fn find(
-    before: &DataPipelineStatus,
-    topic: &TopicRef,
-    offsets: &Offsets,
-) -> Option<DataGap> {
+pub fn find(before: &DataPipelineStatus, topic: &TopicRef, offsets: &Offsets) -> Option<DataGap> {
     let everywhere = |sinks: &[&SinkOffsets]| {
         let partitions = 0..topic.partitions;
         let places = partitions.flat_map(|partition| {
@@ -125,9 +120,8 @@ fn removed(offsets: &Offsets) -> Option<DataGap> {
 /// has read, because that isn't there.
 fn forgotten(before: &DataPipelineStatus, offsets: &Offsets, sink: &SinkOffsets) -> bool {
     let known = before.sinks.iter().find(|known| known.name == sink.name);
-    let came_somewhere = known.is_some_and(|known| {
-        known.rows.unwrap_or(0) + known.dead_lettered.unwrap_or(0) > 0
-    });
+    let came_somewhere =
+        known.is_some_and(|known| known.rows.unwrap_or(0) + known.dead_lettered.unwrap_or(0) > 0);
     came_somewhere
         && sink.committed.iter().all(|c| c.offset.is_none())
         && offsets.starts.iter().any(|start| *start > 0)
@@ -135,7 +129,10 @@ fn forgotten(before: &DataPipelineStatus, offsets: &Offsets, sink: &SinkOffsets)
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::{apimachinery::pkg::apis::meta::v1::{Condition, Time}, jiff::Timestamp};
+    use k8s_openapi::{
+        apimachinery::pkg::apis::meta::v1::{Condition, Time},
+        jiff::Timestamp,
+    };
     use millstream_api::pipeline::SinkStatus;
 
     use super::*;

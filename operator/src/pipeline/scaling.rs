@@ -115,13 +115,7 @@ struct Sample {
 
 impl Scaler {
     /// The number of pods that there should be now. Without a load, as many as there are.
-    pub fn decide(
-        &mut self,
-        now: Instant,
-        load: Option<Load>,
-        pods: Pods,
-        bounds: &Bounds,
-    ) -> i32 {
+    pub fn decide(&mut self, now: Instant, load: Option<Load>, pods: Pods, bounds: &Bounds) -> i32 {
         let current = pods.wanted;
         match load {
             Some(load) => self.observe(now, load, pods, bounds),

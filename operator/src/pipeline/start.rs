@@ -21,11 +21,7 @@ pub async fn start(
     topic: &TopicRef,
     offsets: &Offsets,
 ) -> Result<Option<Error>, Error> {
-    let gap = gap::find(
-        &pipeline.status.clone().unwrap_or_default(),
-        topic,
-        offsets,
-    );
+    let gap = gap::find(&pipeline.status.clone().unwrap_or_default(), topic, offsets);
     if let Some(gap) = &gap
         && pipeline.spec.on_data_gap == OnDataGap::Stop
     {
@@ -49,7 +45,10 @@ pub async fn start(
         }
     }
     if let Some(gap) = gap {
-        let note = format!("{}: it goes on from the first record that is there", gap.lost);
+        let note = format!(
+            "{}: it goes on from the first record that is there",
+            gap.lost
+        );
         context
             .event(pipeline, EventType::Warning, gap.reason, note)
             .await;

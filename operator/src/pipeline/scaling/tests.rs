@@ -170,7 +170,9 @@ fn simulate(world: &World, seconds: u64, bounds: &Bounds) -> Course {
         lag: Vec::new(),
     };
     for second in 0..seconds {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         let noise = 0.9 + (random >> 40) as f64 / f64::from(1 << 24) * 0.2;
         let wave = (second as f64 * std::f64::consts::TAU / world.period).sin();
         end += (world.mean + world.amplitude * wave) * world.capacity * noise;
