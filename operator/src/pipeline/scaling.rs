@@ -13,8 +13,11 @@ use std::{
 
 use millstream_api::scaling::Scaling;
 
-/// Between two steps: pods join and leave the consumer groups, and the partitions settle.
-const SETTLE: Duration = Duration::from_secs(10);
+/// Between a step and one that adds pods, while the partitions settle.
+const SETTLE_UP: Duration = Duration::from_secs(5);
+
+/// Between a step and one that takes pods away.
+const SETTLE_DOWN: Duration = Duration::from_secs(10);
 
 /// Rates over less time than this say nothing.
 const SAMPLE: Duration = Duration::from_millis(1500);
@@ -184,18 +187,22 @@ impl Scaler {
     }
 
     /// Learns what a pod can do: as much as the same pods have just done, at least; and no more,
-    /// where there was a backlog all the time. Where the lag has become too large without one, what
-    /// arrived is just what they can't do.
+    /// where there was a backlog all the time, or the lag has become too large. In the latter case
+    /// they may have been busy with their partitions rather than with records.
     fn learn(&mut self, now: Instant, last: &Sample, load: Load, pods: Pods, bounds: &Bounds) {
         let arrived = load.records - last.load.records;
         let processed = arrived - (load.lag - last.load.lag);
         let too_much = load.lag > bounds.target_lag * i64::from(pods.wanted);
         let backlog = last.load.lag >= processed;
         let done = match backlog {
-            false if too_much => processed.max(arrived),
+            false if too_much => processed.max(arrived / 2),
             _ => processed,
         };
-        if done <= 0 || pods.ready == 0 || last.pods != pods || !pods.settled() {
+        // Pods that are taken away are gone at once; those that are added take their time.
+        let step = self.last_step;
+        let fewer = step.is_some_and(|step| !step.up && step.at == last.at);
+        let the_same = pods.settled() && (last.pods == pods || fewer);
+        if done <= 0 || pods.ready == 0 || !the_same {
             return;
         }
         let time = now.duration_since(last.at).as_secs_f64();
@@ -216,13 +223,14 @@ impl Scaler {
         if current == 0 {
             return latest.more.min(1);
         }
-        if !self.is_calm(now) {
-            return current;
-        }
+        let waited = |time| {
+            let last = self.last_step;
+            last.is_none_or(|last| now.duration_since(last.at) >= time)
+        };
         let more = self.during(now, bounds.up).map(|s| s.more).min();
         let more = more.unwrap_or(0).min(bounds.max);
         if more > current && self.knows(now, bounds.up) {
-            let can = pods.settled() && !latest.load.failing;
+            let can = waited(SETTLE_UP) && pods.settled() && !latest.load.failing;
             return if can { more.min(current * 2) } else { current };
         }
         let enough = self.during(now, bounds.down).map(|s| s.enough).max();
@@ -233,13 +241,13 @@ impl Scaler {
         // Where it isn't known what a pod can do, one less is tried, and watched.
         let careful = enough > 0 && self.capacity.is_none();
         let wait = match self.doublings {
-            0 if !careful => Duration::ZERO,
-            doublings => bounds.down * (1 << doublings),
+            0 if !careful => SETTLE_DOWN,
+            doublings => SETTLE_DOWN.max(bounds.down * (1 << doublings)),
         };
-        match self.last_step {
-            Some(last) if now.duration_since(last.at) < wait => current,
-            _ if careful => current - 1,
-            _ => enough.max(current / 2),
+        match waited(wait) {
+            false => current,
+            true if careful => current - 1,
+            true => enough.max(current / 2),
         }
     }
 
@@ -259,11 +267,6 @@ impl Scaler {
     fn knows(&self, now: Instant, window: Duration) -> bool {
         let first = self.samples.front();
         first.is_some_and(|first| now.duration_since(first.at) >= window)
-    }
-
-    fn is_calm(&self, at: Instant) -> bool {
-        self.last_step
-            .is_none_or(|last| at.saturating_duration_since(last.at) >= SETTLE)
     }
 
     /// The samples of the last so many seconds; the latest at least.
