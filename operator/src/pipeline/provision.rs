@@ -309,14 +309,22 @@ fn await_keyspace(
             .map(|status| &status.conditions[..])
     });
     match ready {
-        // Tables of others in the Keyspace don't stop this pipeline: the message names those that
-        // are wrong, and the rest are there.
-        Err(Error::Child { reason, message }) if reason == reason::INCOMPATIBLE => {
-            let mut mine = accepted.sinks.iter().filter(|sink| sink.keyspace == name);
-            if mine.any(|sink| message.contains(&format!("table {name}.{} ", sink.table.name))) {
-                return Err(Error::Child { reason, message });
+        // Tables of others in the Keyspace don't stop this pipeline: those that aren't refused are
+        // there.
+        Err(Error::Child { reason, .. }) if reason == reason::INCOMPATIBLE => {
+            let status = keyspace.and_then(|keyspace| keyspace.status.as_ref());
+            let mut refused = status.into_iter().flat_map(|status| &status.refused_tables);
+            let is_mine = |table: &str| {
+                let mut sinks = accepted.sinks.iter();
+                sinks.any(|sink| sink.keyspace == name && sink.table.name == table)
+            };
+            match refused.find(|table| is_mine(&table.name)) {
+                Some(table) => Err(Error::Child {
+                    reason,
+                    message: format!("Keyspace `{resource}`: {}", table.message),
+                }),
+                None => Ok(()),
             }
-            Ok(())
         }
         other => other,
     }

@@ -227,6 +227,11 @@ fn running(pipeline: &DataPipeline, observed: &Observed) -> Verdict {
     }
     for (name, stage) in [("ingest", ingest), ("process", process)] {
         if let Some(missing) = missing(name, stage) {
+            // The autoscaler's steps don't disturb those that run.
+            let runs = stage.ready > 0 && stage.trouble.is_none();
+            if runs && name == "process" && pipeline.spec.scaling.is_some() {
+                return say(Holds::True, reason::RUNNING, missing);
+            }
             return say(Holds::False, reason::PROGRESSING, missing);
         }
     }
