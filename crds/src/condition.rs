@@ -12,6 +12,8 @@ pub const READY: &str = "Ready";
 pub const ACCEPTED: &str = "Accepted";
 /// What the spec declares exists in Kafka and Cassandra.
 pub const PROVISIONED: &str = "Provisioned";
+/// Records are gone that a sink hasn't read (`DataPipeline` only). `False` is the good state.
+pub const DATA_GAP: &str = "DataGap";
 /// The worker pods run and make progress (`DataPipeline` only).
 pub const RUNNING: &str = "Running";
 
@@ -61,6 +63,16 @@ pub mod reason {
     pub const PAUSED: &str = "Paused";
     /// A worker reports an error and retries.
     pub const WORKER_ERROR: &str = "WorkerError";
+    /// No record is missing.
+    pub const COMPLETE: &str = "Complete";
+    /// The topic's retention removed records before they were read.
+    pub const RETENTION_PASSED: &str = "RetentionPassed";
+    /// The topic was deleted and made anew.
+    pub const TOPIC_RECREATED: &str = "TopicRecreated";
+    /// The topic ends before the committed offset: records that were read are gone from it.
+    pub const LOG_TRUNCATED: &str = "LogTruncated";
+    /// Kafka has forgotten how far a sink was, and records were removed since.
+    pub const OFFSETS_LOST: &str = "OffsetsLost";
     /// The resource is being deleted.
     pub const DELETING: &str = "Deleting";
 }

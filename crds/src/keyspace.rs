@@ -236,7 +236,21 @@ pub struct KeyspaceStatus {
     /// Number of declared tables that are as declared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tables: Option<i32>,
+    /// Declared tables that exist otherwise, and can't be altered to fit: nothing is done to them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub refused_tables: Vec<RefusedTable>,
     /// What was last put right in Cassandra because it had been changed there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_drift: Option<String>,
+}
+
+/// A declared table that exists otherwise.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusedTable {
+    /// Name of the table.
+    pub name: String,
+    /// What can't be altered, and the way out.
+    pub message: String,
 }

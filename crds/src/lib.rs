@@ -10,6 +10,7 @@ pub mod connection;
 pub mod cql;
 pub mod keyspace;
 pub mod pipeline;
+pub mod scaling;
 pub mod source;
 pub mod topic;
 pub mod worker;

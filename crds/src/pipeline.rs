@@ -13,6 +13,7 @@ use crate::{
     DeletionPolicy,
     connection::{CassandraConnection, KafkaConnection},
     keyspace::PrimaryKey,
+    scaling::Scaling,
     source::Source,
 };
 
@@ -36,17 +37,22 @@ use crate::{
     printcolumn(name = "Rows", type_ = "integer", json_path = ".status.rows"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].message", priority = 1),
-    validation = Rule::new("self.metadata.name.size() <= 50").message("metadata.name may have 50 characters at most: the names of the pods are made from it")
+    validation = Rule::new("self.metadata.name.size() <= 50").message("metadata.name may have 50 characters at most: the names of the pods are made from it"),
+    validation = Rule::new("!has(self.spec.scaling) || !has(oldSelf.spec.scaling) || self.spec.replicas == oldSelf.spec.replicas").message("spec.scaling decides the number of pods: take it out before spec.replicas is set, by hand, kubectl scale or another autoscaler")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct DataPipelineSpec {
     /// Stop the workers, after they have finished what they hold; nothing else changes.
     #[serde(default)]
     pub paused: bool,
-    /// Number of process pods. Also set by `kubectl scale` and autoscalers.
+    /// Number of process pods. Also set by `kubectl scale` and autoscalers. Not used while `scaling`
+    /// is set, and not to be changed then.
     #[serde(default = "one")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: i32,
+    /// Let the number of process pods follow the lag; fixed where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<Scaling>,
     /// Where the records come from.
     pub source: Source,
     /// The shape of a record, as SQL column definitions; nested with `STRUCT<>` and `ARRAY<>`.
@@ -62,6 +68,9 @@ pub struct DataPipelineSpec {
     /// Whether the topic, and the tables that this pipeline declared, are removed with it.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
+    /// What happens when records are gone that a sink hasn't read: condition `DataGap`.
+    #[serde(default)]
+    pub on_data_gap: OnDataGap,
     /// Resources of each worker container; the operator's default where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
@@ -240,6 +249,16 @@ pub enum ConsistencyLevel {
     All,
 }
 
+/// What happens when records are gone that a sink hasn't read.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDataGap {
+    /// The process pods stop until a person has decided.
+    #[default]
+    Stop,
+    /// An Event tells what is gone, and the sink goes on from the first record that is there.
+    Continue,
+}
+
 /// What was last seen of the pipeline.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -247,16 +266,22 @@ pub struct DataPipelineStatus {
     /// The generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`, `Accepted`, `Provisioned`, `Running`.
+    /// `Ready`, `Accepted`, `Provisioned`, `DataGap`, `Running`.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// Number of process pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
+    /// Number of process pods that there should be: `spec.replicas`, or what `spec.scaling` decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub desired_replicas: Option<i32>,
     /// Label selector of the process pods, for autoscalers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
+    /// Identity of the topic that the sinks read: another one is a `DataGap`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic_id: Option<String>,
     /// Records in the topic since it was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records: Option<i64>,
@@ -296,7 +321,8 @@ pub struct SourceStatus {
 pub struct SinkStatus {
     /// Name of the sink.
     pub name: String,
-    /// Records in the topic that it has not committed yet.
+    /// Records in the topic that it has not committed yet. Those that Kafka has removed don't count,
+    /// nor do the offsets that transactions take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<i64>,
     /// Rows written; a record that is written again after a crash counts once.

@@ -50,7 +50,9 @@ impl AuditLog {
         for entry in entries {
             let entry = entry?;
             let by = entry["user"]["username"].as_str().unwrap_or_default();
-            if by.starts_with(&user) && entry["stage"] == "ResponseComplete" {
+            // The lease is renewed for as long as the operator lives.
+            let renews = entry["objectRef"]["resource"] == "leases";
+            if by.starts_with(&user) && entry["stage"] == "ResponseComplete" && !renews {
                 writes.push(format!(
                     "{} {} {}",
                     entry["requestReceivedTimestamp"], entry["verb"], entry["requestURI"]

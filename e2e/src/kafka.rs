@@ -258,6 +258,20 @@ impl Kafka {
         Ok(consumer)
     }
 
+    /// Removes the records of partition 0 before an offset, as retention does.
+    ///
+    /// # Errors
+    /// When Kafka refuses.
+    pub async fn delete_records(&self, topic: &str, before: i64) -> Result<()> {
+        let mut offsets = TopicPartitionList::new();
+        offsets.add_partition_offset(topic, 0, Offset::Offset(before))?;
+        let deleted = self.admin.delete_records(&offsets, &options()).await?;
+        for element in deleted.elements() {
+            element.error()?;
+        }
+        Ok(())
+    }
+
     /// Deletes a topic behind the operator's back.
     ///
     /// # Errors

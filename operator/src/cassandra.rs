@@ -40,7 +40,7 @@ const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Why Cassandra didn't do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CassandraError {
-    #[error("Cassandra at {servers} doesn't answer within 10 s: {detail}")]
+    #[error("Cassandra at {servers} can't be reached: {detail}")]
     Unreachable { servers: String, detail: String },
     #[error("Cassandra at {servers} refuses: {detail}")]
     Refused { servers: String, detail: String },

@@ -50,6 +50,15 @@ impl Verdict {
             message: clip(message.into()),
         }
     }
+
+    /// Whether the resource can't be ready with this. A gap is the one condition that is better
+    /// not met.
+    fn stops(&self) -> bool {
+        match self.condition {
+            condition::DATA_GAP => self.holds == Holds::True,
+            _ => self.holds != Holds::True,
+        }
+    }
 }
 
 /// Kubernetes takes messages of 32 KiB; nobody reads that much.
@@ -98,7 +107,7 @@ pub fn refused(error: &Error) -> Verdict {
     )
 }
 
-/// The conditions to write: `Ready`, which is the first verdict that doesn't hold, and the verdicts.
+/// The conditions to write: `Ready`, which is the first verdict that stands in the way, and the verdicts.
 /// `lastTransitionTime` moves only where the status does.
 pub fn merge(
     current: &[Condition],
@@ -106,7 +115,7 @@ pub fn merge(
     ready_message: &str,
     generation: Option<i64>,
 ) -> Vec<Condition> {
-    let ready = match verdicts.iter().find(|verdict| verdict.holds != Holds::True) {
+    let ready = match verdicts.iter().find(|verdict| verdict.stops()) {
         Some(stopped) => Verdict::new(
             condition::READY,
             Holds::False,

@@ -54,6 +54,14 @@ pub struct Options {
     /// How often healthy Topics and Keyspaces are compared with Kafka and Cassandra.
     #[arg(long, env = "MILLSTREAM_RESYNC", value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub resync: Duration,
+    /// Namespace of the Lease `millstream-operator`: of all operators that share one, one works.
+    #[arg(
+        long,
+        env = "MILLSTREAM_LEASE_NAMESPACE",
+        value_name = "NAMESPACE",
+        default_value = "millstream-system"
+    )]
+    pub lease_namespace: String,
 }
 
 /// How log lines are written.

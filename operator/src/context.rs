@@ -40,6 +40,7 @@ use crate::{
     error::Error,
     kafka::{Kafka, KafkaError},
     metrics::{Metrics, System},
+    pipeline::{offsets::Tails, scaling::Scaler},
 };
 
 /// Field manager of everything but status.
@@ -133,6 +134,14 @@ pub struct Memory {
     failures: Mutex<HashMap<String, u32>>,
     malformed: Mutex<HashSet<(String, i64)>>,
     written: Mutex<HashMap<String, Instant>>,
+    pipelines: Mutex<HashMap<String, PipelineMemory>>,
+}
+
+/// What is remembered of a pipeline.
+#[derive(Default)]
+pub struct PipelineMemory {
+    pub tails: Tails,
+    pub scaler: Scaler,
 }
 
 impl Memory {
@@ -159,6 +168,15 @@ impl Memory {
             malformed.clear();
         }
         malformed.insert((uid.into(), generation))
+    }
+
+    /// Uses what is remembered of a pipeline; nothing where it is new.
+    pub fn of_pipeline<T>(&self, uid: &str, use_: impl FnOnce(&mut PipelineMemory) -> T) -> T {
+        let mut pipelines = lock(&self.pipelines);
+        if pipelines.len() > MEMORY {
+            pipelines.clear();
+        }
+        use_(pipelines.entry(uid.into()).or_default())
     }
 
     /// Time since an object's numbers were last written.

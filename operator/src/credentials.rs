@@ -72,31 +72,52 @@ impl<C: serde::Serialize> Access<C> {
     }
 }
 
-impl Access<KafkaConnection> {
-    /// The files that a worker finds in its credentials folder.
-    pub fn files(&self) -> BTreeMap<&'static str, String> {
-        self.named(file::KAFKA_USERNAME, file::KAFKA_PASSWORD, file::KAFKA_CA)
+/// A connection that a resource can name, and what it refers to.
+pub trait Connection: Clone + serde::Serialize {
+    /// The name of the system.
+    const SYSTEM: &str;
+    /// Names of the files with user name, password and certificate authority.
+    const FILES: [&str; 3];
+    /// The Secret to log in with.
+    fn login(&self) -> Option<&SecretReference>;
+    /// Where the certificate authority is.
+    fn ca(&self) -> Option<&SecretKeyReference>;
+}
+
+impl Connection for KafkaConnection {
+    const SYSTEM: &str = "Kafka";
+    const FILES: [&str; 3] = [file::KAFKA_USERNAME, file::KAFKA_PASSWORD, file::KAFKA_CA];
+
+    fn login(&self) -> Option<&SecretReference> {
+        self.sasl.as_ref().map(|sasl| &sasl.credentials_secret)
+    }
+
+    fn ca(&self) -> Option<&SecretKeyReference> {
+        self.tls.as_ref()?.ca_secret.as_ref()
     }
 }
 
-impl Access<CassandraConnection> {
-    /// The files that a worker finds in its credentials folder.
-    pub fn files(&self) -> BTreeMap<&'static str, String> {
-        self.named(
-            file::CASSANDRA_USERNAME,
-            file::CASSANDRA_PASSWORD,
-            file::CASSANDRA_CA,
-        )
+impl Connection for CassandraConnection {
+    const SYSTEM: &str = "Cassandra";
+    const FILES: [&str; 3] = [
+        file::CASSANDRA_USERNAME,
+        file::CASSANDRA_PASSWORD,
+        file::CASSANDRA_CA,
+    ];
+
+    fn login(&self) -> Option<&SecretReference> {
+        self.credentials_secret.as_ref()
+    }
+
+    fn ca(&self) -> Option<&SecretKeyReference> {
+        self.tls.as_ref()?.ca_secret.as_ref()
     }
 }
 
-impl<C> Access<C> {
-    fn named(
-        &self,
-        username: &'static str,
-        password: &'static str,
-        ca: &'static str,
-    ) -> BTreeMap<&'static str, String> {
+impl<C: Connection> Access<C> {
+    /// The files that a worker finds in its credentials folder.
+    pub fn files(&self) -> BTreeMap<&'static str, String> {
+        let [username, password, ca] = C::FILES;
         let mut files = BTreeMap::new();
         if let Some(login) = &self.login {
             files.insert(username, login.username.clone());
@@ -124,34 +145,8 @@ impl Credentials {
         namespace: &str,
         own: Option<&KafkaConnection>,
     ) -> Result<Access<KafkaConnection>, Error> {
-        let connection = own.or(self.config.kafka.as_ref()).ok_or_else(|| {
-            Error::InvalidSpec(
-                "spec.kafka is absent, and the operator has no default Kafka: set one of the two"
-                    .into(),
-            )
-        })?;
-        let source = self.source(namespace, own.is_some());
-        let login = match &connection.sasl {
-            Some(sasl) => Some(
-                source
-                    .login(
-                        &sasl.credentials_secret,
-                        file::KAFKA_USERNAME,
-                        file::KAFKA_PASSWORD,
-                    )
-                    .await?,
-            ),
-            None => None,
-        };
-        let ca = connection
-            .tls
-            .as_ref()
-            .and_then(|tls| tls.ca_secret.as_ref());
-        Ok(Access {
-            connection: connection.clone(),
-            login,
-            ca: source.ca(ca, file::KAFKA_CA).await?,
-        })
+        self.access(namespace, own, self.config.kafka.as_ref())
+            .await
     }
 
     /// The Cassandra of a resource: its own, or the operator's default.
@@ -160,29 +155,33 @@ impl Credentials {
         namespace: &str,
         own: Option<&CassandraConnection>,
     ) -> Result<Access<CassandraConnection>, Error> {
-        let connection = own.or(self.config.cassandra.as_ref()).ok_or_else(|| {
-            Error::InvalidSpec(
-                "spec.cassandra is absent, and the operator has no default Cassandra: set one of the two"
-                    .into(),
-            )
+        let default = self.config.cassandra.as_ref();
+        self.access(namespace, own, default).await
+    }
+
+    async fn access<C: Connection>(
+        &self,
+        namespace: &str,
+        own: Option<&C>,
+        default: Option<&C>,
+    ) -> Result<Access<C>, Error> {
+        let connection = own.or(default).ok_or_else(|| {
+            let system = C::SYSTEM;
+            Error::InvalidSpec(format!(
+                "spec.{} is absent, and the operator has no default {system}: set one of the two",
+                system.to_lowercase()
+            ))
         })?;
         let source = self.source(namespace, own.is_some());
-        let login = match &connection.credentials_secret {
-            Some(secret) => Some(
-                source
-                    .login(secret, file::CASSANDRA_USERNAME, file::CASSANDRA_PASSWORD)
-                    .await?,
-            ),
+        let [username, password, ca] = C::FILES;
+        let login = match connection.login() {
+            Some(secret) => Some(source.login(secret, username, password).await?),
             None => None,
         };
-        let ca = connection
-            .tls
-            .as_ref()
-            .and_then(|tls| tls.ca_secret.as_ref());
         Ok(Access {
             connection: connection.clone(),
             login,
-            ca: source.ca(ca, file::CASSANDRA_CA).await?,
+            ca: source.ca(connection.ca(), ca).await?,
         })
     }
 

@@ -29,6 +29,12 @@ pub enum Error {
     /// A child isn't as it must be; the reason is the child's own.
     #[error("{message}")]
     Child { reason: String, message: String },
+    /// Records are gone that a sink hasn't read.
+    #[error("{message}")]
+    DataGap {
+        reason: &'static str,
+        message: String,
+    },
     #[error(transparent)]
     Kafka(#[from] KafkaError),
     #[error(transparent)]
@@ -64,6 +70,7 @@ impl Error {
             Error::InvalidSpec(_) | Error::InvalidSql(_) | Error::Conflict(_) => {
                 condition::ACCEPTED
             }
+            Error::DataGap { .. } => condition::DATA_GAP,
             _ => condition::PROVISIONED,
         }
     }
@@ -78,6 +85,7 @@ impl Error {
             Error::SecretMissing(_) => reason::SECRET_MISSING,
             Error::Waiting(_) | Error::Kubernetes(_) => reason::WAITING,
             Error::Child { reason, .. } => reason,
+            Error::DataGap { reason, .. } => reason,
             Error::Kafka(KafkaError::Unreachable { .. }) => reason::KAFKA_UNREACHABLE,
             Error::Kafka(KafkaError::Refused { .. }) => reason::KAFKA_REFUSED,
             Error::Cassandra(CassandraError::Unreachable { .. }) => reason::CASSANDRA_UNREACHABLE,

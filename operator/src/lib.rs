@@ -16,6 +16,7 @@ pub mod deadline;
 pub mod error;
 pub mod kafka;
 pub mod keyspace;
+pub mod lease;
 pub mod metrics;
 pub mod pipeline;
 pub mod server;
@@ -50,6 +51,7 @@ use crate::{
     config::{Config, Options},
     context::{Context, Kind, Stores},
     credentials::Credentials,
+    lease::Lease,
     metrics::Metrics,
     pipeline::children::{MANAGED_BY, OPERATOR},
 };
@@ -97,6 +99,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         memory: Default::default(),
     });
 
+    let lease = Lease::new(context.client.clone(), &options.lease_namespace);
     let ready = Arc::new(AtomicBool::new(false));
     serve(
         options.http_port,
@@ -118,12 +121,21 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             controller::run(pipelines, context.clone()),
         )
     };
-    tokio::select! {
-        _ = work => tracing::info!("stopped"),
-        () = async { stop.cancelled().await; tokio::time::sleep(DRAIN).await } => {
-            tracing::warn!("stopped before all reconciles were done");
-        }
-    }
+    let lost = tokio::select! {
+        () = lease.acquire() => tokio::select! {
+            _ = work => false,
+            () = lease.keep() => true,
+            () = async { stop.cancelled().await; tokio::time::sleep(DRAIN).await } => {
+                tracing::warn!("stopped before all reconciles were done");
+                false
+            }
+        },
+        () = stop.cancelled() => false,
+    };
+    // At once: who holds the lease now must not be disturbed.
+    anyhow::ensure!(!lost, "the lease is lost: another operator works now");
+    lease.release().await;
+    tracing::info!("stopped");
     Ok(())
 }
 

@@ -159,6 +159,11 @@ fn the_operator_may_do_what_it_needs_and_no_more() {
     assert_eq!(&subject["name"], account);
     assert_eq!(subject["namespace"], "millstream-system");
     assert_eq!(&pod(&objects)["serviceAccountName"], account);
+
+    let lease = &find(&objects, "Role")["rules"];
+    assert_eq!(lease[1]["resourceNames"], json!(["millstream-operator"]));
+    let namespace = json!("--lease-namespace=millstream-system");
+    assert!(array(&pod(&objects)["containers"][0]["args"]).contains(&namespace));
 }
 
 #[test]
@@ -166,10 +171,6 @@ fn the_pod_keeps_to_the_restricted_standard() {
     let Some(objects) = render("millstream", CONNECTIONS) else {
         return;
     };
-    assert_eq!(
-        find(&objects, "Deployment")["spec"]["strategy"]["type"],
-        "Recreate"
-    );
     let pod = pod(&objects);
     assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
     assert_eq!(

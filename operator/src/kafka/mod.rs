@@ -34,7 +34,7 @@ const IDLE: Duration = Duration::from_secs(120);
 /// Why Kafka didn't do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum KafkaError {
-    #[error("Kafka at {servers} doesn't answer within 10 s: {detail}")]
+    #[error("Kafka at {servers} can't be reached: {detail}")]
     Unreachable { servers: String, detail: String },
     #[error("Kafka at {servers} refuses: {detail}")]
     Refused { servers: String, detail: String },
@@ -125,6 +125,13 @@ impl Kafka {
             return Ok(consumer.clone());
         }
         let mut config = self.config.clone();
+        // For looking whether there is a record at all: it says where a partition ends, doesn't
+        // go elsewhere by itself, and doesn't fetch much ahead.
+        config
+            .set("enable.partition.eof", "true")
+            .set("auto.offset.reset", "error")
+            .set("fetch.message.max.bytes", "65536")
+            .set("queued.max.messages.kbytes", "1024");
         if !group.is_empty() {
             config.set("group.id", group);
         }

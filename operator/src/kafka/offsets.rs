@@ -1,15 +1,20 @@
 //! Offsets: where topics begin and end, what groups have committed, and the mark that says who a
 //! topic is.
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
+
 use millstream_api::worker::CommitMetadata;
 use rdkafka::{
-    Offset, TopicPartitionList,
-    consumer::{CommitMode, Consumer},
+    Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, CommitMode, Consumer},
     error::{KafkaError as DriverError, RDKafkaErrorCode as Code},
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Kafka, KafkaError, TIMEOUT, options};
+use super::{Kafka, KafkaError, TIMEOUT, client::LastError, options};
 
 /// Who a topic is. Neither Kafka's own topic id nor any other identity can be had from the driver
 /// in safe code, so the operator marks the topic: with the metadata of an offset that a group of
@@ -96,17 +101,17 @@ impl Kafka {
                 list.add_partition_offset(&name, partition, at)?;
             }
             let found = consumer.offsets_for_times(list, TIMEOUT)?;
-            let mut offsets = vec![0; partitions as usize];
+            let mut offsets = BTreeMap::new();
             for element in found.elements() {
                 element.error()?;
-                if let (Offset::Offset(offset), Some(slot)) = (
-                    element.offset(),
-                    offsets.get_mut(element.partition() as usize),
-                ) {
-                    *slot = offset;
+                if let Offset::Offset(offset) = element.offset() {
+                    offsets.insert(element.partition(), offset);
                 }
             }
-            Ok(offsets)
+            // A partition that says nothing must not pass for an empty one.
+            let of = |partition| offsets.get(&partition).copied();
+            let all: Option<Vec<_>> = (0..partitions).map(of).collect();
+            all.ok_or(DriverError::OffsetFetch(Code::LeaderNotAvailable))
         })
         .await
     }
@@ -141,18 +146,46 @@ impl Kafka {
         .await
     }
 
-    /// Commits offsets (partition, offset) for a group without members. False where it has some.
+    /// Of these partitions those that hold a record from the given offset on. Where there is none,
+    /// the offsets up to the end are taken by the markers of transactions, or by records of one
+    /// that was given up. Reads under the name of the group, without joining it.
+    pub async fn holding_records(
+        &self,
+        group: &str,
+        topic: &str,
+        from: BTreeMap<i32, i64>,
+    ) -> Result<BTreeSet<i32>, KafkaError> {
+        let name = topic.to_string();
+        self.with_consumer(group, move |consumer| {
+            let mut list = TopicPartitionList::new();
+            for (partition, offset) in &from {
+                list.add_partition_offset(&name, *partition, Offset::Offset(*offset))?;
+            }
+            consumer.assign(&list)?;
+            let found = first_records(consumer, from.into_keys().collect());
+            consumer.unassign()?;
+            found
+        })
+        .await
+    }
+
+    /// Commits offsets with their counts, by partition, for a group without members. False where it
+    /// has some.
     pub async fn commit(
         &self,
         group: &str,
         topic: &str,
-        offsets: Vec<(i32, i64)>,
+        offsets: BTreeMap<i32, (i64, CommitMetadata)>,
     ) -> Result<bool, KafkaError> {
         let name = topic.to_string();
         self.with_consumer(group, move |consumer| {
             let mut list = TopicPartitionList::new();
-            for (partition, offset) in offsets {
+            for (partition, (offset, counts)) in offsets {
                 list.add_partition_offset(&name, partition, Offset::Offset(offset))?;
+                if let Some(mut element) = list.find_partition(&name, partition) {
+                    // Plain data: it serializes.
+                    element.set_metadata(serde_json::to_string(&counts).unwrap_or_default());
+                }
             }
             let committed = consumer.commit(&list, CommitMode::Sync);
             match committed.as_ref().map_err(DriverError::rdkafka_error_code) {
@@ -179,6 +212,31 @@ impl Kafka {
         }
         Ok(())
     }
+}
+
+/// Polls until each of the partitions has given a record or come to its end.
+fn first_records(
+    consumer: &BaseConsumer<LastError>,
+    mut open: BTreeSet<i32>,
+) -> Result<BTreeSet<i32>, DriverError> {
+    let mut found = BTreeSet::new();
+    let deadline = Instant::now() + TIMEOUT;
+    while !open.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match consumer.poll(left) {
+            Some(Ok(record)) => {
+                if open.remove(&record.partition()) {
+                    found.insert(record.partition());
+                }
+            }
+            Some(Err(DriverError::PartitionEOF(partition))) => {
+                open.remove(&partition);
+            }
+            Some(Err(error)) => return Err(error),
+            None => return Err(DriverError::MessageConsumption(Code::OperationTimedOut)),
+        }
+    }
+    Ok(found)
 }
 
 fn mark_group(topic: &str) -> String {

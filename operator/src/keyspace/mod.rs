@@ -12,7 +12,9 @@ use kube::{
     core::DeserializeGuard,
     runtime::{Controller, controller::Action, events::EventType},
 };
-use millstream_api::{DeletionPolicy, Keyspace, KeyspaceStatus, condition};
+use millstream_api::{
+    DeletionPolicy, Keyspace, KeyspaceStatus, condition, keyspace::RefusedTable,
+};
 use millstream_plan::accept_keyspace;
 
 use self::plan::{KeyspaceChange, KeyspacePlan, plan};
@@ -54,6 +56,7 @@ impl Reconcile for Keyspace {
 struct Progress {
     drift: Vec<String>,
     tables: Option<i32>,
+    refused: Option<Vec<RefusedTable>>,
 }
 
 async fn provision(
@@ -79,6 +82,11 @@ async fn provision(
     // 4. Apply.
     apply(keyspace, context, &cassandra, &plan, progress).await?;
     progress.tables = Some((keyspace.spec.tables.len() - plan.refusals.len()) as i32);
+    let refused = plan.refusals.iter().map(|(name, message)| RefusedTable {
+        name: name.clone(),
+        message: message.clone(),
+    });
+    progress.refused = Some(refused.collect());
     match plan
         .refusals
         .into_values()
@@ -172,6 +180,10 @@ async fn report(
         observed_generation: generation,
         conditions: conditions::merge(&before.conditions, &verdicts, &message, generation),
         tables: progress.tables.or(before.tables),
+        refused_tables: match &progress.refused {
+            Some(refused) => refused.clone(),
+            None => before.refused_tables.clone(),
+        },
         last_drift: drift.or(before.last_drift.clone()),
         keyspace_name: Some(name),
     };

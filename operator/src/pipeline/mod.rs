@@ -3,9 +3,13 @@
 pub mod children;
 mod deletion;
 mod ensure;
+pub mod gap;
 mod observe;
+pub mod offsets;
 mod provision;
 mod report;
+pub mod scaling;
+mod start;
 
 use std::time::Duration;
 
@@ -24,8 +28,9 @@ use millstream_api::{DataPipeline, DeletionPolicy, Keyspace, Topic};
 use millstream_plan::accept;
 
 use self::{
-    children::{MANAGED_BY, OPERATOR},
-    observe::observe,
+    children::{MANAGED_BY, OPERATOR, Stage},
+    observe::{Observed, observe},
+    offsets::look,
     provision::{keyspaces, provision},
     report::report,
 };
@@ -36,6 +41,9 @@ const FINALIZER: &str = "millstream.dev/pipeline";
 
 /// How often lag and rows are looked at.
 const PACE: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether there is something to process, where no pod waits for it.
+const PACE_AT_ZERO: Duration = Duration::from_secs(2);
 
 /// The controller of DataPipelines watches their children, and the Keyspaces that they write to.
 pub fn controller(
@@ -84,12 +92,23 @@ impl Reconcile for DataPipeline {
         }
         let deletes = self.spec.deletion_policy == DeletionPolicy::Delete;
         context.hold(self, FINALIZER, deletes).await?;
+        let offsets = look(self, context).await;
         let outcome = match accept(self, &keyspaces(self, context)) {
-            Ok(accepted) => provision(self, context, &accepted).await,
+            Ok(accepted) => provision(self, context, &accepted, &offsets).await,
             Err(refusal) => Err(refusal.into()),
         };
-        let observed = observe(self, context, &outcome).await;
+        let observed = observe(self, context, &offsets).await;
         report(self, context, &outcome, &observed).await?;
-        outcome.map(|()| Action::requeue(PACE))
+        outcome.map(|()| Action::requeue(pace(self, &observed)))
+    }
+}
+
+fn pace(pipeline: &DataPipeline, observed: &Observed) -> Duration {
+    let process = observed.stages.get(&Stage::Process);
+    let at_zero = process.is_some_and(|stage| stage.wanted == 0);
+    if at_zero && pipeline.spec.scaling.is_some() && !pipeline.spec.paused {
+        PACE_AT_ZERO
+    } else {
+        PACE
     }
 }

@@ -8,16 +8,15 @@ use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::ResourceExt;
 use millstream_api::{
     DataPipeline,
-    condition::reason,
-    pipeline::{ExpectationStatus, Sink, SinkStatus},
-    worker::{CommitMetadata, HTTP_PORT, WorkerStatus},
+    pipeline::SinkStatus,
+    worker::{HTTP_PORT, WorkerStatus},
 };
 
 use super::{
     children::{PIPELINE, STAGE, Stage},
-    provision::{kafka_access, pipeline_ref},
+    offsets::Offsets,
 };
-use crate::{context::Context, controller::namespace, error::Error, kafka::Committed};
+use crate::{context::Context, controller::namespace, error::Error};
 
 /// What was seen of a pipeline.
 #[derive(Clone, Debug, Default)]
@@ -44,15 +43,26 @@ pub struct ObservedStage {
 /// How far the sinks are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
+    pub topic_id: Option<String>,
     pub records: i64,
     pub sinks: Vec<SinkStatus>,
+}
+
+impl Progress {
+    fn of(offsets: &Offsets) -> Self {
+        Progress {
+            topic_id: offsets.topic_id.clone(),
+            records: offsets.records(),
+            sinks: offsets.statuses(&pipeline.spec.sinks),
+        }
+    }
 }
 
 /// Looks at everything that a pipeline consists of.
 pub async fn observe(
     pipeline: &DataPipeline,
     context: &Context,
-    outcome: &Result<(), Error>,
+    offsets: &Result<Option<Offsets>, Error>,
 ) -> Observed {
     let pods = pods(pipeline, context);
     let deployments = context.api::<Deployment>(&namespace(pipeline));
@@ -75,22 +85,17 @@ pub async fn observe(
             stages.insert(stage, observed_stage(&deployment, trouble));
         }
     }
-    let kafka_is_away = outcome.as_ref().is_err_and(|error| {
-        [reason::KAFKA_UNREACHABLE, reason::KAFKA_REFUSED].contains(&error.reason())
-    });
-    let progress = if kafka_is_away {
-        // It was just asked, and each question takes its time.
-        None
-    } else {
-        progress(pipeline, context).await.unwrap_or_else(|error| {
-            tracing::debug!(pipeline = pipeline.name_any(), "lag isn't known: {error}");
-            None
-        })
-    };
+    if let Err(error) = offsets {
+        tracing::debug!(pipeline = pipeline.name_any(), "lag isn't known: {error}");
+    }
     Observed {
         stages,
         workers: ask_workers(context, &pods).await,
-        progress,
+        progress: offsets
+            .as_ref()
+            .ok()
+            .and_then(Option::as_ref)
+            .map(Progress::of),
     }
 }
 
@@ -181,94 +186,4 @@ async fn ask_workers(context: &Context, pods: &[(Stage, Arc<Pod>)]) -> Vec<(Stag
         .await;
     answers.sort_by_key(|(stage, status)| (*stage, status.errors.clone()));
     answers
-}
-
-async fn progress(pipeline: &DataPipeline, context: &Context) -> Result<Option<Progress>, Error> {
-    let topic = context.stores.topics().into_iter().find(|topic| {
-        topic.namespace() == pipeline.namespace() && topic.name_any() == pipeline.name_any()
-    });
-    let status = topic.and_then(|topic| topic.status);
-    let Some(partitions) = status.and_then(|status| status.partitions) else {
-        return Ok(None);
-    };
-    let access = kafka_access(pipeline, context).await?;
-    let kafka = context.kafka(&access).await?;
-    let topic = pipeline.topic_name();
-    let mut sinks = Vec::new();
-    // Committed offsets first: an end that is read later is never before them.
-    for sink in &pipeline.spec.sinks {
-        let group = pipeline_ref(pipeline).sink_group(&sink.name);
-        let committed = kafka.committed(&group, &topic, partitions).await?;
-        sinks.push((sink, committed));
-    }
-    let ends = kafka.ends(&topic, partitions).await?;
-    Ok(Some(Progress {
-        records: ends.iter().sum(),
-        sinks: sinks
-            .into_iter()
-            .map(|(sink, committed)| sink_status(sink, &committed, &ends))
-            .collect(),
-    }))
-}
-
-fn sink_status(sink: &Sink, committed: &[Committed], ends: &[i64]) -> SinkStatus {
-    let mut counts = CommitMetadata::default();
-    committed.iter().for_each(|c| counts.add(&c.counts));
-    let expectations = sink.expectations.iter().map(|expectation| {
-        let name = expectation.name.clone();
-        let failed = counts.failed.get(&name).copied().unwrap_or(0);
-        ExpectationStatus { name, failed }
-    });
-    let lag = committed.iter().zip(ends);
-    let lag = lag.map(|(committed, end)| (end - committed.offset.unwrap_or(0)).max(0));
-    SinkStatus {
-        name: sink.name.clone(),
-        lag: Some(lag.sum()),
-        rows: Some(counts.rows),
-        dead_lettered: Some(counts.dead_lettered),
-        expectations: expectations.collect(),
-        last_error: None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lag_and_counts_are_summed_over_partitions() {
-        let sink: Sink = serde_json::from_value(serde_json::json!({
-            "name": "s", "sql": "SELECT id FROM records",
-            "cassandra": {"keyspace": "k", "table": "t"},
-            "expectations": [
-                {"name": "has-email", "check": "email IS NOT NULL"},
-                {"name": "adult", "check": "age >= 18"},
-            ],
-        }))
-        .unwrap();
-        let counts = |rows, failed: &[(&str, i64)]| CommitMetadata {
-            rows,
-            dead_lettered: 1,
-            failed: failed.iter().map(|(n, f)| (n.to_string(), *f)).collect(),
-        };
-        let committed = [
-            Committed {
-                offset: Some(7),
-                counts: counts(6, &[("has-email", 2), ("no-longer-there", 4)]),
-            },
-            Committed {
-                offset: Some(2),
-                counts: counts(2, &[("has-email", 1)]),
-            },
-            Committed::default(),
-        ];
-        let status = sink_status(&sink, &committed, &[10, 2, 4]);
-        assert_eq!(
-            (status.lag, status.rows, status.dead_lettered),
-            (Some(7), Some(8), Some(2))
-        );
-        let failed = status.expectations.iter();
-        let failed: Vec<_> = failed.map(|e| (e.name.as_str(), e.failed)).collect();
-        assert_eq!(failed, [("has-email", 3), ("adult", 0)]);
-    }
 }

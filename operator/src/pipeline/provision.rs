@@ -1,7 +1,7 @@
 //! Topic, keyspaces, consumer groups and pods: each step begins when the one before it is done, and
 //! none of them takes down what runs.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use k8s_openapi::{
     api::{
@@ -13,7 +13,10 @@ use k8s_openapi::{
 use kube::{
     ResourceExt,
     core::DeserializeGuard,
-    runtime::reflector::{ObjectRef, Store},
+    runtime::{
+        events::EventType,
+        reflector::{ObjectRef, Store},
+    },
 };
 use millstream_api::{
     CassandraConnection, DataPipeline, KafkaConnection, Keyspace, Topic,
@@ -26,6 +29,9 @@ use millstream_plan::{Accepted, find_keyspace, keyspace_manager};
 use super::{
     children::{self, Pods, Stage},
     ensure::{check_owner, ensure, ensure_part},
+    offsets::Offsets,
+    scaling::{self, Bounds, Load},
+    start::start,
 };
 use crate::{
     conditions,
@@ -33,8 +39,6 @@ use crate::{
     controller::namespace,
     credentials::Access,
     error::Error,
-    kafka::Kafka,
-    metrics::System,
 };
 
 /// Makes everything that an accepted pipeline needs, in order.
@@ -42,6 +46,7 @@ pub async fn provision(
     pipeline: &DataPipeline,
     context: &Context,
     accepted: &Accepted,
+    offsets: &Result<Option<Offsets>, Error>,
 ) -> Result<(), Error> {
     // 1. What Kafka and Cassandra must have, as resources of their own.
     let mut applied = apply_topics(pipeline, context, accepted).await?;
@@ -62,16 +67,19 @@ pub async fn provision(
     let kafka = kafka_access(pipeline, context).await?;
     let cassandra = cassandra_access(pipeline, context).await?;
     let admin = context.kafka(&kafka).await?;
-    let started = commit_starts(pipeline, context, &admin, &topic).await?;
+    let offsets = known(offsets, &topic)?;
+    let stopped = start(pipeline, context, &admin, &topic, offsets).await?;
     // 4. The pods.
     let credentials = apply_credentials(pipeline, context, &kafka, &cassandra).await?;
     let configs = configs(pipeline, accepted, &kafka, &cassandra, &topic);
     for (stage, config) in configs {
         let replicas = match stage {
+            // With another topic the source would be read anew: a person decides about that.
+            Stage::Ingest if matches!(stopped, Some(Error::DataGap { .. })) => continue,
             _ if pipeline.spec.paused => 0,
             Stage::Ingest => 1,
-            Stage::Process if !started => 0,
-            Stage::Process => pipeline.spec.replicas,
+            Stage::Process if stopped.is_some() => 0,
+            Stage::Process => process_replicas(pipeline, context, &topic, offsets).await?,
         };
         apply_stage(
             pipeline,
@@ -83,13 +91,85 @@ pub async fn provision(
         )
         .await?;
     }
-    if started {
-        Ok(())
-    } else {
-        Err(Error::Waiting(
-            "a sink has no committed offset in some partition: the process pods are stopped, the offset is set to the beginning, and they are started again".into(),
-        ))
+    stopped.map_or(Ok(()), Err)
+}
+
+/// The offsets, if they are those of the topic that the resources tell of.
+fn known<'a>(
+    offsets: &'a Result<Option<Offsets>, Error>,
+    topic: &TopicRef,
+) -> Result<&'a Offsets, Error> {
+    let offsets = offsets.as_ref().map_err(Error::clone)?.as_ref();
+    offsets
+        .filter(|offsets| {
+            offsets.topic_id.as_ref() == Some(&topic.id)
+                && offsets.ends.len() == topic.partitions as usize
+        })
+        .ok_or_else(|| {
+            Error::Waiting(format!(
+                "topic `{}` has just changed in Kafka, and its Topic doesn't tell yet how",
+                topic.name
+            ))
+        })
+}
+
+/// The number of process pods: fixed, or by the load.
+async fn process_replicas(
+    pipeline: &DataPipeline,
+    context: &Context,
+    topic: &TopicRef,
+    offsets: &Offsets,
+) -> Result<i32, Error> {
+    let Some(scaling) = &pipeline.spec.scaling else {
+        return Ok(pipeline.spec.replicas);
+    };
+    // Asked for, as what is watched may be older than the last step.
+    let name = Stage::Process.object_name(pipeline);
+    let api = context.api::<Deployment>(&namespace(pipeline));
+    let pods = pods(api.get_opt(&name).await?);
+    let slowest = offsets.slowest();
+    let load = Load {
+        records: offsets.records(),
+        lag: slowest.map_or(0, |sink| sink.lag),
+        failing: failing(pipeline),
+    };
+    let bounds = Bounds::new(scaling, topic.partitions);
+    let uid = pipeline.uid().unwrap_or_default();
+    let replicas = context.memory.of_pipeline(&uid, |memory| {
+        memory
+            .scaler
+            .decide(Instant::now(), Some(load), pods, &bounds)
+    });
+    if replicas != pods.wanted {
+        let sink = slowest.map_or("", |sink| sink.name.as_str());
+        let note = format!(
+            "process pods: {} → {replicas}; lag: {} (sink `{sink}`)",
+            pods.wanted, load.lag
+        );
+        context
+            .event(pipeline, EventType::Normal, "Scaled", note)
+            .await;
     }
+    Ok(replicas)
+}
+
+fn pods(deployment: Option<Deployment>) -> scaling::Pods {
+    let Some(deployment) = deployment else {
+        return scaling::Pods::default();
+    };
+    let status = deployment.status.unwrap_or_default();
+    let wanted = deployment.spec.and_then(|spec| spec.replicas);
+    scaling::Pods {
+        wanted: wanted.unwrap_or(1),
+        there: status.replicas.unwrap_or(0),
+        ready: status.ready_replicas.unwrap_or(0),
+    }
+}
+
+/// Whether a sink had an error when it was looked last.
+fn failing(pipeline: &DataPipeline) -> bool {
+    let status = pipeline.status.as_ref();
+    status.is_some_and(|status| status.sinks.iter().any(|sink| sink.last_error.is_some()))
 }
 
 /// Who the pipeline is to its workers.
@@ -126,7 +206,8 @@ pub fn watched<K: Kind>(store: &Store<K>, pipeline: &DataPipeline, name: &str) -
     store.get(&ObjectRef::new(name).within(&namespace(pipeline)))
 }
 
-fn watched_guarded<K: Kind>(
+/// A watched object by name, if it is well-formed.
+pub fn watched_guarded<K: Kind>(
     store: &Store<DeserializeGuard<K>>,
     pipeline: &DataPipeline,
     name: &str,
@@ -228,14 +309,22 @@ fn await_keyspace(
             .map(|status| &status.conditions[..])
     });
     match ready {
-        // Tables of others in the Keyspace don't stop this pipeline: the message names those that
-        // are wrong, and the rest are there.
-        Err(Error::Child { reason, message }) if reason == reason::INCOMPATIBLE => {
-            let mut mine = accepted.sinks.iter().filter(|sink| sink.keyspace == name);
-            if mine.any(|sink| message.contains(&format!("table {name}.{} ", sink.table.name))) {
-                return Err(Error::Child { reason, message });
+        // Tables of others in the Keyspace don't stop this pipeline: those that aren't refused are
+        // there.
+        Err(Error::Child { reason, .. }) if reason == reason::INCOMPATIBLE => {
+            let status = keyspace.and_then(|keyspace| keyspace.status.as_ref());
+            let mut refused = status.into_iter().flat_map(|status| &status.refused_tables);
+            let is_mine = |table: &str| {
+                let mut sinks = accepted.sinks.iter();
+                sinks.any(|sink| sink.keyspace == name && sink.table.name == table)
+            };
+            match refused.find(|table| is_mine(&table.name)) {
+                Some(table) => Err(Error::Child {
+                    reason,
+                    message: format!("Keyspace `{resource}`: {}", table.message),
+                }),
+                None => Ok(()),
             }
-            Ok(())
         }
         other => other,
     }
@@ -262,40 +351,6 @@ fn await_ready<K: Kind>(
         }),
         _ => Err(waiting()),
     }
-}
-
-/// Commits the beginning of the log for every sink and partition without an offset: the workers
-/// never choose a place themselves. False where a group has members, which Kafka wants gone first.
-async fn commit_starts(
-    pipeline: &DataPipeline,
-    context: &Context,
-    kafka: &Kafka,
-    topic: &TopicRef,
-) -> Result<bool, Error> {
-    for sink in &pipeline.spec.sinks {
-        let group = pipeline_ref(pipeline).sink_group(&sink.name);
-        let committed = kafka
-            .committed(&group, &topic.name, topic.partitions)
-            .await?;
-        let missing: Vec<_> = (0..topic.partitions)
-            .zip(&committed)
-            .filter(|(_, committed)| committed.offset.is_none())
-            .map(|(partition, _)| partition)
-            .collect();
-        if missing.is_empty() {
-            continue;
-        }
-        let starts = kafka.starts(&topic.name, topic.partitions).await?;
-        let offsets = missing
-            .into_iter()
-            .filter_map(|partition| Some((partition, *starts.get(partition as usize)?)))
-            .collect();
-        context.metrics.wrote(System::Kafka);
-        if !kafka.commit(&group, &topic.name, offsets).await? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 /// Sees to the workers' Secret; its resource version, where there is one.

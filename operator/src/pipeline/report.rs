@@ -69,10 +69,21 @@ fn status(
     observed: &Observed,
 ) -> DataPipelineStatus {
     let generation = pipeline.meta().generation;
-    let mut verdicts = conditions::accepted_and_provisioned(
-        outcome.as_ref().map(|()| "topic and tables are there"),
-    );
-    let running = running(pipeline, observed);
+    let provisioned = match outcome {
+        Ok(()) | Err(Error::DataGap { .. }) => Ok("topic and tables are there"),
+        Err(error) => Err(error),
+    };
+    let mut verdicts = conditions::accepted_and_provisioned(provisioned);
+    verdicts.push(data_gap(before, outcome));
+    let running = match outcome {
+        Err(Error::DataGap { reason, .. }) => Verdict::new(
+            condition::RUNNING,
+            Holds::False,
+            reason,
+            "the process pods are stopped: the condition DataGap tells why",
+        ),
+        _ => running(pipeline, observed),
+    };
     let ready_message = running.message.clone();
     verdicts.push(running);
     let sinks = sinks(pipeline, before, observed);
@@ -81,7 +92,12 @@ fn status(
         observed_generation: generation,
         conditions: conditions::merge(&before.conditions, &verdicts, &ready_message, generation),
         replicas: Some(process.map_or(0, |stage| stage.pods)),
+        desired_replicas: process.map(|stage| stage.wanted),
         selector: Some(process_selector(pipeline)),
+        topic_id: match (outcome, &observed.progress) {
+            (Ok(()), Some(progress)) => progress.topic_id.clone(),
+            _ => before.topic_id.clone(),
+        },
         records: match &observed.progress {
             Some(progress) => Some(progress.records),
             None => before.records,
@@ -93,6 +109,26 @@ fn status(
             .reduce(|a, b| a + b),
         source: source(before, observed),
         sinks,
+    }
+}
+
+/// Whether records are gone. Where it wasn't looked, what was known last holds on.
+fn data_gap(before: &DataPipelineStatus, outcome: &Result<(), Error>) -> Verdict {
+    let say = |holds, reason: &str, message: &str| {
+        Verdict::new(condition::DATA_GAP, holds, reason, message)
+    };
+    match outcome {
+        Ok(()) => say(Holds::False, reason::COMPLETE, "no record is missing"),
+        Err(Error::DataGap { reason, message }) => say(Holds::True, reason, message),
+        Err(_) => match conditions::find(&before.conditions, condition::DATA_GAP) {
+            Some(last) if last.status == "True" => say(Holds::True, &last.reason, &last.message),
+            Some(last) if last.status == "False" => say(Holds::False, &last.reason, &last.message),
+            _ => say(
+                Holds::Unknown,
+                reason::WAITING,
+                "looked for when topic and tables are there",
+            ),
+        },
     }
 }
 
@@ -115,13 +151,12 @@ fn sinks(
     observed: &Observed,
 ) -> Vec<SinkStatus> {
     let errors = errors(observed);
+    let seen = observed.progress.iter().flat_map(|seen| &seen.sinks);
+    // What was seen last, while Kafka can't be asked or knows nothing.
+    let known: Vec<_> = seen.chain(&before.sinks).collect();
     let sinks = pipeline.spec.sinks.iter().map(|sink| {
-        let known = match &observed.progress {
-            Some(progress) => &progress.sinks,
-            // What was seen last, while Kafka can't be asked.
-            None => &before.sinks,
-        };
-        let known = known.iter().find(|known| known.name == sink.name).cloned();
+        let known = known.iter().find(|known| known.name == sink.name);
+        let known = known.map(|known| (*known).clone());
         SinkStatus {
             name: sink.name.clone(),
             last_error: errors.get(sink.name.as_str()).map(|error| clip(error)),
@@ -194,6 +229,11 @@ fn running(pipeline: &DataPipeline, observed: &Observed) -> Verdict {
     }
     for (name, stage) in [("ingest", ingest), ("process", process)] {
         if let Some(missing) = missing(name, stage) {
+            // The autoscaler's steps don't disturb those that run.
+            let runs = stage.ready > 0 && stage.trouble.is_none();
+            if runs && name == "process" && pipeline.spec.scaling.is_some() {
+                return say(Holds::True, reason::RUNNING, missing);
+            }
             return say(Holds::False, reason::PROGRESSING, missing);
         }
     }

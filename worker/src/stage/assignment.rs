@@ -270,7 +270,7 @@ impl Assignment {
             };
             if next < low || next > high {
                 self.status.fail(gap(partition), format!(
-                    "DataGap: partition {partition} of the topic {} is to be read from offset {next} on, but holds {low} to {high}; pause the pipeline and reset the offsets of its consumer group to accept that",
+                    "DataGap: partition {partition} of the topic {} is to be read from offset {next} on, but holds {low} to {high}; spec.onDataGap: Continue accepts that",
                     self.topic
                 ));
             }

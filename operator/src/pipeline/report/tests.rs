@@ -47,6 +47,7 @@ fn healthy() -> Observed {
         stages: BTreeMap::from([(Stage::Ingest, stage(1, 1)), (Stage::Process, stage(2, 2))]),
         workers: Vec::new(),
         progress: Some(Progress {
+            topic_id: Some("one".into()),
             records: 10,
             sinks: vec![sink("a", 1, 9), sink("b", 4, 6)],
         }),
@@ -94,9 +95,18 @@ fn conditions_say_where_a_pipeline_stands() {
     rolling.stages.get_mut(&Stage::Ingest).unwrap().rolled_out = false;
     let mut at_zero = healthy();
     at_zero.stages.insert(Stage::Process, stage(0, 0));
+    let mut scaled = pipeline.clone();
+    scaled.spec.scaling = serde_saphyr::from_str("{}").ok();
+    let mut stepping = healthy();
+    let process = stepping.stages.get_mut(&Stage::Process).unwrap();
+    (process.ready, process.rolled_out) = (1, false);
+    let gap = || Error::DataGap {
+        reason: reason::RETENTION_PASSED,
+        message: "sink `a`: retention has removed records".into(),
+    };
     let child = Error::Child {
         reason: "CassandraUnreachable".into(),
-        message: "Keyspace `k`: Cassandra at c:9042 doesn't answer within 10 s: refused".into(),
+        message: "Keyspace `k`: Cassandra at c:9042 can't be reached: refused".into(),
     };
     let invalid = Error::InvalidSql("sink `a`, line 1, column 8: no column `idd`".into());
     let cases = [
@@ -125,6 +135,11 @@ fn conditions_say_where_a_pipeline_stands() {
         ),
         ("paused", conditions_of(&paused, Ok(()), &healthy())),
         ("scaled to zero", conditions_of(&pipeline, Ok(()), &at_zero)),
+        (
+            "a step of the autoscaler",
+            conditions_of(&scaled, Ok(()), &stepping),
+        ),
+        ("data gap", conditions_of(&pipeline, Err(gap()), &at_zero)),
     ];
     let text: Vec<_> = cases
         .iter()
@@ -145,6 +160,7 @@ fn numbers_are_of_the_sink_that_lags_most_and_of_all_sinks() {
         (status.records, status.lag, status.rows, status.replicas),
         (Some(10), Some(4), Some(15), Some(2))
     );
+    assert_eq!(status.desired_replicas, Some(2));
     assert_eq!(
         status.selector.as_deref(),
         Some("app.kubernetes.io/component=process,millstream.dev/pipeline=users")
@@ -175,4 +191,39 @@ fn what_was_seen_last_stays_while_kafka_cannot_be_asked() {
         .map(|sink| sink.last_error.as_deref())
         .collect();
     assert_eq!(errors, [None, Some("table k.a is gone")]);
+}
+
+#[test]
+fn a_gap_is_remembered_until_it_is_passed_over() {
+    let pipeline = pipeline();
+    let first = status(
+        &pipeline,
+        &DataPipelineStatus::default(),
+        &Ok(()),
+        &healthy(),
+    );
+    assert_eq!(first.topic_id.as_deref(), Some("one"));
+    let mut made_anew = healthy();
+    made_anew.progress = Some(Progress {
+        topic_id: Some("two".into()),
+        ..Progress::default()
+    });
+    let gap = || Error::DataGap {
+        reason: reason::TOPIC_RECREATED,
+        message: "it was made anew".into(),
+    };
+    let gone = status(&pipeline, &first, &Err(gap()), &made_anew);
+    let waiting = Err(Error::Waiting("pods stop".into()));
+    let passing = status(&pipeline, &gone, &waiting, &made_anew);
+    for status in [&gone, &passing] {
+        let condition = conditions::find(&status.conditions, condition::DATA_GAP).unwrap();
+        assert_eq!(condition.status, "True");
+        assert_eq!(condition.reason, reason::TOPIC_RECREATED);
+        assert_eq!(status.topic_id, first.topic_id);
+        assert_eq!(status.sinks, first.sinks, "no offset says nothing");
+    }
+    let passed = status(&pipeline, &passing, &Ok(()), &made_anew);
+    assert_eq!(passed.topic_id.as_deref(), Some("two"));
+    let condition = conditions::find(&passed.conditions, condition::DATA_GAP).unwrap();
+    assert_eq!(condition.status, "False");
 }

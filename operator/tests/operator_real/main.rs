@@ -4,9 +4,14 @@
 // A test's own functions may end it as the test itself may.
 #![allow(clippy::unwrap_used)]
 
+mod offsets;
+
 use std::collections::BTreeMap;
 
-use millstream_api::{CassandraConnection, KafkaConnection, KeyspaceSpec, keyspace::Replication};
+use millstream_api::{
+    CassandraConnection, KafkaConnection, KeyspaceSpec, keyspace::Replication,
+    worker::CommitMetadata,
+};
 use millstream_operator::{
     cassandra::{Cassandra, CassandraError},
     credentials::{Access, Login},
@@ -160,9 +165,15 @@ async fn a_group_without_members_is_given_offsets() {
     assert!(before.iter().all(|committed| committed.offset.is_none()));
     assert_eq!(kafka.starts(&name, 2).await.unwrap(), [0, 0]);
     assert_eq!(kafka.ends(&name, 2).await.unwrap(), [0, 0]);
-    assert!(kafka.commit(&name, &name, vec![(1, 0)]).await.unwrap());
+    let counts = CommitMetadata {
+        rows: 5,
+        ..CommitMetadata::default()
+    };
+    let offsets = BTreeMap::from([(1, (0, counts))]);
+    assert!(kafka.commit(&name, &name, offsets).await.unwrap());
     let after = kafka.committed(&name, &name, 2).await.unwrap();
     assert_eq!([after[0].offset, after[1].offset], [None, Some(0)]);
+    assert_eq!(after[1].counts, counts);
     kafka.delete_groups(&[&name]).await.unwrap();
     kafka.delete(&name).await.unwrap();
 }

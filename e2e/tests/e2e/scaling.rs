@@ -1,0 +1,141 @@
+//! Process pods follow the load: from none to as many as there are partitions, and back.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use k8s_openapi::api::apps::v1::Deployment;
+use millstream_api::DataPipelineStatus;
+use millstream_e2e::{Namespace, PATIENCE, eventually, is_ready, with_temp_namespace};
+use serde_json::{Value, json};
+
+use crate::orders::{self, ORDERS};
+
+/// From the first record in the topic to the first row in the table, with no pod running.
+const FIRST_ROW: Duration = Duration::from_secs(10);
+
+/// From the first record in the topic to as many pods as there are partitions.
+const TO_THE_CAP: Duration = Duration::from_secs(60);
+
+fn scaled(namespace: &Namespace, scaling: Value) -> Value {
+    orders::pipeline_with(namespace, json!({"scaling": scaling}))
+}
+
+async fn status(namespace: &Namespace) -> Result<DataPipelineStatus> {
+    let pipelines = namespace.api::<millstream_api::DataPipeline>();
+    Ok(pipelines.get(ORDERS).await?.status.unwrap_or_default())
+}
+
+/// Waits until so many process pods are wanted, and there are no others.
+async fn settles_at(namespace: &Namespace, replicas: i32, timeout: Duration) -> Result<()> {
+    eventually(timeout, async || {
+        let status = status(namespace).await?;
+        ensure!(
+            status.desired_replicas == Some(replicas) && status.replicas == Some(replicas),
+            "{:?} of {:?} process pods, not {replicas}; lag {:?}",
+            status.replicas,
+            status.desired_replicas,
+            status.lag
+        );
+        Ok(())
+    })
+    .await
+}
+
+/// The largest number of ready process pods, and when it was reached.
+async fn most_pods(namespace: &Namespace, wanted: usize, started: Instant) -> Result<Duration> {
+    loop {
+        let pods = namespace.pods(ORDERS, "process").await?;
+        let ready = pods.iter().filter(|pod| is_ready(pod)).count();
+        ensure!(pods.len() <= wanted, "{} process pods", pods.len());
+        if ready == wanted {
+            return Ok(started.elapsed());
+        }
+        if started.elapsed() > TO_THE_CAP {
+            bail!("{ready} of {wanted} process pods are ready after {TO_THE_CAP:?}");
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn first_row(namespace: &Namespace, started: Instant) -> Result<Duration> {
+    let cql = format!("SELECT id FROM {} LIMIT 1", orders::table(namespace));
+    while namespace
+        .cassandra
+        .select::<(uuid::Uuid,)>(&cql)
+        .await?
+        .is_empty()
+    {
+        ensure!(started.elapsed() < FIRST_ROW, "no row within {FIRST_ROW:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(started.elapsed())
+}
+
+#[test]
+fn records_at_zero_start_pods_and_none_are_left_after() {
+    let records = std::env::var("MILLSTREAM_E2E_RECORDS").map_or(500_000, |number| {
+        number.parse().expect("MILLSTREAM_E2E_RECORDS is a number")
+    });
+    with_temp_namespace("scaling", async |namespace| {
+        let topic = orders::topic(namespace);
+        let scaling =
+            json!({"minReplicas": 0, "targetLag": 10_000, "stabilization": {"down": "15s"}});
+        namespace
+            .apply(&scaled(namespace, scaling).to_string())
+            .await?;
+        namespace.ready(ORDERS).await?;
+        settles_at(namespace, 0, PATIENCE).await?;
+
+        let started = Instant::now();
+        let (produced, row, cap) = tokio::join!(
+            namespace.kafka.produce(&topic, orders::plain(0..records)),
+            first_row(namespace, started),
+            most_pods(namespace, 4, started),
+        );
+        produced?;
+        println!("first row after {:.1?}, 4 pods after {:.1?}", row?, cap?);
+        namespace
+            .drained(ORDERS, ORDERS, &topic, Duration::from_secs(240))
+            .await?;
+        settles_at(namespace, 0, PATIENCE).await?;
+        println!("no pods after {:.1?}", started.elapsed());
+        let rows = namespace.cassandra.count(orders::table(namespace)).await?;
+        assert_eq!(rows, i64::try_from(records)?);
+        Ok(())
+    });
+}
+
+#[test]
+fn kubectl_scale_is_told_that_scaling_decides() {
+    with_temp_namespace("scaling", async |namespace| {
+        let manifest = scaled(namespace, json!({"minReplicas": 1, "maxReplicas": 2}));
+        namespace.apply(&manifest.to_string()).await?;
+        namespace.ready(ORDERS).await?;
+        let scale = ["scale", "datapipeline", ORDERS, "--replicas=3"];
+        let refused = namespace.kubectl(&scale).await?;
+        assert!(
+            !refused.success && refused.stderr.contains("spec.scaling decides"),
+            "{}",
+            refused.stderr
+        );
+        // Somebody changes the Deployment itself: the operator keeps to the bounds.
+        let name = format!("{ORDERS}-process");
+        let deployment = ["scale", "deployment", &name, "--replicas=4"];
+        namespace.kubectl(&deployment).await?.ok()?;
+        eventually(PATIENCE, async || {
+            let found = namespace.api::<Deployment>().get(&name).await?;
+            let replicas = found.spec.and_then(|spec| spec.replicas);
+            ensure!(replicas <= Some(2), "{replicas:?} replicas");
+            Ok(())
+        })
+        .await?;
+        // Without `scaling` the number is theirs again.
+        let remove = r#"[{"op": "remove", "path": "/spec/scaling"}]"#;
+        namespace
+            .kubectl(&["patch", "datapipeline", ORDERS, "--type=json", "-p", remove])
+            .await?
+            .ok()?;
+        namespace.kubectl(&scale).await?.ok()?;
+        settles_at(namespace, 3, PATIENCE).await
+    });
+}

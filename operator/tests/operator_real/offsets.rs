@@ -1,0 +1,228 @@
+//! Lag and gaps as Kafka's own offsets show them.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use millstream_api::{
+    DataPipelineStatus,
+    condition::reason,
+    worker::{CommitMetadata, TopicRef},
+};
+use millstream_operator::{
+    kafka::{Kafka, TopicMark},
+    pipeline::{
+        gap::{self, DataGap},
+        offsets::{Offsets, Tails, read},
+    },
+};
+use rdkafka::{
+    ClientConfig, Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions},
+    client::DefaultClientContext,
+    producer::{BaseProducer, BaseRecord, Producer},
+};
+
+use crate::{Environment, unique};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A topic with one partition, and a sink whose group is named as the topic is.
+struct Topic<'a> {
+    environment: &'a Environment,
+    kafka: Kafka,
+    name: String,
+    tails: Tails,
+}
+
+impl<'a> Topic<'a> {
+    async fn new(environment: &'a Environment, what: &str) -> Self {
+        let topic = Topic {
+            environment,
+            kafka: environment.kafka(),
+            name: unique(what),
+            tails: Tails::default(),
+        };
+        topic.create("one").await;
+        topic
+    }
+
+    async fn create(&self, id: &str) {
+        let config = BTreeMap::new();
+        self.kafka
+            .create(&self.name, 1, None, &config)
+            .await
+            .unwrap();
+        let mark = TopicMark {
+            id: id.into(),
+            base: 1,
+            written: 1,
+        };
+        self.kafka.set_mark(&self.name, &mark).await.unwrap();
+    }
+
+    fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.environment.text("kafka"));
+        config
+    }
+
+    /// Sends records; nothing where none are asked for.
+    fn send(&self, producer: &BaseProducer, records: usize) {
+        for _ in 0..records {
+            let record = BaseRecord::<str, str>::to(&self.name).payload("{}");
+            producer.send(record).map_err(|(error, _)| error).unwrap();
+        }
+        producer.flush(PATIENCE).unwrap();
+    }
+
+    fn produce(&self, records: usize) {
+        self.send(&self.client().create().unwrap(), records);
+    }
+
+    fn in_transactions(&self) -> BaseProducer {
+        let mut client = self.client();
+        let producer: BaseProducer = client.set("transactional.id", &self.name).create().unwrap();
+        producer.init_transactions(PATIENCE).unwrap();
+        producer
+    }
+
+    /// As somebody does who runs out of space.
+    async fn delete_before(&self, offset: i64) {
+        let admin: AdminClient<DefaultClientContext> = self.client().create().unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.name, 0, Offset::Offset(offset))
+            .unwrap();
+        admin
+            .delete_records(&list, &AdminOptions::new())
+            .await
+            .unwrap();
+    }
+
+    async fn commit(&self, offset: i64) {
+        let counts = CommitMetadata {
+            rows: offset,
+            ..CommitMetadata::default()
+        };
+        let offsets = BTreeMap::from([(0, (offset, counts))]);
+        let committed = self.kafka.commit(&self.name, &self.name, offsets).await;
+        assert!(committed.unwrap());
+    }
+
+    /// What a visit sees.
+    async fn look(&mut self) -> Offsets {
+        let groups = [("s".to_string(), self.name.clone())];
+        read(&self.kafka, &self.name, 1, &groups, &mut self.tails)
+            .await
+            .unwrap()
+    }
+
+    async fn lag(&mut self) -> i64 {
+        self.look().await.sinks[0].lag
+    }
+
+    async fn gap(&mut self, known_id: &str) -> Option<DataGap> {
+        let offsets = self.look().await;
+        let before = DataPipelineStatus {
+            topic_id: Some(known_id.into()),
+            sinks: offsets.statuses(),
+            ..DataPipelineStatus::default()
+        };
+        let topic = TopicRef {
+            name: self.name.clone(),
+            id: offsets.topic_id.clone().unwrap(),
+            timestamp_base: 1,
+            partitions: 1,
+        };
+        gap::find(&before, &topic, &offsets)
+    }
+
+    async fn remove(self) {
+        self.kafka.delete(&self.name).await.unwrap();
+        let _ = self.kafka.delete_groups(&[&self.name]).await;
+        self.kafka.forget_mark(&self.name).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn markers_of_transactions_are_no_lag() {
+    let Some(environment) = Environment::load() else {
+        return;
+    };
+    let mut topic = Topic::new(&environment, "markers").await;
+    let producer = topic.in_transactions();
+    producer.begin_transaction().unwrap();
+    topic.send(&producer, 3);
+    producer.commit_transaction(PATIENCE).unwrap();
+    topic.commit(0).await;
+    // Three records and the marker; that there are records is found out where nobody moves.
+    assert_eq!([topic.lag().await, topic.lag().await], [4, 4]);
+    topic.commit(3).await;
+    assert_eq!([topic.lag().await, topic.lag().await], [1, 0]);
+    assert_eq!(topic.look().await.ends, [4]);
+
+    producer.begin_transaction().unwrap();
+    topic.send(&producer, 5);
+    producer.abort_transaction(PATIENCE).unwrap();
+    assert_eq!(topic.lag().await, 0, "given up");
+    producer.begin_transaction().unwrap();
+    topic.send(&producer, 2);
+    assert_eq!(topic.lag().await, 0, "not committed yet");
+    producer.commit_transaction(PATIENCE).unwrap();
+    assert!(topic.lag().await >= 2, "records");
+    topic.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_are_gone_are_a_gap_and_no_lag() {
+    let Some(environment) = Environment::load() else {
+        return;
+    };
+    let mut topic = Topic::new(&environment, "gap").await;
+    topic.produce(10);
+    assert_eq!(topic.lag().await, 10, "nothing is committed yet");
+    topic.commit(3).await;
+    assert_eq!(topic.gap("one").await, None);
+    topic.delete_before(3).await;
+    assert_eq!(topic.gap("one").await, None, "read already");
+
+    topic.delete_before(6).await;
+    let gap = topic.gap("one").await.unwrap();
+    assert_eq!(gap.reason, reason::RETENTION_PASSED);
+    assert!(
+        gap.lost.contains("records 3 to 5 of partition 0"),
+        "{gap:?}"
+    );
+    assert_eq!(topic.lag().await, 4, "what is there");
+    topic.commit(6).await;
+    assert_eq!(topic.gap("one").await, None);
+
+    topic.commit(12).await;
+    let gap = topic.gap("one").await.unwrap();
+    assert_eq!(gap.reason, reason::LOG_TRUNCATED);
+    topic.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_made_anew_is_another_one() {
+    let Some(environment) = Environment::load() else {
+        return;
+    };
+    let mut topic = Topic::new(&environment, "anew").await;
+    topic.produce(10);
+    topic.commit(10).await;
+    assert_eq!(topic.gap("one").await, None);
+    topic.kafka.delete(&topic.name).await.unwrap();
+    let config = BTreeMap::new();
+    topic
+        .kafka
+        .create(&topic.name, 1, None, &config)
+        .await
+        .unwrap();
+    let seen = topic.look().await;
+    assert_eq!(seen.topic_id, None, "the mark went with the topic");
+    assert_eq!(seen.sinks[0].committed[0].offset, None, "so did the offset");
+    assert_eq!(seen.statuses(), [], "what was seen last stays");
+    topic.create("two").await;
+    let gap = topic.gap("one").await.unwrap();
+    assert_eq!(gap.reason, reason::TOPIC_RECREATED);
+    topic.remove().await;
+}
