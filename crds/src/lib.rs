@@ -9,6 +9,7 @@ pub mod connection;
 pub mod cql;
 pub mod keyspace;
 pub mod pipeline;
+pub mod serve;
 pub mod source;
 pub mod topic;
 pub mod worker;

@@ -13,6 +13,7 @@ use crate::{
     DeletionPolicy,
     connection::{CassandraConnection, KafkaConnection},
     keyspace::PrimaryKey,
+    serve::{Serve, ServeStatus},
     source::Source,
 };
 
@@ -36,7 +37,8 @@ use crate::{
     printcolumn(name = "Rows", type_ = "integer", json_path = ".status.rows"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].message", priority = 1),
-    validation = Rule::new("self.metadata.name.size() <= 50").message("metadata.name may have 50 characters at most: the names of the pods are made from it")
+    validation = Rule::new("self.metadata.name.size() <= 50").message("metadata.name may have 50 characters at most: the names of the pods are made from it"),
+    validation = Rule::new("!has(self.spec.serve) || self.metadata.name.matches('^[a-z][-a-z0-9]*$')").message("with serve, metadata.name begins with a letter and has no dots: a Service is named after it")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct DataPipelineSpec {
@@ -59,6 +61,9 @@ pub struct DataPipelineSpec {
     /// stop the others.
     #[schemars(length(min = 1, max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub sinks: Vec<Sink>,
+    /// A REST service over the tables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serve: Option<Serve>,
     /// Whether the topic, and the tables that this pipeline declared, are removed with it.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
@@ -228,6 +233,9 @@ pub struct DataPipelineStatus {
     /// What was last seen of the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceStatus>,
+    /// What was last seen of the REST service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serve: Option<ServeStatus>,
     /// What was last seen of each sink.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]

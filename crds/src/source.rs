@@ -10,7 +10,7 @@ use crate::connection::SecretValue;
 
 /// Durations as Go and Kubernetes write them. Checked by the API server, because a resource that
 /// can't be deserialized can't be told what is wrong with it.
-const DURATION: &str = r"^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$";
+pub(crate) const DURATION: &str = r"^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$";
 
 /// The source of a pipeline: exactly one of its fields is set.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]

@@ -12,6 +12,7 @@ mod key;
 mod query;
 mod resolve;
 mod schema;
+pub mod serve;
 mod sink;
 mod table;
 mod tokens;

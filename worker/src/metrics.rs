@@ -1,5 +1,7 @@
 //! What Prometheus reads under `/metrics`.
 
+use std::time::Duration;
+
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{
@@ -27,6 +29,19 @@ pub struct SinkPartition {
     pub partition: i32,
 }
 
+/// A request to the REST service.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Request {
+    endpoint: String,
+    status: u16,
+}
+
+/// An endpoint of the REST service.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndpointLabel {
+    endpoint: String,
+}
+
 #[derive(Clone)]
 struct BatchSeconds;
 
@@ -45,6 +60,8 @@ pub struct Metrics {
     write_retries: Family<Stage, Counter>,
     batch_seconds: Family<Stage, Histogram, BatchSeconds>,
     lag: Family<SinkPartition, Gauge>,
+    requests: Family<Request, Counter>,
+    request_seconds: Family<EndpointLabel, Histogram, BatchSeconds>,
 }
 
 /// The metrics of `ingest` or of a sink.
@@ -71,6 +88,8 @@ impl Default for Metrics {
         let write_retries = Family::default();
         let batch_seconds = Family::new_with_constructor(BatchSeconds);
         let lag = Family::default();
+        let requests = Family::default();
+        let request_seconds = Family::new_with_constructor(BatchSeconds);
         registry.register("records", "Records that were read", records.clone());
         registry.register("rows", "Rows that were written", rows.clone());
         registry.register(
@@ -94,6 +113,17 @@ impl Default for Metrics {
             "Records in the topic partition that are not written yet",
             lag.clone(),
         );
+        registry.register(
+            "requests",
+            "Requests to the REST service",
+            requests.clone(),
+        );
+        registry.register_with_unit(
+            "request",
+            "From a request's head to its answer",
+            Unit::Seconds,
+            request_seconds.clone(),
+        );
         Metrics {
             registry,
             records,
@@ -102,11 +132,27 @@ impl Default for Metrics {
             write_retries,
             batch_seconds,
             lag,
+            requests,
+            request_seconds,
         }
     }
 }
 
 impl Metrics {
+    /// Counts a request to the REST service.
+    pub fn request(&self, endpoint: &str, status: u16, took: Duration) {
+        let endpoint = endpoint.to_owned();
+        let label = EndpointLabel {
+            endpoint: endpoint.clone(),
+        };
+        self.request_seconds
+            .get_or_create(&label)
+            .observe(took.as_secs_f64());
+        self.requests
+            .get_or_create(&Request { endpoint, status })
+            .inc();
+    }
+
     /// The metrics of `ingest` or of a sink.
     pub fn stage(&self, name: &str) -> StageMetrics {
         let stage = Stage { stage: name.into() };

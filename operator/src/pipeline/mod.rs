@@ -7,6 +7,7 @@ mod ensure;
 mod observe;
 mod provision;
 mod report;
+mod serve;
 
 use std::time::Duration;
 
@@ -86,7 +87,12 @@ impl Reconcile for DataPipeline {
         let deletes = self.spec.deletion_policy == DeletionPolicy::Delete;
         context.hold(self, FINALIZER, deletes).await?;
         let outcome = match accept(self, &keyspaces(self, context)) {
-            Ok(accepted) => provision(self, context, &accepted).await,
+            Ok(accepted) => {
+                let provisioned = provision(self, context, &accepted).await;
+                // It needs the tables alone: what else there is may be away.
+                let served = serve::provision(self, context, &accepted).await;
+                provisioned.and(served)
+            }
             Err(error) => Err(error),
         };
         let observed = observe(self, context, &outcome).await;
