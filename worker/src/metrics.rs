@@ -113,11 +113,7 @@ impl Default for Metrics {
             "Records in the topic partition that are not written yet",
             lag.clone(),
         );
-        registry.register(
-            "requests",
-            "Requests to the REST service",
-            requests.clone(),
-        );
+        registry.register("requests", "Requests to the REST service", requests.clone());
         registry.register_with_unit(
             "request",
             "From a request's head to its answer",
