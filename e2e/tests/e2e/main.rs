@@ -10,6 +10,7 @@ mod ingest;
 mod keyspace;
 mod mistakes;
 mod orders;
+mod serve;
 mod steady;
 mod topic;
 mod users;

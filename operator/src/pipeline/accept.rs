@@ -12,7 +12,7 @@ use millstream_api::{
 };
 use millstream_plan::{PlanError, RecordSchema, SinkPlan, key_pointers};
 
-use super::{children::keyspace_manager, serve};
+use super::children::keyspace_manager;
 use crate::{conditions, error::Error};
 
 /// A pipeline that makes sense.
@@ -58,7 +58,7 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
         .map(|(_, plan, table)| (plan, table))
         .collect();
     let key = key_pointers(&pipeline.spec.topic.key, &with_tables)?;
-    let sinks: Vec<_> = planned
+    let sinks = planned
         .into_iter()
         .map(|(sink, _, table)| SinkConfig {
             name: sink.name.clone(),
@@ -68,7 +68,6 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
             consistency: sink.cassandra.consistency,
         })
         .collect();
-    serve::check(pipeline, keyspaces, &sinks)?;
     Ok(Accepted {
         key,
         sinks,

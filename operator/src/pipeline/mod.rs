@@ -86,7 +86,12 @@ impl Reconcile for DataPipeline {
         }
         let deletes = self.spec.deletion_policy == DeletionPolicy::Delete;
         context.hold(self, FINALIZER, deletes).await?;
-        let outcome = match accept(self, &keyspaces(self, context)) {
+        let keyspaces = keyspaces(self, context);
+        let accepted = accept(self, &keyspaces).and_then(|accepted| {
+            serve::check(self, &keyspaces, &accepted.sinks)?;
+            Ok(accepted)
+        });
+        let outcome = match accepted {
             Ok(accepted) => {
                 let provisioned = provision(self, context, &accepted).await;
                 // It needs the tables alone: what else there is may be away.

@@ -1,6 +1,8 @@
 //! `spec.serve`: the REST service over a pipeline's tables. It needs Cassandra alone, so it comes
 //! and stays whatever becomes of the rest.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{ConfigMap, Secret, Service},
@@ -28,7 +30,7 @@ use super::{
     report::{clip, errors},
 };
 use crate::{
-    context::{Context, Kind},
+    context::{Context, Kind, MANAGER},
     controller::namespace,
     error::Error,
     metrics::System,
@@ -150,12 +152,24 @@ async fn remove(pipeline: &DataPipeline, context: &Context) -> Result<(), Error>
     if deployment.is_none() && config.is_none() {
         return Ok(());
     }
-    let credentials = children::credentials_name(pipeline, Stage::Serve);
     delete::<Service>(pipeline, context, &name).await?;
     delete::<Deployment>(pipeline, context, &name).await?;
-    delete::<Secret>(pipeline, context, &credentials).await?;
+    empty_secret(pipeline, context).await?;
     // Last: it tells that there is something left.
     delete::<ConfigMap>(pipeline, context, &name).await
+}
+
+/// Takes everything out of the Secret. The operator may delete none: it goes with the pipeline.
+async fn empty_secret(pipeline: &DataPipeline, context: &Context) -> Result<(), Error> {
+    let name = children::credentials_name(pipeline, Stage::Serve);
+    let namespace = namespace(pipeline);
+    let live = context.api::<Secret>(&namespace).get_opt(&name).await?;
+    if live.is_none_or(|live| check_owner(pipeline, &live).is_err()) {
+        return Ok(());
+    }
+    let empty = children::credentials(pipeline, Stage::Serve, &BTreeMap::new());
+    context.apply::<Secret>(&namespace, MANAGER, &empty).await?;
+    Ok(())
 }
 
 /// Deletes an object, if it is there and the pipeline's.

@@ -18,6 +18,9 @@ use super::problem::Problem;
 pub struct Asked {
     /// The values of the declared parameters, and the present.
     pub values: Vec<(String, Value)>,
+    /// The declared parameters as they were given, which tells one query from another: the present
+    /// moves on from page to page.
+    pub given: Vec<(String, String)>,
     pub format: Option<String>,
     pub limit: Option<String>,
     pub page: Option<String>,
@@ -73,6 +76,7 @@ impl Asked {
             let value =
                 parse(parameter, text, now).map_err(|says| Problem::parameter(name, &says))?;
             asked.values.push((name.into(), value));
+            asked.given.push((name.into(), text.into()));
         }
         asked.values.push((NOW.into(), Value::Timestamp(now)));
         Ok(asked)

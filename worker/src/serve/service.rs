@@ -18,7 +18,7 @@ use axum::{
 };
 use chrono::{DateTime, Utc};
 use millstream_api::{serve::Endpoint, worker::ServeConfig};
-use millstream_plan::serve::{EndpointPlan, NOW, Readable, Value, parse_time, plan_service};
+use millstream_plan::serve::{EndpointPlan, Readable, parse_time, plan_service};
 use scylla::{client::session::Session, response::PagingState, statement::unprepared::Statement};
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -297,8 +297,7 @@ impl Service {
             (rows.await?, None)
         } else {
             let limit = limit(asked.limit.as_deref(), max_rows)?;
-            // The values as they are written: the token is of this very query.
-            let sealed = format!("{} {:?}", endpoint.name, in_query(&asked));
+            let sealed = format!("{} {:?}", endpoint.name, asked.given);
             let from = match &asked.page {
                 Some(token) => self.seal.open(&sealed, token)?,
                 None => PagingState::start(),
@@ -315,12 +314,6 @@ impl Service {
         };
         answer.response(format, &request.headers)
     }
-}
-
-/// The values that tell one query from another: not the present, which moves from page to page.
-fn in_query(asked: &Asked) -> Vec<&(String, Value)> {
-    let values = asked.values.iter();
-    values.filter(|(name, _)| name != NOW).collect()
 }
 
 fn limit(asked: Option<&str>, max_rows: usize) -> Result<usize, Problem> {

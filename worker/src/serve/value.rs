@@ -114,7 +114,7 @@ fn json_of(value: Option<CqlValue>) -> Value {
         CqlValue::Blob(bytes) => Value::String(hex(&bytes)),
         CqlValue::Counter(count) => json!(count.0),
         CqlValue::Double(number) => json!(number),
-        CqlValue::Float(number) => json!(number),
+        CqlValue::Float(number) => short(number),
         CqlValue::Int(number) => json!(number),
         CqlValue::BigInt(number) => json!(number),
         CqlValue::SmallInt(number) => json!(number),
@@ -172,6 +172,11 @@ pub fn text_of(value: Value) -> String {
 fn hex(bytes: &[u8]) -> String {
     let digits = bytes.iter().map(|byte| format!("{byte:02x}"));
     format!("0x{}", digits.collect::<String>())
+}
+
+/// In the digits of a number of 32 bits: 0.1, and not 0.10000000149011612.
+fn short(number: f32) -> Value {
+    json!(number.to_string().parse::<f64>().ok())
 }
 
 /// CQL counts days from 2^31 before 1970.
@@ -325,7 +330,7 @@ fn json_of_array(array: &ArrayRef) -> Result<Vec<Value>, ArrowError> {
         DataType::Float32 => {
             let values = array.as_primitive::<Float32Type>();
             indexes
-                .map(|index| null_or(index, json!(values.value(index))))
+                .map(|index| null_or(index, short(values.value(index))))
                 .collect()
         }
         DataType::Float16 | DataType::Float64 => {
