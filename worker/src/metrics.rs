@@ -42,6 +42,15 @@ struct EndpointLabel {
     endpoint: String,
 }
 
+/// A request that isn't answered yet.
+pub struct InFlight(Gauge);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 #[derive(Clone)]
 struct BatchSeconds;
 
@@ -61,6 +70,7 @@ pub struct Metrics {
     batch_seconds: Family<Stage, Histogram, BatchSeconds>,
     lag: Family<SinkPartition, Gauge>,
     requests: Family<Request, Counter>,
+    requests_in_flight: Gauge,
     request_seconds: Family<EndpointLabel, Histogram, BatchSeconds>,
 }
 
@@ -89,6 +99,7 @@ impl Default for Metrics {
         let batch_seconds = Family::new_with_constructor(BatchSeconds);
         let lag = Family::default();
         let requests = Family::default();
+        let requests_in_flight = Gauge::default();
         let request_seconds = Family::new_with_constructor(BatchSeconds);
         registry.register("records", "Records that were read", records.clone());
         registry.register("rows", "Rows that were written", rows.clone());
@@ -114,6 +125,11 @@ impl Default for Metrics {
             lag.clone(),
         );
         registry.register("requests", "Requests to the REST service", requests.clone());
+        registry.register(
+            "requests_in_flight",
+            "Requests to the REST service that aren't answered yet",
+            requests_in_flight.clone(),
+        );
         registry.register_with_unit(
             "request",
             "From a request's head to its answer",
@@ -129,12 +145,19 @@ impl Default for Metrics {
             batch_seconds,
             lag,
             requests,
+            requests_in_flight,
             request_seconds,
         }
     }
 }
 
 impl Metrics {
+    /// A request to the REST service has come; it is in flight until this is dropped.
+    pub fn request_begins(&self) -> InFlight {
+        self.requests_in_flight.inc();
+        InFlight(self.requests_in_flight.clone())
+    }
+
     /// Counts a request to the REST service.
     pub fn request(&self, endpoint: &str, status: u16, took: Duration) {
         let endpoint = endpoint.to_owned();

@@ -813,36 +813,59 @@ async fn without_cassandra_it_says_so_and_comes_back() {
     assert!(!server.admin("/status").await.contains("Cassandra"));
 }
 
+/// An endpoint that takes its time: so many hashes.
+fn slow(hashes: u32) -> Value {
+    json!({
+        "name": "slow", "path": "/slow", "cql": "SELECT n FROM venues",
+        "transform": format!(
+            "SELECT count(sha256(CAST(value AS TEXT))) AS n FROM generate_series(1, {hashes})"
+        ),
+    })
+}
+
 #[tokio::test]
 async fn what_has_begun_is_answered_before_it_ends() {
     let Some(mut serving) = sessions().await else {
         return;
     };
+    serving.serve["timeout"] = json!("1m");
+    let endpoints = serving.serve["endpoints"].as_array_mut().unwrap();
+    endpoints.push(slow(1_000_000));
     let server = serving.start().await;
-    let requests: Vec<_> = (0..20)
-        .map(|_| {
-            tokio::spawn(
-                server
-                    .client
-                    .get(server.url("/api/top_venues?format=json"))
-                    .send(),
-            )
-        })
-        .collect();
-    // Sent when the first is answered: the others are on their way.
-    let mut answers = Vec::new();
-    let mut requests = requests.into_iter();
-    answers.push(requests.next().unwrap().await.unwrap().unwrap().status());
-    let ended = server.terminate();
-    for request in requests {
-        match request.await.unwrap() {
-            Ok(response) => answers.push(response.status()),
-            // Not accepted any more; never cut off.
-            Err(error) => assert!(error.is_connect(), "{error:?}"),
-        }
+    let begun = tokio::spawn(server.client.get(server.url("/slow")).send());
+    // It has come: the transform runs.
+    while !server
+        .admin("/metrics")
+        .await
+        .contains("requests_in_flight 1")
+    {
+        assert!(!begun.is_finished(), "it is answered before it was seen");
     }
-    assert!(answers.iter().all(|status| *status == 200), "{answers:?}");
+    let ended = server.terminate();
+    let answer = begun.await.unwrap().unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(
+        answer.json::<Value>().await.unwrap(),
+        json!([{"n": 1_000_000}])
+    );
     assert_eq!(ended.await, Some(0));
+}
+
+#[tokio::test]
+async fn what_takes_too_long_is_given_up() {
+    let Some(mut serving) = sessions().await else {
+        return;
+    };
+    serving.serve["timeout"] = json!("500ms");
+    let endpoints = serving.serve["endpoints"].as_array_mut().unwrap();
+    endpoints.push(slow(200_000_000));
+    let server = serving.start().await;
+    for _ in 0..3 {
+        let (status, body) = server.json("/slow").await;
+        assert_eq!(status, 503, "{body}");
+    }
+    // What was given up doesn't run on: others get their turn.
+    server.await_status("/api/top_venues", 200).await;
 }
 
 #[tokio::test]

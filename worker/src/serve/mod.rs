@@ -47,7 +47,8 @@ pub async fn run(
         .with_state(service.clone())
         .layer(CompressionLayer::new().compress_when(SizeAbove::new(COMPRESS_ABOVE)));
     let open = async {
-        let session = cassandra::connect(&config.cassandra, credentials, &[part.clone()]).await?;
+        let session =
+            cassandra::connect(&config.cassandra, credentials, std::slice::from_ref(&part)).await?;
         service.open(session).await;
         part.ready();
         service.watch().await;

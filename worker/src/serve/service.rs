@@ -360,6 +360,7 @@ pub async fn handle(
     request: Request,
 ) -> Response {
     let started = Instant::now();
+    let _in_flight = service.metrics.request_begins();
     let (request, body) = request.into_parts();
     let (name, answered) = if body.is_end_stream() {
         service.answer(&request, peer.ip()).await
