@@ -14,6 +14,7 @@ use crate::{
     connection::{CassandraConnection, KafkaConnection},
     keyspace::PrimaryKey,
     scaling::Scaling,
+    serve::{Serve, ServeStatus},
     source::Source,
 };
 
@@ -39,6 +40,7 @@ use crate::{
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].message", priority = 1),
     validation = Rule::new("self.metadata.name.size() <= 50").message("metadata.name may have 50 characters at most: the names of the pods are made from it"),
     validation = Rule::new("!has(self.spec.scaling) || !has(oldSelf.spec.scaling) || self.spec.replicas == oldSelf.spec.replicas").message("spec.scaling decides the number of pods: take it out before spec.replicas is set, by hand, kubectl scale or another autoscaler")
+    validation = Rule::new("!has(self.spec.serve) || self.metadata.name.matches('^[a-z][-a-z0-9]*$')").message("with serve, metadata.name begins with a letter and has no dots: a Service is named after it")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct DataPipelineSpec {
@@ -65,6 +67,9 @@ pub struct DataPipelineSpec {
     /// stop the others.
     #[schemars(length(min = 1, max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub sinks: Vec<Sink>,
+    /// A REST service over the tables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serve: Option<Serve>,
     /// Whether the topic, and the tables that this pipeline declared, are removed with it.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
@@ -294,6 +299,9 @@ pub struct DataPipelineStatus {
     /// What was last seen of the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceStatus>,
+    /// What was last seen of the REST service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serve: Option<ServeStatus>,
     /// What was last seen of each sink.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]

@@ -11,11 +11,19 @@ use crate::{
     connection::{CassandraConnection, KafkaConnection},
     keyspace::TableSpec,
     pipeline::{ConsistencyLevel, Expectation},
+    serve::Serve,
     source::Source,
 };
 
 /// Port of the worker's HTTP endpoints: `/healthz`, `/readyz`, `/metrics`, `/status`.
 pub const HTTP_PORT: u16 = 8080;
+
+/// Port of the REST service in a pod: not that of `/metrics` and `/status`, which are for the
+/// cluster alone.
+pub const SERVE_PORT: u16 = 8000;
+
+/// The name in [`WorkerStatus`] for the REST service; no sink can have it.
+pub const SERVE_PART: &str = "_serve";
 
 /// Largest record that goes through a pipeline, in bytes; larger ones go to the dead letter.
 /// Kafka's own default for `max.message.bytes`.
@@ -38,6 +46,10 @@ pub mod credentials {
     pub const CASSANDRA_PASSWORD: &str = "cassandra-password";
     /// Certificate authority of Cassandra, PEM.
     pub const CASSANDRA_CA: &str = "cassandra-ca.crt";
+    /// API keys of the REST service: a JSON object of client names and keys.
+    pub const SERVE_API_KEYS: &str = "serve-api-keys.json";
+    /// Passwords of the REST service: a JSON object of user names and passwords.
+    pub const SERVE_PASSWORDS: &str = "serve-passwords.json";
 }
 
 /// Headers of a record in a dead-letter topic. Numbers are decimal text.
@@ -74,6 +86,8 @@ pub enum WorkerConfig {
     Ingest(IngestConfig),
     /// Topic → SQL → sinks.
     Process(ProcessConfig),
+    /// Tables → HTTP.
+    Serve(ServeConfig),
 }
 
 /// A resource's identity.
@@ -184,6 +198,22 @@ pub struct SinkConfig {
     pub consistency: ConsistencyLevel,
 }
 
+/// Configuration of the REST service.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ServeConfig {
+    /// The pipeline.
+    pub pipeline: PipelineRef,
+    /// The Cassandra cluster.
+    pub cassandra: CassandraConnection,
+    /// The keyspaces that may be read.
+    pub keyspaces: Vec<String>,
+    /// Port to listen on; 0 for any that is free.
+    pub port: u16,
+    /// The service, as in the DataPipeline.
+    pub serve: Serve,
+}
+
 /// What the worker answers under `/status`.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
@@ -192,7 +222,7 @@ pub struct WorkerStatus {
     #[serde(default)]
     pub complete: bool,
     /// Errors that last: of the ingest stage under `ingest`, of the process stage under the sink's
-    /// name. Never a secret.
+    /// name, of the REST service under [`SERVE_PART`]. Never a secret.
     #[serde(default)]
     pub errors: BTreeMap<String, String>,
     /// What is not as it should be though the work goes on, under the same names.

@@ -7,6 +7,7 @@ use kube::{Api, Client};
 use millstream_api::{
     CassandraConnection, KafkaConnection,
     connection::{SecretKeyReference, SecretReference},
+    serve::ServeAuth,
     worker::credentials as file,
 };
 use sha2::{Digest, Sha256};
@@ -197,6 +198,54 @@ impl Credentials {
             files.insert(file, secrets.value(&secret.name, &secret.key, file).await?);
         }
         Ok(files)
+    }
+
+    /// The files with the keys and passwords of a REST service.
+    pub async fn serve_files(
+        &self,
+        namespace: &str,
+        auth: &ServeAuth,
+    ) -> Result<BTreeMap<&'static str, String>, Error> {
+        let mut files = BTreeMap::new();
+        for (file, secret) in [
+            (file::SERVE_API_KEYS, &auth.api_keys_secret),
+            (file::SERVE_PASSWORDS, &auth.basic_secret),
+        ] {
+            if let Some(secret) = secret {
+                let all = self.whole(namespace, &secret.name).await?;
+                // Names and texts: they serialize.
+                files.insert(file, serde_json::to_string(&all).unwrap_or_default());
+            }
+        }
+        Ok(files)
+    }
+
+    /// All values of a Secret, of which there must be one, and none empty.
+    async fn whole(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, String>, Error> {
+        let api = Api::<SecretObject>::namespaced(self.client.clone(), namespace);
+        let missing =
+            |what: &str| Error::SecretMissing(format!("Secret `{namespace}/{name}` {what}"));
+        let object = api.get_opt(name).await?;
+        let object = object.ok_or_else(|| {
+            missing("isn't there: make it, with a name and a secret for each client")
+        })?;
+        let mut all = BTreeMap::new();
+        for (key, value) in object.data.into_iter().flatten() {
+            let text = String::from_utf8(value.0).unwrap_or_default();
+            let text = text.trim_end_matches(['\r', '\n']);
+            if text.is_empty() {
+                return Err(missing(&format!(
+                    "has an empty value, or none of text, at key `{key}`"
+                )));
+            }
+            all.insert(key, text.to_owned());
+        }
+        if all.is_empty() {
+            return Err(missing(
+                "has no keys: put in a name and a secret for each client",
+            ));
+        }
+        Ok(all)
     }
 
     fn source<'a>(&'a self, namespace: &'a str, own: bool) -> Source<'a> {

@@ -17,6 +17,7 @@ mod query;
 mod refusal;
 mod resolve;
 mod schema;
+pub mod serve;
 mod sink;
 mod table;
 mod tokens;

@@ -96,6 +96,31 @@ pub(crate) fn check_tokens(tokens: &[TokenWithSpan]) -> Placed<()> {
     Ok(())
 }
 
+/// Whether SQL of any form takes too much stack.
+pub(crate) fn is_too_deep(tokens: &[Token]) -> bool {
+    let mut links = vec![0usize];
+    let mut depth = 0usize;
+    for token in tokens {
+        match (step(token), links.last_mut()) {
+            (Step::EndsChain, Some(here)) => depth -= std::mem::take(here),
+            (Step::Opens | Step::Links, Some(here)) => {
+                *here += 1;
+                depth += 1;
+            }
+            _ => {}
+        }
+        match step(token) {
+            Step::Opens => links.push(0),
+            Step::Closes if links.len() > 1 => depth -= links.pop().unwrap_or(0),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return true;
+        }
+    }
+    false
+}
+
 fn is_code(token: &Token) -> bool {
     !matches!(token, Token::Whitespace(_) | Token::EOF)
 }

@@ -3,6 +3,7 @@
 //!
 //! - [`stage::ingest`]: records of a [`source`] become records of the topic.
 //! - [`stage::process`]: records of the topic go through SQL ([`transform`]) into a [`sink`].
+//! - [`serve`]: rows of the tables answer HTTP requests.
 //!
 //! A worker may die at any instant: a position or an offset is committed only after everything
 //! before it has been acknowledged, and writing a record again changes nothing.
@@ -25,6 +26,7 @@ pub mod preview;
 pub mod replay;
 pub mod retry;
 pub mod sample;
+pub mod serve;
 pub mod server;
 pub mod sink;
 pub mod source;
@@ -67,6 +69,9 @@ pub async fn run(
             }
             WorkerConfig::Process(config) => {
                 stage::process::run(config, &credentials, status, metrics, shutdown.clone()).await
+            }
+            WorkerConfig::Serve(config) => {
+                serve::run(config, &credentials, status, metrics, shutdown.clone()).await
             }
         }
     };

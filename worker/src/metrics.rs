@@ -1,5 +1,7 @@
 //! What Prometheus reads under `/metrics`.
 
+use std::time::Duration;
+
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{
@@ -34,6 +36,28 @@ struct SinkExpectation {
     expectation: String,
 }
 
+/// A request to the REST service.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Request {
+    endpoint: String,
+    status: u16,
+}
+
+/// An endpoint of the REST service.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndpointLabel {
+    endpoint: String,
+}
+
+/// A request that isn't answered yet.
+pub struct InFlight(Gauge);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 #[derive(Clone)]
 struct BatchSeconds;
 
@@ -55,6 +79,9 @@ pub struct Metrics {
     batch_seconds: Family<Stage, Histogram, BatchSeconds>,
     lag: Family<SinkPartition, Gauge>,
     failed: Family<SinkExpectation, Counter>,
+    requests: Family<Request, Counter>,
+    requests_in_flight: Gauge,
+    request_seconds: Family<EndpointLabel, Histogram, BatchSeconds>,
 }
 
 /// The metrics of `ingest` or of a sink.
@@ -100,6 +127,9 @@ impl Default for Metrics {
         let batch_seconds = Family::new_with_constructor(BatchSeconds);
         let lag = Family::default();
         let failed = Family::default();
+        let requests = Family::default();
+        let requests_in_flight = Gauge::default();
+        let request_seconds = Family::new_with_constructor(BatchSeconds);
         registry.register("records", "Records that were read", records.clone());
         registry.register("rows", "Rows that were written", rows.clone());
         registry.register(
@@ -138,6 +168,18 @@ impl Default for Metrics {
             "Rows that failed an expectation",
             failed.clone(),
         );
+        registry.register("requests", "Requests to the REST service", requests.clone());
+        registry.register(
+            "requests_in_flight",
+            "Requests to the REST service that aren't answered yet",
+            requests_in_flight.clone(),
+        );
+        registry.register_with_unit(
+            "request",
+            "From a request's head to its answer",
+            Unit::Seconds,
+            request_seconds.clone(),
+        );
         Metrics {
             registry,
             records,
@@ -149,11 +191,34 @@ impl Default for Metrics {
             batch_seconds,
             lag,
             failed,
+            requests,
+            requests_in_flight,
+            request_seconds,
         }
     }
 }
 
 impl Metrics {
+    /// A request to the REST service has come; it is in flight until this is dropped.
+    pub fn request_begins(&self) -> InFlight {
+        self.requests_in_flight.inc();
+        InFlight(self.requests_in_flight.clone())
+    }
+
+    /// Counts a request to the REST service.
+    pub fn request(&self, endpoint: &str, status: u16, took: Duration) {
+        let endpoint = endpoint.to_owned();
+        let label = EndpointLabel {
+            endpoint: endpoint.clone(),
+        };
+        self.request_seconds
+            .get_or_create(&label)
+            .observe(took.as_secs_f64());
+        self.requests
+            .get_or_create(&Request { endpoint, status })
+            .inc();
+    }
+
     /// The metrics of `ingest` or of a sink.
     pub fn stage(&self, name: &str) -> StageMetrics {
         let stage = Stage { stage: name.into() };

@@ -72,7 +72,7 @@ fn read_config(path: &Path) -> Result<ProcessConfig> {
     let text = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
     match serde_json::from_slice(&text)? {
         WorkerConfig::Process(config) => Ok(config),
-        WorkerConfig::Ingest(_) => bail!("{} is not a process stage", path.display()),
+        _ => bail!("{} is not a process stage", path.display()),
     }
 }
 

@@ -9,7 +9,7 @@ use kube::{Resource, ResourceExt};
 use millstream_api::{
     DataPipeline, GROUP, Keyspace,
     keyspace::TableSpec,
-    worker::{HTTP_PORT, MAX_DEAD_LETTER_BYTES, WorkerConfig},
+    worker::{HTTP_PORT, MAX_DEAD_LETTER_BYTES, SERVE_PORT, WorkerConfig},
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -30,24 +30,27 @@ pub const CREATED_BY: &str = "millstream.dev/created-by";
 /// Room beside the value of a dead letter: key, headers, framing.
 const DEAD_LETTER_OVERHEAD: usize = 64 * 1024;
 
-/// One of the two Deployments.
+/// One of the Deployments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// Source → topic.
     Ingest,
     /// Topic → SQL → sinks.
     Process,
+    /// Tables → HTTP.
+    Serve,
 }
 
 impl Stage {
-    /// Both.
-    pub const ALL: [Stage; 2] = [Stage::Ingest, Stage::Process];
+    /// All.
+    pub const ALL: [Stage; 3] = [Stage::Ingest, Stage::Process, Stage::Serve];
 
     /// The stage's name, as in labels and names.
     pub fn name(self) -> &'static str {
         match self {
             Stage::Ingest => "ingest",
             Stage::Process => "process",
+            Stage::Serve => "serve",
         }
     }
 
@@ -62,9 +65,13 @@ pub fn dead_letter_name(pipeline: &DataPipeline) -> String {
     format!("{}-dead-letter", pipeline.name_any())
 }
 
-/// Name of the Secret with the workers' credentials.
-pub fn credentials_name(pipeline: &DataPipeline) -> String {
-    format!("{}-credentials", pipeline.name_any())
+/// Name of the Secret with the workers' credentials; the REST service has one of its own, so that
+/// its pods have no more than they need, and a new API key replaces no others.
+pub fn credentials_name(pipeline: &DataPipeline, stage: Stage) -> String {
+    match stage {
+        Stage::Serve => format!("{}-credentials", stage.object_name(pipeline)),
+        _ => format!("{}-credentials", pipeline.name_any()),
+    }
 }
 
 /// Annotation on a Keyspace with what was last applied of the pipeline's part.
@@ -133,8 +140,12 @@ pub fn keyspace(
 }
 
 /// The workers' credentials.
-pub fn credentials(pipeline: &DataPipeline, files: &BTreeMap<&'static str, String>) -> Value {
-    let name = credentials_name(pipeline);
+pub fn credentials(
+    pipeline: &DataPipeline,
+    stage: Stage,
+    files: &BTreeMap<&'static str, String>,
+) -> Value {
+    let name = credentials_name(pipeline, stage);
     let mut object = child(pipeline, "Secret", &name, None);
     object["apiVersion"] = json!("v1");
     let data: BTreeMap<_, _> = files
@@ -185,6 +196,10 @@ pub fn deployment(pipeline: &DataPipeline, pods: &Pods) -> Value {
         Stage::Process => {
             json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}})
         }
+        // Somebody answers at any time.
+        Stage::Serve => {
+            json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}})
+        }
     };
     let mut annotations = json!({
         "millstream.dev/config-hash": hash(pods.yaml),
@@ -217,7 +232,7 @@ fn pod(pipeline: &DataPipeline, pods: &Pods) -> Value {
     let mut mounts =
         vec![json!({"name": "config", "mountPath": "/etc/millstream", "readOnly": true})];
     if pods.credentials.is_some() {
-        let secret = credentials_name(pipeline);
+        let secret = credentials_name(pipeline, pods.stage);
         volumes.push(json!({"name": "credentials", "secret": {"secretName": secret}}));
         let path = "/etc/millstream-credentials";
         mounts.push(json!({"name": "credentials", "mountPath": path, "readOnly": true}));
@@ -235,6 +250,13 @@ fn pod(pipeline: &DataPipeline, pods: &Pods) -> Value {
         .resources
         .as_ref()
         .or(worker.resources.as_ref());
+    let mut ports = vec![json!({"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"})];
+    let mut lifecycle = Value::Null;
+    if pods.stage == Stage::Serve {
+        ports.push(json!({"name": "serve", "containerPort": SERVE_PORT, "protocol": "TCP"}));
+        // Until the nodes have heard that the pod goes, requests still come.
+        lifecycle = json!({"preStop": {"sleep": {"seconds": 5}}});
+    }
     let probe = |path: &str, period: i32| json!({"httpGet": {"path": path, "port": "http"}, "periodSeconds": period, "timeoutSeconds": 3});
     plain(json!({
         "automountServiceAccountToken": false,
@@ -260,7 +282,8 @@ fn pod(pipeline: &DataPipeline, pods: &Pods) -> Value {
                 "--credentials-dir", "/etc/millstream-credentials",
             ],
             "env": [{"name": "MILLSTREAM_LOG_FORMAT", "value": "json"}],
-            "ports": [{"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"}],
+            "ports": ports,
+            "lifecycle": lifecycle,
             "livenessProbe": probe("/healthz", 10),
             "readinessProbe": probe("/readyz", 2),
             "resources": resources,
@@ -273,6 +296,19 @@ fn pod(pipeline: &DataPipeline, pods: &Pods) -> Value {
         }],
         "volumes": volumes,
     }))
+}
+
+/// The Service before the pods that answer requests.
+pub fn service(pipeline: &DataPipeline, port: i32) -> Value {
+    let stage = Stage::Serve;
+    let name = stage.object_name(pipeline);
+    let mut object = child(pipeline, "Service", &name, Some(stage));
+    object["apiVersion"] = json!("v1");
+    object["spec"] = json!({
+        "selector": selector(pipeline, stage),
+        "ports": [{"name": "http", "port": port, "targetPort": "serve", "protocol": "TCP"}],
+    });
+    object
 }
 
 /// What every child has in common.

@@ -8,6 +8,7 @@ mod observe;
 pub mod offsets;
 mod provision;
 mod report;
+mod serve;
 pub mod scaling;
 mod start;
 
@@ -93,9 +94,20 @@ impl Reconcile for DataPipeline {
         let deletes = self.spec.deletion_policy == DeletionPolicy::Delete;
         context.hold(self, FINALIZER, deletes).await?;
         let offsets = look(self, context).await;
-        let outcome = match accept(self, &keyspaces(self, context)) {
-            Ok(accepted) => provision(self, context, &accepted, &offsets).await,
-            Err(refusal) => Err(refusal.into()),
+        let keyspaces = keyspaces(self, context);
+        let accepted = accept(self, &keyspaces).map_err(Error::from);
+        let accepted = accepted.and_then(|accepted| {
+            serve::check(self, &keyspaces, &accepted.sinks)?;
+            Ok(accepted)
+        });
+        let outcome = match accepted {
+            Ok(accepted) => {
+                let provisioned = provision(self, context, &accepted, &offsets).await;
+                // It needs the tables alone: what else there is may be away.
+                let served = serve::provision(self, context, &accepted).await;
+                provisioned.and(served)
+            }
+            Err(error) => Err(error),
         };
         let observed = observe(self, context, &offsets).await;
         report(self, context, &outcome, &observed).await?;

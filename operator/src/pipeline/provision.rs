@@ -80,6 +80,7 @@ pub async fn provision(
             Stage::Ingest => 1,
             Stage::Process if stopped.is_some() => 0,
             Stage::Process => process_replicas(pipeline, context, &topic, offsets).await?,
+            Stage::Serve => 0,
         };
         apply_stage(
             pipeline,
@@ -293,7 +294,8 @@ fn await_topics(pipeline: &DataPipeline, context: &Context) -> Result<TopicRef, 
         .ok_or_else(|| Error::Waiting("the topic's identity isn't known yet".into()))
 }
 
-fn await_keyspace(
+/// Whether a Keyspace has the pipeline's tables.
+pub fn await_keyspace(
     pipeline: &DataPipeline,
     context: &Context,
     accepted: &Accepted,
@@ -365,10 +367,21 @@ async fn apply_credentials(
     files.extend(cassandra.files());
     let source = &pipeline.spec.source;
     files.extend(context.credentials.source_files(&namespace, source).await?);
+    apply_secret(pipeline, context, Stage::Process, &files).await
+}
+
+/// Sees to the Secret of a stage; its resource version, where one is needed.
+pub async fn apply_secret(
+    pipeline: &DataPipeline,
+    context: &Context,
+    stage: Stage,
+    files: &BTreeMap<&'static str, String>,
+) -> Result<Option<String>, Error> {
     if files.is_empty() {
         return Ok(None);
     }
-    let name = children::credentials_name(pipeline);
+    let namespace = namespace(pipeline);
+    let name = children::credentials_name(pipeline, stage);
     let live = context.api::<Secret>(&namespace).get_opt(&name).await?;
     if let Some(live) = &live {
         check_owner(pipeline, live)?;
@@ -381,7 +394,7 @@ async fn apply_credentials(
             return Ok(live.resource_version());
         }
     }
-    let desired = children::credentials(pipeline, &files);
+    let desired = children::credentials(pipeline, stage, files);
     let applied: Secret = context
         .apply(&namespace, crate::context::MANAGER, &desired)
         .await?;
@@ -419,7 +432,8 @@ fn configs(
     ]
 }
 
-async fn apply_stage(
+/// Sees to a stage's configuration and its pods.
+pub async fn apply_stage(
     pipeline: &DataPipeline,
     context: &Context,
     stage: Stage,

@@ -8,11 +8,13 @@ use millstream_api::{
     DataPipeline, DataPipelineStatus,
     condition::{self, reason},
     pipeline::{SinkStatus, SourceStatus},
+    worker::SERVE_PART,
 };
 
 use super::{
     children::{Stage, process_selector},
     observe::{Observed, ObservedStage},
+    serve,
 };
 use crate::{
     conditions::{self, Holds, Verdict},
@@ -108,6 +110,7 @@ fn status(
             .filter_map(|sink| sink.rows)
             .reduce(|a, b| a + b),
         source: source(before, observed),
+        serve: serve::status(pipeline, observed),
         sinks,
     }
 }
@@ -133,7 +136,7 @@ fn data_gap(before: &DataPipelineStatus, outcome: &Result<(), Error>) -> Verdict
 }
 
 /// Errors of the workers by sink, or `ingest`.
-fn errors(observed: &Observed) -> BTreeMap<&str, &str> {
+pub fn errors(observed: &Observed) -> BTreeMap<&str, &str> {
     let all = observed
         .workers
         .iter()
@@ -187,7 +190,7 @@ fn source(before: &DataPipelineStatus, observed: &Observed) -> Option<SourceStat
     })
 }
 
-fn clip(error: &str) -> String {
+pub fn clip(error: &str) -> String {
     const LONGEST: usize = 500;
     match error.len() {
         0..=LONGEST => error.into(),
@@ -219,6 +222,7 @@ fn running(pipeline: &DataPipeline, observed: &Observed) -> Verdict {
     if let Some((place, error)) = errors(observed).into_iter().next() {
         let place = match place {
             "ingest" => "the source".to_string(),
+            SERVE_PART => "the REST service".to_string(),
             sink => format!("sink `{sink}`"),
         };
         return say(
@@ -227,7 +231,10 @@ fn running(pipeline: &DataPipeline, observed: &Observed) -> Verdict {
             format!("{place}: {error}"),
         );
     }
-    for (name, stage) in [("ingest", ingest), ("process", process)] {
+    let serve = observed.stages.get(&Stage::Serve);
+    let stages = [("ingest", Some(ingest)), ("process", Some(process)), ("serve", serve)];
+    for (name, stage) in stages {
+        let Some(stage) = stage else { continue };
         if let Some(missing) = missing(name, stage) {
             // The autoscaler's steps don't disturb those that run.
             let runs = stage.ready > 0 && stage.trouble.is_none();

@@ -10,6 +10,7 @@ mod key;
 mod panics;
 mod query;
 mod schema;
+mod serve;
 mod table;
 
 use millstream_plan::{RecordSchema, SinkPlan};

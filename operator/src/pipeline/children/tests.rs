@@ -1,6 +1,6 @@
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{ConfigMap, Secret},
+    core::v1::{ConfigMap, Secret, Service},
 };
 use millstream_api::{KeyspaceSpec, Topic};
 
@@ -65,6 +65,30 @@ fn pods_of_a_stage() {
 }
 
 #[test]
+fn the_rest_service() {
+    let pipeline = pipeline();
+    let pods = Pods {
+        stage: Stage::Serve,
+        replicas: 2,
+        worker: &worker(),
+        yaml: "stage: serve",
+        credentials: Some("78"),
+    };
+    let object = deployment(&pipeline, &pods);
+    let template = &object["spec"]["template"]["spec"];
+    let secret = &template["volumes"][1]["secret"]["secretName"];
+    assert_eq!(secret, "users-serve-credentials");
+    assert_eq!(template["containers"][0]["ports"][1]["containerPort"], 8000);
+    let read: Deployment = serde_json::from_value(object.clone()).unwrap();
+    assert_eq!(serde_json::to_value(read).unwrap(), object);
+
+    let object = service(&pipeline, 5001);
+    insta::assert_snapshot!("service", yaml(&object));
+    let read: Service = serde_json::from_value(object.clone()).unwrap();
+    assert_eq!(serde_json::to_value(read).unwrap()["spec"], object["spec"]);
+}
+
+#[test]
 fn without_credentials_there_is_no_secret_to_mount() {
     let pods = Pods {
         stage: Stage::Ingest,
@@ -125,7 +149,7 @@ fn a_keyspace_that_a_person_made_is_given_tables_only() {
 fn credentials_and_configuration_are_objects_that_kubernetes_knows() {
     let pipeline = pipeline();
     let files = BTreeMap::from([("kafka-password", "geheim".to_string())]);
-    let secret: Secret = serde_json::from_value(credentials(&pipeline, &files)).unwrap();
+    let secret: Secret = serde_json::from_value(credentials(&pipeline, Stage::Process, &files)).unwrap();
     let data = secret.data.unwrap();
     assert_eq!(data["kafka-password"].0, b"geheim");
     let object = config_map(&pipeline, Stage::Ingest, "stage: ingest");

@@ -1,0 +1,215 @@
+//! `spec.serve`: the REST service over a pipeline's tables. It needs Cassandra alone, so it comes
+//! and stays whatever becomes of the rest.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Secret, Service},
+};
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, Preconditions},
+};
+use millstream_api::{
+    DataPipeline, Keyspace,
+    keyspace::TableSpec,
+    serve::{Serve, ServeStatus},
+    worker::{SERVE_PART, SERVE_PORT, ServeConfig, SinkConfig, WorkerConfig},
+};
+use millstream_plan::serve::{Readable, ServeError, plan_service};
+
+use super::{
+    accept::Accepted,
+    children::{self, Stage},
+    ensure::{check_owner, ensure},
+    observe::Observed,
+    provision::{
+        apply_secret, apply_stage, await_keyspace, cassandra_access, pipeline_ref, watched,
+    },
+    report::{clip, errors},
+};
+use crate::{
+    context::{Context, Kind, MANAGER},
+    controller::namespace,
+    error::Error,
+    metrics::System,
+};
+
+impl From<ServeError> for Error {
+    fn from(error: ServeError) -> Self {
+        Error::InvalidSpec(error.to_string())
+    }
+}
+
+/// Checks the service against the tables that are known. Pure.
+pub fn check(
+    pipeline: &DataPipeline,
+    keyspaces: &[Keyspace],
+    sinks: &[SinkConfig],
+) -> Result<(), Error> {
+    let Some(serve) = &pipeline.spec.serve else {
+        return Ok(());
+    };
+    let readable = readable_keyspaces(sinks);
+    let own = sinks
+        .iter()
+        .map(|sink| (sink.keyspace.clone(), sink.table.clone()));
+    let mut tables: Vec<(String, TableSpec)> = own.collect();
+    for keyspace in keyspaces {
+        let name = keyspace.keyspace_name();
+        for table in &keyspace.spec.tables {
+            match tables
+                .iter_mut()
+                .find(|(of, known)| *of == name && known.name == table.name)
+            {
+                // Several write into one table: it has the columns of all.
+                Some((_, known)) => {
+                    let is_new = |name: &str| !known.columns.iter().any(|known| known.name == name);
+                    let new = table.columns.iter().filter(|column| is_new(&column.name));
+                    let new: Vec<_> = new.cloned().collect();
+                    known.columns.extend(new);
+                }
+                None => tables.push((name.clone(), table.clone())),
+            }
+        }
+    }
+    plan_service(
+        serve,
+        &Readable {
+            keyspaces: &readable,
+            tables: &tables,
+        },
+    )?;
+    Ok(())
+}
+
+/// The keyspaces of the sinks: no others can be read.
+fn readable_keyspaces(sinks: &[SinkConfig]) -> Vec<String> {
+    let mut names: Vec<_> = sinks.iter().map(|sink| sink.keyspace.clone()).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Makes the service, or takes it away where it isn't wanted any more.
+pub async fn provision(
+    pipeline: &DataPipeline,
+    context: &Context,
+    accepted: &Accepted,
+) -> Result<(), Error> {
+    let Some(serve) = &pipeline.spec.serve else {
+        return remove(pipeline, context).await;
+    };
+    for name in accepted.declared.keys() {
+        await_keyspace(pipeline, context, accepted, name)?;
+    }
+    let cassandra = cassandra_access(pipeline, context).await?;
+    let mut files = cassandra.files();
+    if let Some(auth) = &serve.auth {
+        let namespace = namespace(pipeline);
+        files.extend(context.credentials.serve_files(&namespace, auth).await?);
+    }
+    let credentials = apply_secret(pipeline, context, Stage::Serve, &files).await?;
+    let config = WorkerConfig::Serve(ServeConfig {
+        pipeline: pipeline_ref(pipeline),
+        cassandra: cassandra.connection.clone(),
+        keyspaces: readable_keyspaces(&accepted.sinks),
+        port: SERVE_PORT,
+        serve: for_workers(serve),
+    });
+    apply_stage(
+        pipeline,
+        context,
+        Stage::Serve,
+        &config,
+        serve.replicas,
+        credentials.as_deref(),
+    )
+    .await?;
+    let name = Stage::Serve.object_name(pipeline);
+    let api = context.api::<Service>(&namespace(pipeline));
+    let live = api.get_opt(&name).await?;
+    let desired = children::service(pipeline, serve.port);
+    ensure(pipeline, context, live.as_ref(), desired).await?;
+    Ok(())
+}
+
+/// Without what pods needn't be replaced for.
+fn for_workers(serve: &Serve) -> Serve {
+    Serve {
+        replicas: 1,
+        port: 80,
+        ..serve.clone()
+    }
+}
+
+async fn remove(pipeline: &DataPipeline, context: &Context) -> Result<(), Error> {
+    let name = Stage::Serve.object_name(pipeline);
+    let stores = &context.stores;
+    let deployment = watched::<Deployment>(&stores.deployments, pipeline, &name);
+    let config = watched::<ConfigMap>(&stores.config_maps, pipeline, &name);
+    if deployment.is_none() && config.is_none() {
+        return Ok(());
+    }
+    delete::<Service>(pipeline, context, &name).await?;
+    delete::<Deployment>(pipeline, context, &name).await?;
+    empty_secret(pipeline, context).await?;
+    // Last: it tells that there is something left.
+    delete::<ConfigMap>(pipeline, context, &name).await
+}
+
+/// Takes everything out of the Secret. The operator may delete none: it goes with the pipeline.
+async fn empty_secret(pipeline: &DataPipeline, context: &Context) -> Result<(), Error> {
+    let name = children::credentials_name(pipeline, Stage::Serve);
+    let namespace = namespace(pipeline);
+    let live = context.api::<Secret>(&namespace).get_opt(&name).await?;
+    if live.is_none_or(|live| check_owner(pipeline, &live).is_err()) {
+        return Ok(());
+    }
+    let empty = children::credentials(pipeline, Stage::Serve, &BTreeMap::new());
+    context.apply::<Secret>(&namespace, MANAGER, &empty).await?;
+    Ok(())
+}
+
+/// Deletes an object, if it is there and the pipeline's.
+async fn delete<K: Kind>(
+    pipeline: &DataPipeline,
+    context: &Context,
+    name: &str,
+) -> Result<(), Error> {
+    let api = context.api::<K>(&namespace(pipeline));
+    let Some(live) = api.get_opt(name).await? else {
+        return Ok(());
+    };
+    if check_owner(pipeline, &live).is_err() || live.meta().deletion_timestamp.is_some() {
+        return Ok(());
+    }
+    let this_one = Preconditions {
+        uid: live.uid(),
+        resource_version: None,
+    };
+    context.metrics.wrote(System::Kubernetes);
+    let parameters = DeleteParams::background().preconditions(this_one);
+    match api.delete(name, &parameters).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What is seen of the service.
+pub fn status(pipeline: &DataPipeline, observed: &Observed) -> Option<ServeStatus> {
+    let serve = pipeline.spec.serve.as_ref()?;
+    let name = Stage::Serve.object_name(pipeline);
+    let port = match serve.port {
+        80 => String::new(),
+        port => format!(":{port}"),
+    };
+    let stage = observed.stages.get(&Stage::Serve);
+    Some(ServeStatus {
+        ready: stage.map_or(0, |stage| stage.ready),
+        url: format!("http://{name}.{}.svc{port}", namespace(pipeline)),
+        last_error: errors(observed).get(SERVE_PART).map(|error| clip(error)),
+    })
+}

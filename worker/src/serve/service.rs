@@ -1,0 +1,387 @@
+//! The frame around every request: routing, keys, limits, time, metrics.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Extension,
+    body::HttpBody,
+    extract::{Request, State},
+    http::{HeaderValue, Method, StatusCode, header, request::Parts},
+    response::{IntoResponse, Redirect, Response},
+};
+use chrono::{DateTime, Utc};
+use millstream_api::{serve::Endpoint, worker::ServeConfig};
+use millstream_plan::serve::{EndpointPlan, Readable, parse_time, plan_service};
+use scylla::{client::session::Session, response::PagingState, statement::unprepared::Statement};
+use serde_json::json;
+use tokio::sync::Semaphore;
+
+use super::{
+    answer::{Answer, Next, negotiate},
+    auth::{Auth, Client, Limits},
+    html,
+    listen::Peer,
+    openapi::{self, Security},
+    page::Seal,
+    parameter::Asked,
+    problem::Problem,
+    query::{Engine, Query},
+};
+use crate::{config::Credentials, metrics::Metrics, retry::Delays, status::StatusPart};
+
+/// Requests at the same time; each holds its rows in memory.
+const MAX_IN_FLIGHT: usize = 200;
+const MAX_URI_BYTES: usize = 8 * 1024;
+/// How often Cassandra is looked after.
+const PING: Duration = Duration::from_secs(2);
+const CASSANDRA: &str = "cassandra";
+
+/// Pages run nothing but `/docs/docs.js`, and fetch from nowhere else.
+const POLICY: &str = "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'; base-uri 'none'; form-action 'none'";
+
+/// A REST service.
+pub struct Service {
+    title: String,
+    endpoints: Vec<Served>,
+    auth: Auth,
+    security: Security,
+    limits: Option<Limits>,
+    seal: Seal,
+    engine: Engine,
+    now: Option<DateTime<Utc>>,
+    patience: Duration,
+    in_flight: Semaphore,
+    session: OnceLock<Arc<Session>>,
+    /// Whether Cassandra answered when it was asked last.
+    reachable: AtomicBool,
+    status: StatusPart,
+    metrics: Arc<Metrics>,
+}
+
+/// An endpoint, and its query once Cassandra knows it.
+struct Served {
+    endpoint: Endpoint,
+    plan: EndpointPlan,
+    query: OnceLock<Arc<Query>>,
+}
+
+impl Service {
+    pub fn new(
+        config: &ServeConfig,
+        credentials: &Credentials,
+        status: StatusPart,
+        metrics: Arc<Metrics>,
+    ) -> anyhow::Result<Self> {
+        let serve = &config.serve;
+        let readable = Readable {
+            keyspaces: &config.keyspaces,
+            tables: &[],
+        };
+        let plans = plan_service(serve, &readable)?;
+        let endpoints = serve.endpoints.iter().cloned().zip(plans);
+        let mut endpoints: Vec<_> = endpoints
+            .map(|(endpoint, plan)| Served {
+                endpoint,
+                plan,
+                query: OnceLock::new(),
+            })
+            .collect();
+        endpoints.sort_by_key(|served| served.plan.path.precedence());
+        let auth = serve.auth.as_ref();
+        Ok(Service {
+            title: serve
+                .title
+                .clone()
+                .unwrap_or_else(|| config.pipeline.name.clone()),
+            endpoints,
+            auth: Auth::new(serve, credentials)?,
+            security: Security {
+                api_key: auth.is_some_and(|auth| auth.api_keys_secret.is_some()),
+                basic: auth.is_some_and(|auth| auth.basic_secret.is_some()),
+            },
+            limits: serve.rate_limit.as_ref().map(Limits::new),
+            seal: Seal::new(credentials)?,
+            engine: Engine::new()?,
+            now: serve.now.as_deref().and_then(parse_time),
+            patience: serve.timeout.into(),
+            in_flight: Semaphore::new(MAX_IN_FLIGHT),
+            session: OnceLock::new(),
+            reachable: AtomicBool::new(false),
+            status,
+            metrics,
+        })
+    }
+
+    /// Prepares all queries; tries until Cassandra takes them.
+    pub async fn open(&self, session: Arc<Session>) {
+        let session = self.session.get_or_init(|| session);
+        self.reachable.store(true, Ordering::Relaxed);
+        let mut delays = Delays::default();
+        loop {
+            let mut failed = false;
+            for served in self
+                .endpoints
+                .iter()
+                .filter(|served| served.query.get().is_none())
+            {
+                let name = &served.endpoint.name;
+                let concern = format!("endpoint {name}");
+                let prepared =
+                    Query::prepare(session, &served.endpoint, &served.plan, self.patience);
+                match prepared.await {
+                    Ok(query) => {
+                        let _ = served.query.set(Arc::new(query));
+                        self.status.clear(concern);
+                    }
+                    Err(error) => {
+                        failed = true;
+                        self.status
+                            .fail(concern, format!("endpoint `{name}`: {error:#}"));
+                    }
+                }
+            }
+            if !failed {
+                return;
+            }
+            delays.wait().await;
+        }
+    }
+
+    /// Looks after Cassandra for ever.
+    pub async fn watch(&self) {
+        let Some(session) = self.session.get() else {
+            return;
+        };
+        let mut ping = Statement::new("SELECT key FROM system.local");
+        ping.set_request_timeout(Some(PING));
+        loop {
+            let answered = session.query_unpaged(ping.clone(), ()).await;
+            match &answered {
+                Ok(_) => self.status.clear(CASSANDRA),
+                Err(error) => {
+                    tracing::debug!(%error, "Cassandra");
+                    self.status.fail(CASSANDRA, "Cassandra can't be reached");
+                }
+            }
+            self.reachable.store(answered.is_ok(), Ordering::Relaxed);
+            tokio::time::sleep(PING).await;
+        }
+    }
+
+    /// Answers a request; gives the name under which it is counted.
+    async fn answer<'a>(
+        &'a self,
+        request: &'a Parts,
+        peer: IpAddr,
+    ) -> (&'a str, Result<Response, Problem>) {
+        let path = request.uri.path();
+        let served = self
+            .endpoints
+            .iter()
+            .find(|served| served.plan.path.matches(path).is_some());
+        let name = served.map_or("none", |served| served.endpoint.name.as_str());
+        let own = match path {
+            "/" | "/health" | "/docs" | "/docs/docs.js" | "/openapi.json" => true,
+            _ if served.is_none() => {
+                let detail = "there is nothing at this path; /docs says what there is";
+                return (name, Err(Problem::new(StatusCode::NOT_FOUND, detail)));
+            }
+            _ => false,
+        };
+        if let Err(problem) = check(request) {
+            return (name, Err(problem));
+        }
+        match served {
+            Some(served) if !own => (name, self.rows(served, request, peer).await),
+            _ => (path, Ok(self.page(path))),
+        }
+    }
+
+    /// What every service has.
+    fn page(&self, path: &str) -> Response {
+        let typed = |content_type: &'static str, body: String| {
+            ([(header::CONTENT_TYPE, content_type)], body).into_response()
+        };
+        match path {
+            "/health" => self.health(),
+            "/docs" => {
+                let endpoints: Vec<_> = self
+                    .endpoints
+                    .iter()
+                    .map(|served| &served.endpoint)
+                    .collect();
+                let (key, basic) = (self.security.api_key, self.security.basic);
+                typed(
+                    "text/html; charset=utf-8",
+                    html::docs(&self.title, &endpoints, key, basic),
+                )
+            }
+            "/docs/docs.js" => typed("text/javascript; charset=utf-8", html::SCRIPT.into()),
+            "/openapi.json" => {
+                let endpoints = self.endpoints.iter().map(|served| {
+                    let columns = served.query.get().map(|query| query.columns().as_ref());
+                    (&served.endpoint, columns)
+                });
+                let document = openapi::document(&self.title, &self.security, endpoints);
+                typed("application/json", document.to_string())
+            }
+            _ => Redirect::temporary("docs").into_response(),
+        }
+    }
+
+    fn health(&self) -> Response {
+        let (code, status, cassandra) = match self.reachable.load(Ordering::Relaxed) {
+            true => (StatusCode::OK, "healthy", "reachable"),
+            false => (StatusCode::SERVICE_UNAVAILABLE, "unhealthy", "unreachable"),
+        };
+        let body = json!({"status": status, "cassandra": cassandra});
+        (
+            code,
+            [(header::CACHE_CONTROL, "no-store")],
+            axum::Json(body),
+        )
+            .into_response()
+    }
+
+    async fn rows(
+        &self,
+        served: &Served,
+        request: &Parts,
+        peer: IpAddr,
+    ) -> Result<Response, Problem> {
+        let client = self.auth.client(&request.headers, peer);
+        if let Some(limits) = &self.limits {
+            // Who guesses keys is counted by his address.
+            let address = Client::Address(peer);
+            limits.check(client.as_ref().unwrap_or(&address))?;
+        }
+        if client.is_none() {
+            return Err(self.auth.challenge());
+        }
+        let busy = || Problem::unavailable("too many requests at the same time");
+        let _permit = self.in_flight.try_acquire().map_err(|_| busy())?;
+        let answered = tokio::time::timeout(self.patience, self.run(served, request));
+        let slow = |_| Problem::unavailable(format!("it took longer than {:?}", self.patience));
+        answered.await.map_err(slow)?
+    }
+
+    async fn run(&self, served: &Served, request: &Parts) -> Result<Response, Problem> {
+        let endpoint = &served.endpoint;
+        let (path, query) = (request.uri.path(), request.uri.query().unwrap_or_default());
+        let now = self.now.unwrap_or_else(Utc::now);
+        let asked = Asked::read(endpoint, &served.plan.path, path, query, now)?;
+        let format = negotiate(endpoint, asked.format.as_deref(), &request.headers)?;
+        let prepared = self.session.get().zip(served.query.get());
+        let (session, known) = prepared.ok_or_else(|| {
+            Problem::unavailable(
+                "Cassandra hasn't been reached yet; ask again after the time in Retry-After",
+            )
+        })?;
+        let max_rows = endpoint.max_rows as usize;
+        let (table, next) = if endpoint.transform.is_some() {
+            for (name, given) in [("limit", &asked.limit), ("page", &asked.page)] {
+                if given.is_some() {
+                    let says = "isn't for this endpoint: it gives all its rows";
+                    return Err(Problem::parameter(name, says));
+                }
+            }
+            let engine = &self.engine;
+            let rows = known.transformed(session, engine, asked.values, max_rows, self.patience);
+            (rows.await?, None)
+        } else {
+            let limit = limit(asked.limit.as_deref(), max_rows)?;
+            let sealed = format!("{} {:?}", endpoint.name, asked.given);
+            let from = match &asked.page {
+                Some(token) => self.seal.open(&sealed, token)?,
+                None => PagingState::start(),
+            };
+            let (table, next) = known.page(session, &asked.values, from, limit).await?;
+            let token = next.and_then(|next| self.seal.token(&sealed, &next));
+            (table, token.map(|token| next_page(path, query, token)))
+        };
+        let answer = Answer {
+            endpoint,
+            title: &self.title,
+            table: &table,
+            next,
+        };
+        answer.response(format, &request.headers)
+    }
+}
+
+fn limit(asked: Option<&str>, max_rows: usize) -> Result<usize, Problem> {
+    let Some(text) = asked else {
+        return Ok(max_rows);
+    };
+    let number = text
+        .parse()
+        .ok()
+        .filter(|number| (1..=max_rows).contains(number));
+    number.ok_or_else(|| Problem::parameter("limit", &format!("may be 1 to {max_rows}")))
+}
+
+/// The address of the next page: this one with another token.
+fn next_page(path: &str, query: &str, token: String) -> Next {
+    let mut link = url::form_urlencoded::Serializer::new(String::new());
+    let others = url::form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name != "page");
+    link.extend_pairs(others).append_pair("page", &token);
+    Next {
+        link: format!("{path}?{}", link.finish()),
+        token,
+    }
+}
+
+/// What no request may be, whatever it asks for.
+fn check(request: &Parts) -> Result<(), Problem> {
+    if !matches!(request.method, Method::GET | Method::HEAD) {
+        let detail = "only GET and HEAD are answered";
+        let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail);
+        return Err(problem.header(header::ALLOW, HeaderValue::from_static("GET, HEAD")));
+    }
+    let uri = &request.uri;
+    if uri.path().len() + uri.query().map_or(0, str::len) > MAX_URI_BYTES {
+        let detail = format!("the address has more than {MAX_URI_BYTES} bytes");
+        return Err(Problem::new(StatusCode::URI_TOO_LONG, detail));
+    }
+    Ok(())
+}
+
+/// Answers a request, and counts it.
+pub async fn handle(
+    State(service): State<Arc<Service>>,
+    Extension(Peer(peer)): Extension<Peer>,
+    request: Request,
+) -> Response {
+    let started = Instant::now();
+    let _in_flight = service.metrics.request_begins();
+    let (request, body) = request.into_parts();
+    let (name, answered) = if body.is_end_stream() {
+        service.answer(&request, peer.ip()).await
+    } else {
+        let detail = "the request has a body, and none is read; send none";
+        (
+            "none",
+            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)),
+        )
+    };
+    let mut response = answered.unwrap_or_else(IntoResponse::into_response);
+    service
+        .metrics
+        .request(name, response.status().as_u16(), started.elapsed());
+    let headers = response.headers_mut();
+    headers.append(header::VARY, HeaderValue::from_static("accept"));
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
