@@ -39,7 +39,7 @@ use crate::{
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].message", priority = 1),
     validation = Rule::new("self.metadata.name.size() <= 50").message("metadata.name may have 50 characters at most: the names of the pods are made from it"),
-    validation = Rule::new("!has(self.spec.scaling) || !has(oldSelf.spec.scaling) || self.spec.replicas == oldSelf.spec.replicas").message("spec.scaling decides the number of pods: take it out before spec.replicas is set, by hand, kubectl scale or another autoscaler")
+    validation = Rule::new("!has(self.spec.scaling) || !has(oldSelf.spec.scaling) || self.spec.replicas == oldSelf.spec.replicas").message("spec.scaling decides the number of pods: take it out before spec.replicas is set, by hand, kubectl scale or another autoscaler"),
     validation = Rule::new("!has(self.spec.serve) || self.metadata.name.matches('^[a-z][-a-z0-9]*$')").message("with serve, metadata.name begins with a letter and has no dots: a Service is named after it")
 )]
 #[serde(rename_all = "camelCase")]

@@ -62,8 +62,8 @@ impl Source {
     }
 }
 
-/// Made-up records: the same seed gives the same records.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+/// Made-up records: the same seed gives the same records. Or recorded ones, played again.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.replay) || self.seed == 0").message("seed is for made-up records: leave it out beside replay"))]
 pub struct GeneratorSource {

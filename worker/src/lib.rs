@@ -13,10 +13,10 @@ pub mod check;
 pub mod config;
 pub mod dead_letter;
 pub mod decode;
+pub mod expectations;
 #[cfg(test)]
 mod fuzz;
 pub mod infer;
-pub mod expectations;
 pub mod kafka;
 pub mod manifest;
 pub mod metrics;

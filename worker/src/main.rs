@@ -148,8 +148,6 @@ fn run_stage(run: Run) -> anyhow::Result<()> {
 }
 
 fn start_logging(format: LogFormat, default: &str) {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new(default));
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -150,6 +150,9 @@ impl Session {
                     None,
                 )
             }
+            WorkerConfig::Serve(_) => bail!(
+                "the serve stage has no dead letters: run it where the ingest or the process stage runs"
+            ),
         };
         if let Some(sink) = &replay.sink {
             if !stages.contains(sink) {

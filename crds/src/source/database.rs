@@ -6,7 +6,7 @@ use kube::{KubeSchema, core::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DURATION, Poll};
+use super::DURATION;
 use crate::connection::SecretValue;
 
 /// File with the password, in the worker's folder of credentials.
@@ -51,7 +51,7 @@ pub struct DatabaseSource {
     #[schemars(range(min = 1, max = 100000))]
     pub fetch_size: u32,
     /// Longest that a page may take.
-    #[serde(default = "super::thirty_seconds")]
+    #[serde(default = "super::http::thirty_seconds")]
     #[schemars(extend("pattern" = DURATION))]
     pub timeout: Duration,
     /// Read again and again; once where absent. Without `incremental` each time everything.
@@ -137,4 +137,13 @@ pub struct DatabaseTls {
     /// The certificate authority, in PEM; the system's authorities where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret: Option<SecretValue>,
+}
+
+/// Look for new rows again and again.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Poll {
+    /// From the start of one look to the start of the next, such as `1s` or `5m`.
+    #[schemars(extend("pattern" = DURATION))]
+    pub interval: Duration,
 }

@@ -62,7 +62,7 @@ fn four() -> u32 {
     4
 }
 
-fn thirty_seconds() -> Duration {
+pub(super) fn thirty_seconds() -> Duration {
     seconds(30)
 }
 

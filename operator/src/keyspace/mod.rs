@@ -12,9 +12,7 @@ use kube::{
     core::DeserializeGuard,
     runtime::{Controller, controller::Action, events::EventType},
 };
-use millstream_api::{
-    DeletionPolicy, Keyspace, KeyspaceStatus, condition, keyspace::RefusedTable,
-};
+use millstream_api::{DeletionPolicy, Keyspace, KeyspaceStatus, condition, keyspace::RefusedTable};
 use millstream_plan::accept_keyspace;
 
 use self::plan::{KeyspaceChange, KeyspacePlan, plan};

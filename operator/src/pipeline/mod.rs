@@ -8,8 +8,8 @@ mod observe;
 pub mod offsets;
 mod provision;
 mod report;
-mod serve;
 pub mod scaling;
+mod serve;
 mod start;
 
 use std::time::Duration;

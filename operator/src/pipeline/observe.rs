@@ -49,7 +49,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    fn of(offsets: &Offsets) -> Self {
+    fn of(pipeline: &DataPipeline, offsets: &Offsets) -> Self {
         Progress {
             topic_id: offsets.topic_id.clone(),
             records: offsets.records(),
@@ -95,7 +95,7 @@ pub async fn observe(
             .as_ref()
             .ok()
             .and_then(Option::as_ref)
-            .map(Progress::of),
+            .map(|offsets| Progress::of(pipeline, offsets)),
     }
 }
 

@@ -232,7 +232,11 @@ fn running(pipeline: &DataPipeline, observed: &Observed) -> Verdict {
         );
     }
     let serve = observed.stages.get(&Stage::Serve);
-    let stages = [("ingest", Some(ingest)), ("process", Some(process)), ("serve", serve)];
+    let stages = [
+        ("ingest", Some(ingest)),
+        ("process", Some(process)),
+        ("serve", serve),
+    ];
     for (name, stage) in stages {
         let Some(stage) = stage else { continue };
         if let Some(missing) = missing(name, stage) {

@@ -17,10 +17,12 @@ use millstream_api::{
     serve::{Serve, ServeStatus},
     worker::{SERVE_PART, SERVE_PORT, ServeConfig, SinkConfig, WorkerConfig},
 };
-use millstream_plan::serve::{Readable, ServeError, plan_service};
+use millstream_plan::{
+    Accepted,
+    serve::{Readable, ServeError, plan_service},
+};
 
 use super::{
-    accept::Accepted,
     children::{self, Stage},
     ensure::{check_owner, ensure},
     observe::Observed,

@@ -69,6 +69,6 @@ fn starts(
         committed.offset.is_none() || gap.is_some_and(|gap| gap.places.contains(&place))
     });
     wrong
-        .map(|(partition, (committed, start))| (partition, (*start, committed.counts)))
+        .map(|(partition, (committed, start))| (partition, (*start, committed.counts.clone())))
         .collect()
 }

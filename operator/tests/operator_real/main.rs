@@ -169,7 +169,7 @@ async fn a_group_without_members_is_given_offsets() {
         rows: 5,
         ..CommitMetadata::default()
     };
-    let offsets = BTreeMap::from([(1, (0, counts))]);
+    let offsets = BTreeMap::from([(1, (0, counts.clone()))]);
     assert!(kafka.commit(&name, &name, offsets).await.unwrap());
     let after = kafka.committed(&name, &name, 2).await.unwrap();
     assert_eq!([after[0].offset, after[1].offset], [None, Some(0)]);

@@ -123,7 +123,7 @@ impl<'a> Topic<'a> {
         let offsets = self.look().await;
         let before = DataPipelineStatus {
             topic_id: Some(known_id.into()),
-            sinks: offsets.statuses(),
+            sinks: offsets.statuses(&[]),
             ..DataPipelineStatus::default()
         };
         let topic = TopicRef {
@@ -220,7 +220,7 @@ async fn a_topic_made_anew_is_another_one() {
     let seen = topic.look().await;
     assert_eq!(seen.topic_id, None, "the mark went with the topic");
     assert_eq!(seen.sinks[0].committed[0].offset, None, "so did the offset");
-    assert_eq!(seen.statuses(), [], "what was seen last stays");
+    assert_eq!(seen.statuses(&[]), [], "what was seen last stays");
     topic.create("two").await;
     let gap = topic.gap("one").await.unwrap();
     assert_eq!(gap.reason, reason::TOPIC_RECREATED);

@@ -52,12 +52,15 @@ pub fn open(source: &Source, opening: &Opening<'_>) -> anyhow::Result<Records> {
             database: Some(database),
             ..
         } => database::open(DatabaseSource::clone(database), opening),
+        Source {
             file: Some(file), ..
         } => file::open(file.clone(), opening),
         Source {
             generator: Some(generator),
             ..
         } => generator::open(generator.clone(), opening),
-        _ => anyhow::bail!("the pipeline has no source; set one of http, file, database and generator"),
+        _ => anyhow::bail!(
+            "the pipeline has no source; set one of http, file, database and generator"
+        ),
     }
 }
