@@ -142,6 +142,8 @@ pub struct Memory {
 pub struct PipelineMemory {
     pub tails: Tails,
     pub scaler: Scaler,
+    /// Identity of the topic in which every sink was found to have a place, in this visit.
+    pub started: Option<String>,
 }
 
 impl Memory {

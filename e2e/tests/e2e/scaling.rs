@@ -1,5 +1,9 @@
 //! Process pods follow the load: from none to as many as there are partitions, and back.
 
+mod plot;
+
+use std::f64::consts::TAU;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
@@ -137,5 +141,88 @@ fn kubectl_scale_is_told_that_scaling_decides() {
             .ok()?;
         namespace.kubectl(&scale).await?.ok()?;
         settles_at(namespace, 3, PATIENCE).await
+    });
+}
+
+/// What was seen in one second.
+#[derive(Clone, Copy, Debug)]
+struct Second {
+    /// Records that were produced in it.
+    load: i64,
+    lag: i64,
+    replicas: i32,
+}
+
+/// How often the number of pods turned from rising to falling or back.
+fn turns(course: &[Second]) -> usize {
+    let changes = course
+        .windows(2)
+        .map(|two| (two[1].replicas - two[0].replicas).signum());
+    let changes: Vec<_> = changes.filter(|change| *change != 0).collect();
+    changes.windows(2).filter(|two| two[0] != two[1]).count()
+}
+
+/// Produces records as a sine wave says, and looks at the pods meanwhile.
+async fn wave(namespace: &Namespace, seconds: u32, period: f64) -> Result<(u64, Vec<Second>)> {
+    let (mean, amplitude) = (2500.0, 2400.0);
+    let topic = orders::topic(namespace);
+    let (mut produced, mut course) = (0, Vec::new());
+    let mut clock = tokio::time::interval(Duration::from_secs(1));
+    for second in 0..seconds {
+        clock.tick().await;
+        let wave = (f64::from(second) * TAU / period - TAU / 4.0).sin();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let load = (mean + amplitude * wave) as u64;
+        let records = orders::plain(produced..produced + load);
+        namespace.kafka.produce(&topic, records).await?;
+        produced += load;
+        let status = status(namespace).await?;
+        course.push(Second {
+            load: i64::try_from(load)?,
+            lag: status.lag.unwrap_or_default(),
+            replicas: status.desired_replicas.unwrap_or_default(),
+        });
+    }
+    Ok((produced, course))
+}
+
+#[test]
+fn a_wave_of_records_is_followed_without_swinging() {
+    // Ten minutes say more; three fit into the daily run.
+    let seconds: u32 = std::env::var("MILLSTREAM_E2E_WAVE_SECONDS").map_or(180, |number| {
+        number
+            .parse()
+            .expect("MILLSTREAM_E2E_WAVE_SECONDS is a number")
+    });
+    with_temp_namespace("scaling", async |namespace| {
+        let mut manifest = scaled(
+            namespace,
+            json!({"minReplicas": 1, "targetLag": 5000, "stabilization": {"down": "30s"}}),
+        );
+        // So slow that it takes several pods.
+        manifest["spec"]["resources"] =
+            json!({"requests": {"cpu": "50m"}, "limits": {"cpu": "150m", "memory": "256Mi"}});
+        namespace.apply(&manifest.to_string()).await?;
+        namespace.ready(ORDERS).await?;
+        let waves = 2.0;
+        let (produced, course) = wave(namespace, seconds, f64::from(seconds) / waves).await?;
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
+        std::fs::create_dir_all(&folder)?;
+        let path = folder.join("scaling.svg");
+        plot::draw(&path, &course)?;
+        let most = course.iter().map(|second| second.replicas).max();
+        let turns = turns(&course);
+        println!(
+            "{produced} records in {waves} waves: {most:?} pods at most, {turns} turns; {}",
+            path.display()
+        );
+        // Up and down with each wave; and once to find out what a pod can do.
+        assert!(turns <= 6, "{turns} turns");
+        assert!(most <= Some(4) && most > Some(1), "{most:?} pods at most");
+        let topic = orders::topic(namespace);
+        namespace.drained(ORDERS, ORDERS, &topic, PATIENCE).await?;
+        let rows = namespace.cassandra.count(orders::table(namespace)).await?;
+        assert_eq!(rows, i64::try_from(produced)?);
+        Ok(())
     });
 }

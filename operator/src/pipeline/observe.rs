@@ -26,6 +26,8 @@ pub struct Observed {
     pub workers: Vec<(Stage, WorkerStatus)>,
     /// Nothing where Kafka couldn't be asked.
     pub progress: Option<Progress>,
+    /// Identity of the topic in which every sink was found to have a place, in this visit.
+    pub started: Option<String>,
 }
 
 /// What was seen of a stage's Deployment.
@@ -43,7 +45,6 @@ pub struct ObservedStage {
 /// How far the sinks are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    pub topic_id: Option<String>,
     pub records: i64,
     pub sinks: Vec<SinkStatus>,
 }
@@ -51,7 +52,6 @@ pub struct Progress {
 impl Progress {
     fn of(pipeline: &DataPipeline, offsets: &Offsets) -> Self {
         Progress {
-            topic_id: offsets.topic_id.clone(),
             records: offsets.records(),
             sinks: offsets.statuses(&pipeline.spec.sinks),
         }
@@ -96,6 +96,11 @@ pub async fn observe(
             .ok()
             .and_then(Option::as_ref)
             .map(|offsets| Progress::of(pipeline, offsets)),
+        started: context
+            .memory
+            .of_pipeline(&pipeline.uid().unwrap_or_default(), |memory| {
+                memory.started.take()
+            }),
     }
 }
 

@@ -76,7 +76,7 @@ fn status(
         Err(error) => Err(error),
     };
     let mut verdicts = conditions::accepted_and_provisioned(provisioned);
-    verdicts.push(data_gap(before, outcome));
+    verdicts.push(data_gap(before, outcome, observed.started.is_some()));
     let running = match outcome {
         Err(Error::DataGap { reason, .. }) => Verdict::new(
             condition::RUNNING,
@@ -96,10 +96,7 @@ fn status(
         replicas: Some(process.map_or(0, |stage| stage.pods)),
         desired_replicas: process.map(|stage| stage.wanted),
         selector: Some(process_selector(pipeline)),
-        topic_id: match (outcome, &observed.progress) {
-            (Ok(()), Some(progress)) => progress.topic_id.clone(),
-            _ => before.topic_id.clone(),
-        },
+        topic_id: observed.started.clone().or(before.topic_id.clone()),
         records: match &observed.progress {
             Some(progress) => Some(progress.records),
             None => before.records,
@@ -116,14 +113,14 @@ fn status(
 }
 
 /// Whether records are gone. Where it wasn't looked, what was known last holds on.
-fn data_gap(before: &DataPipelineStatus, outcome: &Result<(), Error>) -> Verdict {
+fn data_gap(before: &DataPipelineStatus, outcome: &Result<(), Error>, started: bool) -> Verdict {
     let say = |holds, reason: &str, message: &str| {
         Verdict::new(condition::DATA_GAP, holds, reason, message)
     };
     match outcome {
-        Ok(()) => say(Holds::False, reason::COMPLETE, "no record is missing"),
+        _ if started => say(Holds::False, reason::COMPLETE, "no record is missing"),
         Err(Error::DataGap { reason, message }) => say(Holds::True, reason, message),
-        Err(_) => match conditions::find(&before.conditions, condition::DATA_GAP) {
+        _ => match conditions::find(&before.conditions, condition::DATA_GAP) {
             Some(last) if last.status == "True" => say(Holds::True, &last.reason, &last.message),
             Some(last) if last.status == "False" => say(Holds::False, &last.reason, &last.message),
             _ => say(

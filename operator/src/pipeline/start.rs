@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kube::runtime::events::EventType;
+use kube::{ResourceExt, runtime::events::EventType};
 use millstream_api::{DataPipeline, pipeline::OnDataGap, worker::TopicRef};
 
 use super::{
@@ -53,6 +53,10 @@ pub async fn start(
             .event(pipeline, EventType::Warning, gap.reason, note)
             .await;
     }
+    let uid = pipeline.uid().unwrap_or_default();
+    context.memory.of_pipeline(&uid, |memory| {
+        memory.started = Some(topic.id.clone());
+    });
     Ok(None)
 }
 

@@ -47,10 +47,10 @@ fn healthy() -> Observed {
         stages: BTreeMap::from([(Stage::Ingest, stage(1, 1)), (Stage::Process, stage(2, 2))]),
         workers: Vec::new(),
         progress: Some(Progress {
-            topic_id: Some("one".into()),
             records: 10,
             sinks: vec![sink("a", 1, 9), sink("b", 4, 6)],
         }),
+        started: Some("one".into()),
     }
 }
 
@@ -93,6 +93,10 @@ fn conditions_say_where_a_pipeline_stands() {
     process.trouble = Some("pod users-process-x: ErrImagePull no such image".into());
     let mut rolling = healthy();
     rolling.stages.get_mut(&Stage::Ingest).unwrap().rolled_out = false;
+    let not_started = Observed {
+        started: None,
+        ..healthy()
+    };
     let mut at_zero = healthy();
     at_zero.stages.insert(Stage::Process, stage(0, 0));
     let mut scaled = pipeline.clone();
@@ -117,11 +121,11 @@ fn conditions_say_where_a_pipeline_stands() {
         ),
         (
             "invalid, while an older version runs",
-            conditions_of(&pipeline, Err(invalid), &healthy()),
+            conditions_of(&pipeline, Err(invalid), &not_started),
         ),
         (
             "a child fails",
-            conditions_of(&pipeline, Err(child), &healthy()),
+            conditions_of(&pipeline, Err(child), &not_started),
         ),
         ("not ready", conditions_of(&pipeline, Ok(()), &unready)),
         ("rolling", conditions_of(&pipeline, Ok(()), &rolling)),
@@ -139,7 +143,10 @@ fn conditions_say_where_a_pipeline_stands() {
             "a step of the autoscaler",
             conditions_of(&scaled, Ok(()), &stepping),
         ),
-        ("data gap", conditions_of(&pipeline, Err(gap()), &at_zero)),
+        (
+            "data gap",
+            conditions_of(&pipeline, Err(gap()), &not_started),
+        ),
     ];
     let text: Vec<_> = cases
         .iter()
@@ -203,11 +210,11 @@ fn a_gap_is_remembered_until_it_is_passed_over() {
         &healthy(),
     );
     assert_eq!(first.topic_id.as_deref(), Some("one"));
-    let mut made_anew = healthy();
-    made_anew.progress = Some(Progress {
-        topic_id: Some("two".into()),
-        ..Progress::default()
-    });
+    let mut made_anew = Observed {
+        progress: Some(Progress::default()),
+        started: None,
+        ..healthy()
+    };
     let gap = || Error::DataGap {
         reason: reason::TOPIC_RECREATED,
         message: "it was made anew".into(),
@@ -222,7 +229,10 @@ fn a_gap_is_remembered_until_it_is_passed_over() {
         assert_eq!(status.topic_id, first.topic_id);
         assert_eq!(status.sinks, first.sinks, "no offset says nothing");
     }
-    let passed = status(&pipeline, &passing, &Ok(()), &made_anew);
+    // Whatever fails after the sinks have their places: they have them.
+    made_anew.started = Some("two".into());
+    let later = Err(Error::Waiting("a Service".into()));
+    let passed = status(&pipeline, &passing, &later, &made_anew);
     assert_eq!(passed.topic_id.as_deref(), Some("two"));
     let condition = conditions::find(&passed.conditions, condition::DATA_GAP).unwrap();
     assert_eq!(condition.status, "False");
