@@ -12,7 +12,9 @@ use millstream_api::{
     worker::SinkConfig,
 };
 
-use crate::{Expectations, RecordSchema, Refusal, SinkPlan, key_pointers};
+use crate::{
+    Expectations, RecordSchema, Refusal, SinkPlan, key_pointers, serve::accept::accept_service,
+};
 
 /// A pipeline that makes sense.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,7 +66,8 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
             table,
             consistency: sink.cassandra.consistency,
         })
-        .collect();
+        .collect::<Vec<_>>();
+    accept_service(pipeline, keyspaces, &sinks)?;
     Ok(Accepted {
         key,
         sinks,

@@ -3,7 +3,7 @@
 use millstream_api::condition::reason;
 use thiserror::Error;
 
-use crate::PlanError;
+use crate::{PlanError, serve::ServeError};
 
 /// Why a resource is refused. The message is what the person reads.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -27,6 +27,12 @@ impl Refusal {
             Refusal::InvalidSql(_) => reason::INVALID_SQL,
             Refusal::Incompatible(_) => reason::INCOMPATIBLE,
         }
+    }
+}
+
+impl From<ServeError> for Refusal {
+    fn from(error: ServeError) -> Self {
+        Refusal::InvalidSpec(error.to_string())
     }
 }
 

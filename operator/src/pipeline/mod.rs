@@ -96,10 +96,6 @@ impl Reconcile for DataPipeline {
         let offsets = look(self, context).await;
         let keyspaces = keyspaces(self, context);
         let accepted = accept(self, &keyspaces).map_err(Error::from);
-        let accepted = accepted.and_then(|accepted| {
-            serve::check(self, &keyspaces, &accepted.sinks)?;
-            Ok(accepted)
-        });
         let outcome = match accepted {
             Ok(accepted) => {
                 let provisioned = provision(self, context, &accepted, &offsets).await;

@@ -12,15 +12,11 @@ use kube::{
     api::{DeleteParams, Preconditions},
 };
 use millstream_api::{
-    DataPipeline, Keyspace,
-    keyspace::TableSpec,
+    DataPipeline,
     serve::{Serve, ServeStatus},
-    worker::{SERVE_PART, SERVE_PORT, ServeConfig, SinkConfig, WorkerConfig},
+    worker::{SERVE_PART, SERVE_PORT, ServeConfig, WorkerConfig},
 };
-use millstream_plan::{
-    Accepted,
-    serve::{Readable, ServeError, plan_service},
-};
+use millstream_plan::{Accepted, serve::readable_keyspaces};
 
 use super::{
     children::{self, Stage},
@@ -37,62 +33,6 @@ use crate::{
     error::Error,
     metrics::System,
 };
-
-impl From<ServeError> for Error {
-    fn from(error: ServeError) -> Self {
-        Error::InvalidSpec(error.to_string())
-    }
-}
-
-/// Checks the service against the tables that are known. Pure.
-pub fn check(
-    pipeline: &DataPipeline,
-    keyspaces: &[Keyspace],
-    sinks: &[SinkConfig],
-) -> Result<(), Error> {
-    let Some(serve) = &pipeline.spec.serve else {
-        return Ok(());
-    };
-    let readable = readable_keyspaces(sinks);
-    let own = sinks
-        .iter()
-        .map(|sink| (sink.keyspace.clone(), sink.table.clone()));
-    let mut tables: Vec<(String, TableSpec)> = own.collect();
-    for keyspace in keyspaces {
-        let name = keyspace.keyspace_name();
-        for table in &keyspace.spec.tables {
-            match tables
-                .iter_mut()
-                .find(|(of, known)| *of == name && known.name == table.name)
-            {
-                // Several write into one table: it has the columns of all.
-                Some((_, known)) => {
-                    let is_new = |name: &str| !known.columns.iter().any(|known| known.name == name);
-                    let new = table.columns.iter().filter(|column| is_new(&column.name));
-                    let new: Vec<_> = new.cloned().collect();
-                    known.columns.extend(new);
-                }
-                None => tables.push((name.clone(), table.clone())),
-            }
-        }
-    }
-    plan_service(
-        serve,
-        &Readable {
-            keyspaces: &readable,
-            tables: &tables,
-        },
-    )?;
-    Ok(())
-}
-
-/// The keyspaces of the sinks: no others can be read.
-fn readable_keyspaces(sinks: &[SinkConfig]) -> Vec<String> {
-    let mut names: Vec<_> = sinks.iter().map(|sink| sink.keyspace.clone()).collect();
-    names.sort();
-    names.dedup();
-    names
-}
 
 /// Makes the service, or takes it away where it isn't wanted any more.
 pub async fn provision(

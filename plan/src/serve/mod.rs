@@ -3,11 +3,13 @@
 //! The operator asks with the tables that it knows of, the worker without: it has the columns from
 //! Cassandra itself and plans the [`Transform`] with them.
 
+pub(crate) mod accept;
 mod cql;
 mod parameter;
 mod path;
 mod transform;
 
+pub use accept::readable_keyspaces;
 pub use parameter::{Value, fits_marker, parse, parse_time};
 pub use path::Path;
 pub use transform::{ROWS, Transform, arrow_type, rows_schema};
