@@ -237,3 +237,23 @@ fn a_gap_is_remembered_until_it_is_passed_over() {
     let condition = conditions::find(&passed.conditions, condition::DATA_GAP).unwrap();
     assert_eq!(condition.status, "False");
 }
+
+#[test]
+fn a_warning_is_shown_and_changes_no_condition() {
+    let warnings = BTreeMap::from([("ingest".to_string(), "Redis is away".to_string())]);
+    let status = WorkerStatus {
+        warnings,
+        ..WorkerStatus::default()
+    };
+    let warned = Observed {
+        workers: vec![(Stage::Ingest, status)],
+        ..healthy()
+    };
+    assert_eq!(
+        conditions_of(&pipeline(), Ok(()), &warned),
+        conditions_of(&pipeline(), Ok(()), &healthy())
+    );
+    let before = DataPipelineStatus::default();
+    let source = super::status(&pipeline(), &before, &Ok(()), &warned).source;
+    assert_eq!(source.unwrap().warning.as_deref(), Some("Redis is away"));
+}
