@@ -24,6 +24,11 @@ impl Pointer {
         }
     }
 
+    /// The names, or indices, that it consists of.
+    pub fn tokens(&self) -> &[String] {
+        &self.tokens
+    }
+
     /// The value that the pointer leads to; none where there isn't any. A token leads into an
     /// object by its name, into an array by its index.
     pub fn find<'a>(&self, json: &'a [u8]) -> Option<&'a str> {

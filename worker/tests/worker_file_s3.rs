@@ -130,14 +130,14 @@ async fn an_object_is_landed_in_a_bucket_and_read_again() {
         return;
     };
     // More than one part of an upload.
-    let text = written("ndjson", &records(80_000));
-    assert!(text.len() > 6 << 20);
+    let text = written("ndjson", &records(100_000));
+    assert!(text.len() > 5 << 20);
     bucket.put("in/r.ndjson", text.clone()).await;
     let mut spec = json!({"s3": bucket.spec(), "landingZone": {"s3": bucket.spec()}});
     spec["s3"]["key"] = "in/r.ndjson".into();
     spec["landingZone"]["s3"]["prefix"] = "landing/".into();
     let batches = bucket.collect(&spec, None).await;
-    assert_eq!(values(&batches), records(80_000));
+    assert_eq!(values(&batches), records(100_000));
     let landed = batches[0].position["landed"].as_str().unwrap();
     let key = Key::from(format!("landing/{landed}/r.ndjson"));
     let kept = bucket.store.get(&key).await.unwrap().bytes().await.unwrap();

@@ -56,10 +56,10 @@ pub struct FileSource {
     /// Objects in Amazon S3, or in what speaks its protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub s3: Option<S3Objects>,
-    /// Found out by the file's name and beginning where absent.
+    /// How records are written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<FileFormat>,
-    /// Found out by the file's beginning where absent.
+    /// How the file is packed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<Compression>,
     /// Which members of a zip are read, with `*` and `?`; all where absent. They are read in the
@@ -231,7 +231,9 @@ fn us_east_1() -> String {
     "us-east-1".into()
 }
 
-/// How records are written in a file.
+/// How records are written: `ndjson` is one JSON object a line, `jsonArray` an array of objects, `csv`
+/// rows of text whose numbers and booleans the pipeline's schema tells, `parquet` Apache Parquet. Found
+/// out by the file's name and beginning where absent.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub enum FileFormat {
@@ -239,13 +241,14 @@ pub enum FileFormat {
     Ndjson,
     /// A JSON array of objects.
     JsonArray,
-    /// Rows of text. Columns that the pipeline's schema has as numbers or booleans become those.
+    /// Rows of text (RFC 4180).
     Csv,
     /// Apache Parquet.
     Parquet,
 }
 
-/// How a file is compressed.
+/// How the file is packed; a zip may hold several files. Found out by the file's beginning where
+/// absent.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub enum Compression {
@@ -261,7 +264,7 @@ pub enum Compression {
     Zip,
 }
 
-/// How CSV is read (RFC 4180).
+/// How CSV is read.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Csv {

@@ -34,7 +34,6 @@ use self::{
     error::ReadError,
     format::Formats,
     landing::Landing,
-    local::LocalFile,
     origin::Origin,
     position::Position,
     replay::Dates,
@@ -43,6 +42,7 @@ use self::{
     unpack::Reading,
 };
 use crate::{
+    pointer::Pointer,
     retry::Delays,
     source::{Opening, Records, SourceBatch},
     status::StatusPart,
@@ -61,7 +61,7 @@ pub fn open(spec: FileSource, opening: &Opening<'_>) -> anyhow::Result<Records> 
     let landing = landing.map(|zone| Landing::new(zone, opening.credentials));
     let formats = Formats {
         format: spec.format,
-        records: tokens(spec.records.as_deref().unwrap_or_default()),
+        records: Pointer::parse(spec.records.as_deref().unwrap_or_default()),
         csv: spec.csv.clone(),
         schema: RecordSchema::parse(opening.schema)?,
         scratch: scratch.clone(),
@@ -98,13 +98,6 @@ pub fn open(spec: FileSource, opening: &Opening<'_>) -> anyhow::Result<Records> 
         None
     });
     Ok(batches.boxed())
-}
-
-fn tokens(pointer: &str) -> Vec<String> {
-    let tokens = pointer.split('/').skip(1);
-    tokens
-        .map(|token| token.replace("~1", "/").replace("~0", "~"))
-        .collect()
 }
 
 /// The files of a source, read one after the other.
@@ -193,9 +186,7 @@ impl Files {
         let mut batches = Batches::new(out.clone(), self.position.clone());
         let (reading, file) = (self.reading.clone(), name.to_owned());
         let (position, read) = blocking(move || {
-            let read = LocalFile::open(&local.path)
-                .map_err(ReadError::from)
-                .and_then(|opened| reading.file(&file, opened, &mut batches));
+            let read = reading.path(&file, &local.path, &mut batches);
             let read = give_rest(read, &mut batches);
             (batches.position().clone(), read)
         })
@@ -222,9 +213,7 @@ impl Files {
             let local = self.bring(name, self.position.date.is_some()).await?;
             let (reading, file) = (self.reading.clone(), name.clone());
             let (sorted, read) = blocking(move || {
-                let read = LocalFile::open(&local.path)
-                    .map_err(ReadError::from)
-                    .and_then(|opened| reading.file(&file, opened, &mut dates));
+                let read = reading.path(&file, &local.path, &mut dates);
                 (dates, read)
             })
             .await?;

@@ -139,8 +139,10 @@ impl Origin {
 }
 
 fn last(path: &str) -> &str {
-    let last = path.rsplit('/').next().unwrap_or_default();
-    if last.is_empty() { "download" } else { last }
+    match path.rsplit('/').next() {
+        None | Some("" | "." | "..") => "download",
+        Some(last) => last,
+    }
 }
 
 async fn list_path(path: &Path) -> anyhow::Result<Vec<String>> {

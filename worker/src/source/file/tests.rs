@@ -5,7 +5,7 @@ use std::io::Write;
 use proptest::prelude::*;
 
 use super::*;
-use crate::source::file::take::Take;
+use crate::source::file::{local::LocalFile, take::Take};
 
 /// What was given.
 #[derive(Default)]
@@ -42,7 +42,7 @@ fn read(spec: serde_json::Value, bytes: &[u8]) -> (Given, Result<(), ReadError>)
         members: spec.members,
         formats: Formats {
             format: spec.format,
-            records: tokens(spec.records.as_deref().unwrap_or_default()),
+            records: Pointer::parse(spec.records.as_deref().unwrap_or_default()),
             csv: spec.csv,
             schema: RecordSchema::parse(schema).unwrap(),
             scratch: Scratch::new(1 << 20),
@@ -198,4 +198,39 @@ fn files_without_damage_are_read() {
             "{format}"
         );
     }
+}
+
+#[tokio::test]
+async fn an_object_of_another_version_is_given_from_its_beginning() {
+    let Ok(endpoint) = std::env::var("MILLSTREAM_S3") else {
+        eprintln!("skipped: MILLSTREAM_S3 names no object store");
+        return;
+    };
+    let name = format!("millstream-{}", uuid::Uuid::new_v4().simple());
+    let client = reqwest::Client::new();
+    let put = async |path: &str, body: &'static str| {
+        let put = client.put(format!("{endpoint}/{name}{path}"));
+        // Requests without keys aren't signed.
+        let put = put.header("x-amz-acl", "public-read").body(body);
+        assert!(put.send().await.unwrap().status().is_success());
+    };
+    put("", "").await;
+    put("/r", "version 1").await;
+    let spec = serde_json::json!({"s3": {
+        "bucket": name, "key": "r", "endpoint": endpoint, "allowHttp": true,
+    }});
+    let spec = serde_json::from_value(spec).unwrap();
+    let secrets = crate::config::Credentials::new(PathBuf::new());
+    let origin = Origin::new(&spec, &secrets).unwrap();
+    let first = origin.get("r", 0, None).await.unwrap();
+    let version = first.version.as_deref();
+    let rest = origin.get("r", 8, version).await.unwrap();
+    assert_eq!((rest.start, rest.size), (8, Some(9)));
+    let rest: Vec<_> = rest.body.map(Result::unwrap).collect().await;
+    assert_eq!(rest.concat(), b"1");
+
+    put("/r", "version 20").await;
+    let other = origin.get("r", 8, version).await.unwrap();
+    assert_eq!((other.start, other.size), (0, Some(10)));
+    assert_ne!(other.version, first.version);
 }

@@ -1,6 +1,9 @@
 //! Compression and archives: from a file to the streams of bytes in it.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::{
+    io::{self, BufRead, BufReader, Read},
+    path::Path,
+};
 
 use bzip2::read::MultiBzDecoder;
 use flate2::read::MultiGzDecoder;
@@ -27,6 +30,12 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// Reads the file at a path to its end.
+    pub fn path(&self, name: &str, path: &Path, take: &mut dyn Take) -> Result<(), ReadError> {
+        let file = LocalFile::open(path).map_err(|error| ReadError::from(error).at(name))?;
+        self.file(name, file, take)
+    }
+
     /// Reads a file to its end.
     pub fn file(&self, name: &str, file: LocalFile, take: &mut dyn Take) -> Result<(), ReadError> {
         let mut file = BufReader::with_capacity(BUFFER, file);

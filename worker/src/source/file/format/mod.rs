@@ -12,6 +12,7 @@ use millstream_plan::RecordSchema;
 use serde::de::IgnoredAny;
 
 use super::{error::ReadError, scratch::Scratch, take::Take};
+use crate::pointer::{self, Pointer};
 
 /// Of a longer record only the beginning is kept, for the dead letter.
 const MAX_KEPT_BYTES: usize = millstream_api::worker::MAX_DEAD_LETTER_BYTES;
@@ -20,8 +21,8 @@ const MAX_KEPT_BYTES: usize = millstream_api::worker::MAX_DEAD_LETTER_BYTES;
 pub struct Formats {
     /// Found out for each file where there is none.
     pub format: Option<FileFormat>,
-    /// Tokens of the JSON Pointer to the array.
-    pub records: Vec<String>,
+    /// Where the array is in a JSON file.
+    pub records: Pointer,
     /// None where it isn't said: then a `.tsv` has tabs.
     pub csv: Option<Csv>,
     /// The types of CSV's columns.
@@ -68,7 +69,7 @@ pub fn read(
 ) -> Result<(), ReadError> {
     match formats.of(name, &mut input)? {
         FileFormat::Ndjson => ndjson::read(input, output),
-        FileFormat::JsonArray => json_array::read(input, &formats.records, output),
+        FileFormat::JsonArray => json_array::read(input, formats.records.tokens(), output),
         FileFormat::Csv => csv::read(input, &formats.csv_of(name), &formats.schema, output),
         FileFormat::Parquet => parquet::read_stream(input, &formats.scratch, output),
     }
@@ -91,7 +92,7 @@ impl Formats {
             ("parquet", _) => Ok(FileFormat::Parquet),
             _ if beginning.starts_with(b"PAR1") => Ok(FileFormat::Parquet),
             (_, Some(b'[')) => Ok(FileFormat::JsonArray),
-            (_, Some(b'{')) if !self.records.is_empty() || spread(beginning) => {
+            (_, Some(b'{')) if !self.records.tokens().is_empty() || spread(beginning) => {
                 Ok(FileFormat::JsonArray)
             }
             (_, Some(b'{') | None) => Ok(FileFormat::Ndjson),
@@ -149,9 +150,6 @@ fn object(value: &[u8]) -> Result<&[u8], String> {
     })?;
     match text.as_bytes() {
         json @ [b'{', ..] => Ok(json),
-        _ => Err(format!(
-            "it is {}, not an object",
-            crate::pointer::kind(text)
-        )),
+        _ => Err(format!("it is {}, not an object", pointer::kind(text))),
     }
 }
