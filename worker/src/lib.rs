@@ -32,6 +32,7 @@ pub mod sink;
 pub mod source;
 pub mod stage;
 pub mod status;
+pub mod tls;
 pub mod transform;
 
 use std::{sync::Arc, time::Duration};

@@ -31,6 +31,8 @@ struct Server {
     folder: tempfile::TempDir,
     port: u16,
     child: Option<Child>,
+    /// Whether connections can be encrypted.
+    tls: bool,
 }
 
 /// PostgreSQL doesn't run as root: nobody does it then.
@@ -71,6 +73,7 @@ impl Server {
             folder,
             port: free.local_addr().unwrap().port(),
             child: None,
+            tls: false,
         };
         drop(free);
         let password = server.folder.path().join("password");
@@ -98,6 +101,7 @@ impl Server {
             .arg(self.data())
             .args(["-p", &self.port.to_string()])
             .args(["-c", "unix_socket_directories=", "-c", "fsync=off"])
+            .args(["-c", if self.tls { "ssl=on" } else { "ssl=off" }])
             .stdin(Stdio::null())
             .stderr(Stdio::null());
         self.child = Some(postgres.spawn().unwrap());
@@ -447,7 +451,7 @@ async fn says_what_is_wrong() {
         json!({"table": "items", "incremental": {"column": "updated_at"}}),
         json!({"table": "items", "key": ["idd"]}),
         json!({"query": "SELECT id, id FROM items", "key": ["id"]}),
-        json!({"query": "SELECT id FROM items WHER", "key": ["id"]}),
+        json!({"query": "SELECT id FRO items", "key": ["id"]}),
         json!({"query": "DELETE FROM items", "key": ["id"]}),
         json!({"query": "SELECT id, pg_sleep(9) FROM (VALUES (1)) AS v(id)", "key": ["id"], "timeout": "200ms"}),
         json!({"query": "SELECT nextval('s') AS id FROM generate_series(1, 2)", "key": ["id"]}),
@@ -470,4 +474,69 @@ async fn says_what_is_wrong() {
     }
     let told: Vec<_> = told.into_iter().collect();
     insta::assert_snapshot!(told.join("\n"));
+}
+
+/// A certificate of the server, and the authority behind it.
+fn certificates(folder: &Path) {
+    let openssl = |arguments: &str| {
+        let arguments = arguments.split(' ');
+        run(Command::new("openssl").args(arguments).current_dir(folder));
+    };
+    std::fs::write(folder.join("names"), "subjectAltName=IP:127.0.0.1").unwrap();
+    for authority in ["ca", "other"] {
+        openssl(&format!(
+            "req -x509 -newkey rsa:2048 -nodes -keyout {authority}.key -out {authority}.crt -days 2 -subj /CN={authority}"
+        ));
+    }
+    openssl("req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=server");
+    openssl(
+        "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out server.crt -days 2 -extfile names",
+    );
+}
+
+#[tokio::test]
+async fn an_encrypted_connection_checks_the_server() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let Some(mut server) = Server::start().await else {
+        return;
+    };
+    server.down();
+    let folder = server.folder.path().to_owned();
+    certificates(&folder);
+    let owner = std::fs::metadata(server.data()).unwrap().uid().to_string();
+    for file in ["server.crt", "server.key"] {
+        let at = server.data().join(file);
+        std::fs::copy(folder.join(file), &at).unwrap();
+        run(Command::new("chown").arg(&owner).arg(&at));
+        run(Command::new("chmod").arg("600").arg(&at));
+    }
+    server.tls = true;
+    server.up().await;
+    let settings = json!({
+        "postgres": {
+            "host": "127.0.0.1", "port": server.port, "database": "postgres", "user": "postgres",
+            "passwordSecret": {"name": "postgres", "key": "password"},
+            "tls": {"caSecret": {"name": "postgres", "key": "ca"}},
+        },
+        "query": "SELECT 1 AS id, ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()",
+        "key": ["id"],
+    });
+    let credentials = folder.join("credentials");
+    std::fs::create_dir_all(&credentials).unwrap();
+    let authority = credentials.join("database-ca.crt");
+    std::fs::copy(folder.join("ca.crt"), &authority).unwrap();
+    let batch = server.open(settings.clone(), None).next().await.unwrap();
+    assert_eq!(parsed(&batch.records), [json!({"id": 1, "ssl": true})]);
+
+    std::fs::copy(folder.join("other.crt"), &authority).unwrap();
+    let (shown, part) = status();
+    let mut records = server.open_with(settings, None, &part);
+    let next = records.next();
+    tokio::pin!(next);
+    while shown.report().errors.is_empty() {
+        let wait = tokio::time::timeout(Duration::from_millis(20), &mut next);
+        assert!(wait.await.is_err(), "a stranger was believed");
+    }
+    let error = shown.report().errors["ingest"].clone();
+    assert!(error.contains("invalid peer certificate"), "{error}");
 }

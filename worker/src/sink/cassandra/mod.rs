@@ -2,7 +2,7 @@
 
 mod bind;
 mod encode;
-pub mod session;
+mod session;
 mod write;
 
 pub use session::connect;

@@ -1,12 +1,9 @@
 //! The connection to Cassandra.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use millstream_api::{CassandraConnection, worker::credentials};
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject},
-};
+use rustls::ClientConfig;
 use scylla::{
     client::{
         execution_profile::ExecutionProfile, session::Session, session_builder::SessionBuilder,
@@ -19,6 +16,7 @@ use crate::{
     retry::Delays,
     sink::cassandra::CASSANDRA,
     status::StatusPart,
+    tls::authorities,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -79,29 +77,4 @@ fn builder(
         builder = builder.tls_context(Some(Arc::new(tls)));
     }
     Ok(builder)
-}
-
-/// The authorities in the file; the system's where there is none.
-pub fn authorities(path: Option<&Path>) -> Result<RootCertStore, ConfigError> {
-    let mut store = RootCertStore::empty();
-    let Some(path) = path else {
-        store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        return Ok(store);
-    };
-    let invalid = |reason: String| ConfigError::Certificate {
-        path: path.into(),
-        reason,
-    };
-    let certificates =
-        CertificateDer::pem_file_iter(path).map_err(|error| invalid(error.to_string()))?;
-    for certificate in certificates {
-        let certificate = certificate.map_err(|error| invalid(error.to_string()))?;
-        store
-            .add(certificate)
-            .map_err(|error| invalid(error.to_string()))?;
-    }
-    if store.is_empty() {
-        return Err(invalid("there is no certificate in it".into()));
-    }
-    Ok(store)
 }

@@ -7,9 +7,7 @@ use millstream_api::source::database::{CA_FILE, PASSWORD_FILE, PostgresConnectio
 use rustls::ClientConfig;
 use tokio_postgres::{Client, Config, NoTls, config::SslMode};
 
-use crate::{
-    config::Credentials, sink::cassandra::session::authorities, source::database::tls::Tls,
-};
+use crate::{config::Credentials, source::database::tls::Tls, tls::authorities};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A server that is gone without a word is given up after so long.

@@ -113,7 +113,9 @@ impl Reader {
                     self.session = None;
                     let place = &self.spec.postgres;
                     let (host, port, database) = (&place.host, place.port, &place.database);
-                    let message = format!("PostgreSQL {host}:{port}/{database}: {error:#}");
+                    // The driver's own word for it says nothing.
+                    let error = format!("{error:#}").replace("db error: ", "");
+                    let message = format!("PostgreSQL {host}:{port}/{database}: {error}");
                     self.status.fail(DATABASE, message);
                     self.delays.wait().await;
                 }
