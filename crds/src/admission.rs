@@ -42,9 +42,22 @@ pub fn admit(definition: &CustomResourceDefinition, resource: &Value) -> Vec<Vio
     };
     schema::check_resource(schema, resource, &mut violations);
     if violations.is_empty() {
-        check_rules(schema, resource, &mut violations);
+        check_rules(schema, &without_nulls(resource.clone()), &mut violations);
     }
     violations
+}
+
+/// Null stands for absent: the API server puts in the default.
+pub fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => fields
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(name, value)| (name, without_nulls(value)))
+            .collect(),
+        Value::Array(items) => items.into_iter().map(without_nulls).collect(),
+        other => other,
+    }
 }
 
 /// The schema of the version that the resource says it is of.

@@ -6,7 +6,7 @@ use anyhow::Context;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use millstream_api::{
     DataPipeline, GROUP, Keyspace, Topic,
-    admission::{Violation, admit},
+    admission::{Violation, admit, without_nulls},
     custom_resource_definitions,
 };
 use serde::de::DeserializeOwned;
@@ -94,17 +94,4 @@ fn content(
 fn typed<T: DeserializeOwned>(document: Value) -> Result<Box<T>, Vec<String>> {
     let read = serde_json::from_value(without_nulls(document));
     read.map(Box::new).map_err(|error| vec![error.to_string()])
-}
-
-/// Null stands for absent: the API server puts in the default.
-fn without_nulls(value: Value) -> Value {
-    match value {
-        Value::Object(fields) => fields
-            .into_iter()
-            .filter(|(_, value)| !value.is_null())
-            .map(|(name, value)| (name, without_nulls(value)))
-            .collect(),
-        Value::Array(items) => items.into_iter().map(without_nulls).collect(),
-        other => other,
-    }
 }

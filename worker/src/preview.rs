@@ -54,7 +54,7 @@ pub struct Preview {
     #[arg(
         long,
         env = "MILLSTREAM_CREDENTIALS_DIR",
-        default_value = "/etc/millstream/credentials"
+        default_value = "/etc/millstream-credentials"
     )]
     credentials_dir: PathBuf,
     /// How the rows are written.

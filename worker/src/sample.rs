@@ -26,6 +26,21 @@ pub struct Wanted {
     pub within: Duration,
 }
 
+/// The source without what it would write: its cache in Redis, its landing zone.
+fn only_read(source: &Source) -> Source {
+    let mut source = source.clone();
+    if let Some(http) = &mut source.http {
+        http.cache = None;
+    }
+    let generator = source.generator.as_mut();
+    let replayed = generator.and_then(|generator| generator.replay.as_mut());
+    let files = replayed.map(|replay| &mut replay.file);
+    for file in source.file.iter_mut().chain(files) {
+        file.landing_zone = None;
+    }
+    source
+}
+
 /// Reads the first records: fewer where the source ends or the time is over. None at all is an
 /// error, which says what the source says of itself.
 pub async fn sample(
@@ -42,7 +57,8 @@ pub async fn sample(
         status: &status.part(STAGE),
         metrics: &Metrics::default().stage(STAGE),
     };
-    let mut batches = source::open(source, &opening).context("can't open the source")?;
+    let mut batches =
+        source::open(&only_read(source), &opening).context("can't open the source")?;
     let end = Instant::now() + wanted.within;
     let mut records = Vec::new();
     let mut in_time = true;
@@ -65,5 +81,30 @@ pub async fn sample(
             "no record within {:?}; --timeout gives it longer",
             wanted.within
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_api::source::file::LandingZone;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_source_would_write_is_left_out() {
+        let cache = json!({"redis": {"address": "redis", "key": "all"}});
+        let http = |fields| serde_json::from_value::<Source>(json!({"http": fields})).unwrap();
+        let cached = http(json!({"url": "http://x", "cache": cache}));
+        assert_eq!(only_read(&cached), http(json!({"url": "http://x"})));
+
+        let file = json!({"file": {"url": "http://x/a.zip"}});
+        let plain: Source = serde_json::from_value(file).unwrap();
+        let mut landing = plain.clone();
+        if let Some(file) = &mut landing.file {
+            file.landing_zone = Some(LandingZone::default());
+        }
+        assert_ne!(landing, plain);
+        assert_eq!(only_read(&landing), plain);
     }
 }

@@ -62,29 +62,97 @@ fn lets_in_what_is_right() {
 #[test]
 fn says_which_field_is_wrong_and_why() {
     let sink = json!({"name": "a", "sql": "", "cassandra": {"keyspace": "K", "table": "t", "consistency": "TWO"}});
-    let cases = [
-        ("/sorce", json!({})),
-        ("/apiVersion", json!("millstream.dev/v1")),
-        ("/metadata/name", json!("Orders")),
-        ("/metadata/name", json!("x".repeat(51))),
-        ("/spec/paused", json!("yes")),
-        ("/spec/replicas", json!(-1)),
-        ("/spec/replicas", json!(1.5)),
-        ("/spec/schema", json!(null)),
-        ("/spec/sinks", json!([])),
-        ("/spec/sinks/-", sink),
-        ("/spec/source", json!({})),
-        ("/spec/source/http/url", json!("ftp://example.com")),
-        ("/spec/source/http/timeout", json!("soon")),
-        ("/spec/source/http/query", json!({"limit": 5})),
-        ("/spec/source/generator", json!({})),
-        ("/spec/resources/limits/cpu", json!(true)),
-    ];
-    let told = cases.map(|(pointer, value)| {
-        let said = said(&pipeline(pointer, value.clone())).join("\n    ");
-        format!("{pointer} {value}\n    {said}")
-    });
-    insta::assert_snapshot!(told.join("\n"));
+    for (pointer, value, says) in [
+        ("/sorce", json!({}), "sorce: unknown field; there are"),
+        (
+            "/apiVersion",
+            json!("millstream.dev/v1"),
+            "apiVersion: there is no `millstream.dev/v1`",
+        ),
+        (
+            "/metadata/name",
+            json!("Orders"),
+            "metadata.name: `Orders` can't be a name",
+        ),
+        (
+            "/metadata/name",
+            json!("x".repeat(51)),
+            "50 characters at most",
+        ),
+        (
+            "/spec/paused",
+            json!("yes"),
+            "spec.paused: must be a boolean, and is a string",
+        ),
+        (
+            "/spec/replicas",
+            json!(-1),
+            "spec.replicas: must be at least 0, and is -1",
+        ),
+        (
+            "/spec/replicas",
+            json!(1.5),
+            "spec.replicas: must be an integer, and is a number",
+        ),
+        (
+            "/spec/schema",
+            json!(null),
+            "spec.schema: must be a string, and is null",
+        ),
+        (
+            "/spec/sinks",
+            json!([]),
+            "spec.sinks: must have at least 1 items, and has 0",
+        ),
+        (
+            "/spec/sinks/-",
+            sink.clone(),
+            "spec.sinks[1]: a is there twice",
+        ),
+        (
+            "/spec/sinks/-",
+            sink.clone(),
+            "spec.sinks[1].sql: must have at least 1 characters",
+        ),
+        (
+            "/spec/sinks/-",
+            sink.clone(),
+            "spec.sinks[1].cassandra.keyspace: `K` must match",
+        ),
+        ("/spec/sinks/-", sink, "consistency: must be one of ONE, "),
+        ("/spec/source", json!({}), "spec.source: exactly one of"),
+        (
+            "/spec/source/http/url",
+            json!("ftp://example.com"),
+            "spec.source.http.url: `ftp://example.com` must match",
+        ),
+        (
+            "/spec/source/http/timeout",
+            json!("soon"),
+            "spec.source.http.timeout: `soon` must match",
+        ),
+        (
+            "/spec/source/http/query",
+            json!({"limit": 5}),
+            "spec.source.http.query.limit: must be a string, and is an integer",
+        ),
+        (
+            "/spec/source/generator",
+            json!({}),
+            "spec.source: exactly one of",
+        ),
+        (
+            "/spec/resources/limits/cpu",
+            json!(true),
+            "spec.resources.limits.cpu: must be an integer or a string",
+        ),
+    ] {
+        let said = said(&pipeline(pointer, value));
+        assert!(
+            said.iter().any(|said| said.contains(says)),
+            "{pointer}: {said:?}"
+        );
+    }
 }
 
 #[test]

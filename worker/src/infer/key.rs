@@ -1,6 +1,6 @@
 //! The field that tells records apart.
 
-use std::collections::HashSet;
+use std::{cmp::Reverse, collections::HashSet};
 
 use serde_json::Value;
 
@@ -25,8 +25,9 @@ impl Key {
             let rank = rank(selected, values, records.len())?;
             Some((rank, selected, values))
         });
-        // Of equals the first.
-        let (_, selected, values) = candidates.min_by_key(|(rank, ..)| *rank)?;
+        // Of equals the one that tells more records apart, and then the first.
+        let (_, selected, values) =
+            candidates.min_by_key(|(rank, _, values)| (*rank, Reverse(*values)))?;
         Some(Key {
             column: selected.column.clone(),
             values,

@@ -11,6 +11,15 @@ fn of(records: &[&str]) -> Inferred {
     infer(&records.collect::<Vec<_>>(), false).unwrap()
 }
 
+/// Every one of these is in the text, however it is laid out.
+fn assert_has(text: &str, parts: &[&str]) {
+    let words: Vec<_> = text.split_whitespace().collect();
+    let text = words.join(" ");
+    for part in parts {
+        assert!(text.contains(part), "{part:?} isn't in {text}");
+    }
+}
+
 #[test]
 fn types_are_widened_until_they_take_every_record() {
     let inferred = of(&[
@@ -24,8 +33,33 @@ fn types_are_widened_until_they_take_every_record() {
         r#"{"object": {}, "mixed": {}, "both": [1]}"#,
         r#"{"mixed": 1, "both": {"x": 1}}"#,
     ]);
-    insta::assert_snapshot!(inferred.schema);
-    insta::assert_snapshot!(inferred.selection.sql(&[]));
+    assert_has(
+        &inferred.schema,
+        &[
+            " n BIGINT, big DECIMAL(38, 0), x DOUBLE, code TEXT, flag BOOLEAN, either TEXT, id UUID,",
+            " day DATE, at TIMESTAMP, text TEXT, never TEXT, list ARRAY<STRUCT<a ARRAY<DOUBLE>, b TEXT>>,",
+            " name STRUCT<first TEXT, last TEXT>, \"@id\" BIGINT, \"a b\" BIGINT, order BIGINT,",
+            " userName TEXT, username TEXT",
+            "-- /never was null in all records: TEXT is a guess",
+            "-- /_offset is left out: the name can't be declared",
+            "-- / is left out: the name can't be declared",
+            "-- /object is left out: an object without fields",
+            "-- /mixed is left out: an object or a single value",
+            "-- /both is left out: an object or an array",
+        ],
+    );
+    let sql = inferred.selection.sql(&[]);
+    let columns = [
+        "name.first AS name_first",
+        "\"a b\" AS a_b",
+        "AS id_2",
+        "\"userName\" AS user_name",
+    ];
+    assert_has(&sql, &columns);
+    assert!(
+        !sql.contains("list"),
+        "an array of objects has no place in a table: {sql}"
+    );
 }
 
 #[test]
@@ -36,12 +70,14 @@ fn numbers_of_a_csv_are_read_from_its_text() {
     ];
     let records = records.map(|record| Bytes::from(record.to_owned()));
     let schema = infer(&records, true).unwrap().schema;
-    insta::assert_snapshot!(schema, @r"");
-    assert!(
-        infer(&records, false)
-            .unwrap()
-            .schema
-            .contains("n     TEXT")
+    assert_has(
+        &schema,
+        &["n BIGINT, x DOUBLE, zip TEXT, price DOUBLE, none TEXT"],
+    );
+    let schema = infer(&records, false).unwrap().schema;
+    assert_has(
+        &schema,
+        &["n TEXT, x TEXT, zip TEXT, price TEXT, none TEXT"],
     );
 }
 
@@ -54,7 +90,15 @@ fn a_map_and_a_deep_record_are_left_out_and_said_so() {
         map.join(", ")
     );
     let inferred = of(&[&record]);
-    insta::assert_snapshot!(inferred.schema);
+    assert_has(
+        &inferred.schema,
+        &[
+            "-- /map is left out: its names are data",
+            "it is nested too deep",
+            "-- /deep is left out: an object without fields",
+            " id BIGINT",
+        ],
+    );
 }
 
 #[test]
@@ -65,7 +109,17 @@ fn a_pipeline_to_start_from_is_accepted_as_it_is() {
     ]);
     let source = json!({"http": {"url": "http://x/?a=b#c", "records": "/results"}});
     let pipeline = inferred.pipeline("new-users", &source);
-    insta::assert_snapshot!(pipeline);
+    for line in [
+        "  name: new-users",
+        "      url: \"http://x/?a=b#c\"",
+        "      records: \"/results\"",
+        "        keyspace: new_users",
+        "        # login_uuid was there and different in all 2 records",
+        "        primaryKey: {partitionKey: [login_uuid]}",
+    ] {
+        let is_there = pipeline.lines().any(|there| there == line);
+        assert!(is_there, "{line}\n{pipeline}");
+    }
     accepted(&pipeline);
     let without_key = of(&[r#"{"a": 1.5}"#, r#"{"b": 2}"#]);
     let pipeline = without_key.pipeline("plain", &source);
