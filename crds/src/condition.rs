@@ -41,6 +41,12 @@ pub mod reason {
     pub const INVALID_SQL: &str = "InvalidSQL";
     /// What exists has another type, primary key or partition count, and can't be altered to fit.
     pub const INCOMPATIBLE: &str = "Incompatible";
+    /// The record's schema isn't compatible with that of the records in the topic.
+    pub const INCOMPATIBLE_SCHEMA: &str = "IncompatibleSchema";
+    /// The schema registry can't be reached.
+    pub const REGISTRY_UNREACHABLE: &str = "RegistryUnreachable";
+    /// The schema registry refuses the credentials or the schema.
+    pub const REGISTRY_REFUSED: &str = "RegistryRefused";
     /// An older resource claims the same topic or keyspace.
     pub const RESOURCE_CONFLICT: &str = "ResourceConflict";
     /// A Secret that the spec names, or a key in it, isn't there.

@@ -1,4 +1,4 @@
-//! How Kafka and Cassandra are reached. Credentials are only ever named here, never held.
+//! How Kafka, Cassandra and a schema registry are reached. Credentials are only ever named here, never held.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -116,6 +116,22 @@ pub struct CassandraConnection {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret: Option<SecretReference>,
     /// TLS; plain text where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+}
+
+/// How a schema registry is reached.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct SchemaRegistryConnection {
+    /// Where its REST API as Confluent defines it begins, such as `http://registry:8081`; of an
+    /// Apicurio Registry with `/apis/ccompat/v7`. Credentials don't belong in it.
+    #[schemars(regex(pattern = r"^https?://[^/@]+(/.*)?$"))]
+    pub url: String,
+    /// A Secret with the keys `username` and `password` for basic authentication; none where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret: Option<SecretReference>,
+    /// TLS: the certificate authority of an `https://` URL; the system's authorities where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
 }

@@ -16,7 +16,7 @@ pub mod source;
 pub mod topic;
 pub mod worker;
 
-pub use connection::{CassandraConnection, KafkaConnection};
+pub use connection::{CassandraConnection, KafkaConnection, SchemaRegistryConnection};
 pub use keyspace::{Keyspace, KeyspaceSpec, KeyspaceStatus};
 pub use pipeline::{DataPipeline, DataPipelineSpec, DataPipelineStatus};
 pub use topic::{Topic, TopicSpec, TopicStatus};

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     DeletionPolicy,
-    connection::{CassandraConnection, KafkaConnection},
+    connection::{CassandraConnection, KafkaConnection, SchemaRegistryConnection},
     keyspace::PrimaryKey,
     scaling::Scaling,
     serve::{Serve, ServeStatus},
@@ -85,6 +85,9 @@ pub struct DataPipelineSpec {
     /// The Cassandra cluster; the operator's default where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cassandra: Option<CassandraConnection>,
+    /// The schema registry, where records are Avro; the operator's default where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema_registry: Option<SchemaRegistryConnection>,
 }
 
 fn one() -> i32 {
@@ -111,6 +114,7 @@ impl DataPipeline {
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.name) == has(oldSelf.name) && (!has(self.name) || self.name == oldSelf.name)").message("topic.name is immutable: make a new pipeline instead"))]
+#[x_kube(validation = Rule::new("self.encoding == oldSelf.encoding").message("topic.encoding is immutable, as the topic's records are encoded by it: make a new pipeline instead"))]
 #[x_kube(validation = Rule::new("self.partitions == oldSelf.partitions").message("topic.partitions is immutable: more partitions would move keys between them and break the order of updates"))]
 pub struct PipelineTopic {
     /// Name in Kafka; the pipeline's name where absent. Immutable.
@@ -133,6 +137,24 @@ pub struct PipelineTopic {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub key: Vec<String>,
+    /// How the records are encoded. Immutable.
+    #[serde(default)]
+    pub encoding: Encoding,
+}
+
+/// How the records of a pipeline's topic are encoded.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// JSON, byte for byte as the source gave it.
+    #[default]
+    Json,
+    /// Avro in Confluent's wire format, under a schema that is made from `schema` and registered in
+    /// the schema registry as `<topic>-value`. A change of `schema` is registered as a new version;
+    /// one that the registry or the records in the topic don't allow is refused with the reason
+    /// `IncompatibleSchema`. Fields that aren't in `schema` aren't kept, and Avro can't tell a field
+    /// that is absent from one that is null: it is null, and the sinks delete the column's value.
+    Avro,
 }
 
 fn four() -> i32 {
@@ -147,6 +169,7 @@ impl Default for PipelineTopic {
             replication_factor: None,
             config: BTreeMap::new(),
             key: Vec::new(),
+            encoding: Encoding::default(),
         }
     }
 }

@@ -3,6 +3,7 @@
 pub mod database;
 pub mod file;
 pub mod http;
+pub mod topic;
 
 use std::collections::BTreeMap;
 
@@ -10,7 +11,12 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::{database::DatabaseSource, file::FileSource, http::HttpSource};
+pub use self::{
+    database::DatabaseSource,
+    file::FileSource,
+    http::HttpSource,
+    topic::{OnGap, Start, TopicEncoding, TopicSource},
+};
 use crate::connection::SecretValue;
 
 /// Durations as Go and Kubernetes write them. Checked by the API server, because a resource that
@@ -20,7 +26,7 @@ pub(crate) const DURATION: &str = r"^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$";
 /// The source of a pipeline: exactly one of its fields is set.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.http), has(self.file), has(self.database), has(self.generator)].filter(x, x).size() == 1").message("exactly one of http, file, database and generator must be set"))]
+#[x_kube(validation = Rule::new("[has(self.http), has(self.file), has(self.database), has(self.topic), has(self.generator)].filter(x, x).size() == 1").message("exactly one of http, file, database, topic and generator must be set"))]
 pub struct Source {
     /// Records from an HTTP API.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -31,6 +37,9 @@ pub struct Source {
     /// Records from files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<FileSource>,
+    /// Records of a Kafka topic that is there already, also of another cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<TopicSource>,
     /// Made-up records in the shape of the schema, for trying out and for load tests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generator: Option<GeneratorSource>,

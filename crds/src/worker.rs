@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    connection::{CassandraConnection, KafkaConnection},
+    connection::{CassandraConnection, KafkaConnection, SchemaRegistryConnection},
     keyspace::TableSpec,
     pipeline::{ConsistencyLevel, Expectation},
     serve::Serve,
@@ -50,6 +50,27 @@ pub mod credentials {
     pub const SERVE_API_KEYS: &str = "serve-api-keys.json";
     /// Passwords of the REST service: a JSON object of user names and passwords.
     pub const SERVE_PASSWORDS: &str = "serve-passwords.json";
+    /// User name for the schema registry.
+    pub const REGISTRY_USERNAME: &str = "registry-username";
+    /// Password for the schema registry.
+    pub const REGISTRY_PASSWORD: &str = "registry-password";
+    /// Certificate authority of the schema registry, PEM.
+    pub const REGISTRY_CA: &str = "registry-ca.crt";
+
+    /// Comes before the names of the files for the connections that a source has of its own.
+    pub const OF_SOURCE: &str = "source-";
+    /// User name, password and certificate authority of a source's own Kafka.
+    pub const OF_SOURCE_KAFKA: [&str; 3] = [
+        "source-kafka-username",
+        "source-kafka-password",
+        "source-kafka-ca.crt",
+    ];
+    /// User name, password and certificate authority of a source's own schema registry.
+    pub const OF_SOURCE_REGISTRY: [&str; 3] = [
+        "source-registry-username",
+        "source-registry-password",
+        "source-registry-ca.crt",
+    ];
 }
 
 /// Headers of a record in a dead-letter topic. Numbers are decimal text.
@@ -157,6 +178,12 @@ pub struct IngestConfig {
     pub source: Source,
     /// The shape of a record, as in the DataPipeline.
     pub schema: String,
+    /// The schema registry, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema_registry: Option<SchemaRegistryConnection>,
+    /// The id under which the schema is registered, where the topic's records are Avro.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub avro_schema_id: Option<u32>,
 }
 
 /// Configuration of the process stage.
@@ -175,6 +202,9 @@ pub struct ProcessConfig {
     pub dead_letter_topic: String,
     /// The shape of a record, as in the DataPipeline.
     pub schema: String,
+    /// The schema registry, where the topic's records are Avro.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub avro: Option<SchemaRegistryConnection>,
     /// The sinks.
     pub sinks: Vec<SinkConfig>,
 }

@@ -5,7 +5,9 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use k8s_openapi::api::core::v1::{LocalObjectReference, ResourceRequirements, Toleration};
-use millstream_api::{CassandraConnection, KafkaConnection, keyspace::Replication};
+use millstream_api::{
+    CassandraConnection, KafkaConnection, SchemaRegistryConnection, keyspace::Replication,
+};
 use serde::Deserialize;
 
 /// Flags of `millstream-operator run`.
@@ -92,6 +94,8 @@ pub struct Config {
     pub kafka: Option<KafkaConnection>,
     /// Cassandra for resources without `spec.cassandra`.
     pub cassandra: Option<CassandraConnection>,
+    /// Schema registry for pipelines without `spec.schemaRegistry`.
+    pub schema_registry: Option<SchemaRegistryConnection>,
     /// Replication of keyspaces that don't say it themselves.
     #[serde(default = "one_replica")]
     pub keyspace_replication: Replication,
@@ -143,6 +147,7 @@ mod tests {
         let config: Config = serde_saphyr::from_str(
             "kafka: {bootstrapServers: 'a:9092', sasl: {credentialsSecret: {name: s}}, tls: {}}\n\
              cassandra: {contactPoints: [c]}\n\
+             schemaRegistry: {url: 'http://r:8081', credentialsSecret: {name: r}}\n\
              worker: {image: w, resources: {limits: {memory: 512Mi}}, tolerations: [{operator: Exists}]}\n",
         )
         .unwrap();

@@ -25,7 +25,7 @@ use kube::{
     },
 };
 use millstream_api::{
-    CassandraConnection, DataPipeline, KafkaConnection, Keyspace, Topic,
+    CassandraConnection, DataPipeline, KafkaConnection, Keyspace, SchemaRegistryConnection, Topic,
     condition::{self, reason},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -41,6 +41,7 @@ use crate::{
     kafka::{Kafka, KafkaError},
     metrics::{Metrics, System},
     pipeline::{offsets::Tails, scaling::Scaler},
+    registry::{Registry, RegistryError},
 };
 
 /// Field manager of everything but status.
@@ -89,6 +90,7 @@ pub struct Context {
     pub http: reqwest::Client,
     pub kafkas: Connections<Kafka, KafkaError>,
     pub cassandras: Connections<Cassandra, CassandraError>,
+    pub registries: Connections<Registry, RegistryError>,
     pub memory: Memory,
 }
 
@@ -214,6 +216,15 @@ impl Context {
     ) -> Result<Arc<Cassandra>, Error> {
         let connect = Cassandra::connect(access);
         Ok(self.cassandras.get(access.fingerprint(), connect).await?)
+    }
+
+    /// The client of a schema registry.
+    pub async fn registry(
+        &self,
+        access: &Access<SchemaRegistryConnection>,
+    ) -> Result<Arc<Registry>, Error> {
+        let connect = async { Registry::new(access) };
+        Ok(self.registries.get(access.fingerprint(), connect).await?)
     }
 
     /// The API of a kind in a namespace.

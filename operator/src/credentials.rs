@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 use k8s_openapi::api::core::v1::Secret as SecretObject;
 use kube::{Api, Client};
 use millstream_api::{
-    CassandraConnection, KafkaConnection,
+    CassandraConnection, KafkaConnection, SchemaRegistryConnection,
     connection::{SecretKeyReference, SecretReference},
     serve::ServeAuth,
     worker::credentials as file,
@@ -77,6 +77,8 @@ impl<C: serde::Serialize> Access<C> {
 pub trait Connection: Clone + serde::Serialize {
     /// The name of the system.
     const SYSTEM: &str;
+    /// The field of a spec.
+    const FIELD: &str;
     /// Names of the files with user name, password and certificate authority.
     const FILES: [&str; 3];
     /// The Secret to log in with.
@@ -87,6 +89,7 @@ pub trait Connection: Clone + serde::Serialize {
 
 impl Connection for KafkaConnection {
     const SYSTEM: &str = "Kafka";
+    const FIELD: &str = "kafka";
     const FILES: [&str; 3] = [file::KAFKA_USERNAME, file::KAFKA_PASSWORD, file::KAFKA_CA];
 
     fn login(&self) -> Option<&SecretReference> {
@@ -100,6 +103,7 @@ impl Connection for KafkaConnection {
 
 impl Connection for CassandraConnection {
     const SYSTEM: &str = "Cassandra";
+    const FIELD: &str = "cassandra";
     const FILES: [&str; 3] = [
         file::CASSANDRA_USERNAME,
         file::CASSANDRA_PASSWORD,
@@ -115,10 +119,36 @@ impl Connection for CassandraConnection {
     }
 }
 
+impl Connection for SchemaRegistryConnection {
+    const SYSTEM: &str = "schema registry";
+    const FIELD: &str = "schemaRegistry";
+    const FILES: [&str; 3] = [
+        file::REGISTRY_USERNAME,
+        file::REGISTRY_PASSWORD,
+        file::REGISTRY_CA,
+    ];
+
+    fn login(&self) -> Option<&SecretReference> {
+        self.credentials_secret.as_ref()
+    }
+
+    fn ca(&self) -> Option<&SecretKeyReference> {
+        self.tls.as_ref()?.ca_secret.as_ref()
+    }
+}
+
 impl<C: Connection> Access<C> {
     /// The files that a worker finds in its credentials folder.
     pub fn files(&self) -> BTreeMap<&'static str, String> {
-        let [username, password, ca] = C::FILES;
+        self.files_as(C::FILES)
+    }
+}
+
+impl<C> Access<C> {
+    fn files_as(
+        &self,
+        [username, password, ca]: [&'static str; 3],
+    ) -> BTreeMap<&'static str, String> {
         let mut files = BTreeMap::new();
         if let Some(login) = &self.login {
             files.insert(username, login.username.clone());
@@ -167,10 +197,10 @@ impl Credentials {
         default: Option<&C>,
     ) -> Result<Access<C>, Error> {
         let connection = own.or(default).ok_or_else(|| {
-            let system = C::SYSTEM;
             Error::InvalidSpec(format!(
-                "spec.{} is absent, and the operator has no default {system}: set one of the two",
-                system.to_lowercase()
+                "spec.{} is absent, and the operator has no default {}: set one of the two",
+                C::FIELD,
+                C::SYSTEM
             ))
         })?;
         let source = self.source(namespace, own.is_some());
@@ -186,6 +216,37 @@ impl Credentials {
         })
     }
 
+    /// The schema registry of a resource: its own, or the operator's default.
+    pub async fn registry(
+        &self,
+        namespace: &str,
+        own: Option<&SchemaRegistryConnection>,
+    ) -> Result<Access<SchemaRegistryConnection>, Error> {
+        let default = self.config.schema_registry.as_ref();
+        self.access(namespace, own, default).await
+    }
+
+    /// The files for the connections that a source has of its own.
+    async fn source_connections(
+        &self,
+        namespace: &str,
+        source: &millstream_api::source::Source,
+    ) -> Result<BTreeMap<&'static str, String>, Error> {
+        let mut files = BTreeMap::new();
+        let Some(topic) = &source.topic else {
+            return Ok(files);
+        };
+        if let Some(own) = &topic.kafka {
+            let access = self.kafka(namespace, Some(own)).await?;
+            files.extend(access.files_as(file::OF_SOURCE_KAFKA));
+        }
+        if let Some(own) = &topic.schema_registry {
+            let access = self.registry(namespace, Some(own)).await?;
+            files.extend(access.files_as(file::OF_SOURCE_REGISTRY));
+        }
+        Ok(files)
+    }
+
     /// The files with a source's Secrets, as a worker finds them in its credentials folder.
     pub async fn source_files(
         &self,
@@ -193,9 +254,10 @@ impl Credentials {
         source: &millstream_api::source::Source,
     ) -> Result<BTreeMap<&'static str, String>, Error> {
         let secrets = self.source(namespace, true);
-        let mut files = BTreeMap::new();
+        let mut files = self.source_connections(namespace, source).await?;
         for (file, secret) in source.secrets() {
-            files.insert(file, secrets.value(&secret.name, &secret.key, file).await?);
+            let value = secrets.value(&secret.name, &secret.key, file).await?;
+            files.insert(file, value);
         }
         Ok(files)
     }
@@ -221,7 +283,11 @@ impl Credentials {
     }
 
     /// All values of a Secret, of which there must be one, and none empty.
-    async fn whole(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, String>, Error> {
+    async fn whole(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<BTreeMap<&'static str, String>, Error> {
         let api = Api::<SecretObject>::namespaced(self.client.clone(), namespace);
         let missing =
             |what: &str| Error::SecretMissing(format!("Secret `{namespace}/{name}` {what}"));

@@ -3,7 +3,7 @@
 use millstream_api::condition::{self, reason};
 use millstream_plan::Refusal;
 
-use crate::{cassandra::CassandraError, kafka::KafkaError};
+use crate::{cassandra::CassandraError, kafka::KafkaError, registry::RegistryError};
 
 /// Why a reconcile stopped. The message is what the person reads in the condition.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -39,6 +39,8 @@ pub enum Error {
     Kafka(#[from] KafkaError),
     #[error(transparent)]
     Cassandra(#[from] CassandraError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     /// The API server refused or didn't answer.
     #[error("the Kubernetes API refuses: {0}")]
     Kubernetes(String),
@@ -90,6 +92,9 @@ impl Error {
             Error::Kafka(KafkaError::Refused { .. }) => reason::KAFKA_REFUSED,
             Error::Cassandra(CassandraError::Unreachable { .. }) => reason::CASSANDRA_UNREACHABLE,
             Error::Cassandra(CassandraError::Refused { .. }) => reason::CASSANDRA_REFUSED,
+            Error::Registry(RegistryError::Unreachable { .. }) => reason::REGISTRY_UNREACHABLE,
+            Error::Registry(RegistryError::Refused { .. }) => reason::REGISTRY_REFUSED,
+            Error::Registry(RegistryError::Incompatible { .. }) => reason::INCOMPATIBLE_SCHEMA,
         }
     }
 
@@ -102,6 +107,7 @@ impl Error {
                 | Error::Kubernetes(_)
                 | Error::Kafka(KafkaError::Unreachable { .. })
                 | Error::Cassandra(CassandraError::Unreachable { .. })
+                | Error::Registry(RegistryError::Unreachable { .. })
         )
     }
 }

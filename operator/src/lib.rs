@@ -19,6 +19,7 @@ pub mod keyspace;
 pub mod lease;
 pub mod metrics;
 pub mod pipeline;
+pub mod registry;
 pub mod server;
 pub mod topic;
 
@@ -96,6 +97,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         client,
         kafkas: Default::default(),
         cassandras: Default::default(),
+        registries: Default::default(),
         memory: Default::default(),
     });
 

@@ -60,6 +60,7 @@ pub enum System {
     Kafka,
     Cassandra,
     Kubernetes,
+    Registry,
 }
 
 impl Default for Metrics {
@@ -88,7 +89,7 @@ impl Default for Metrics {
         );
         registry.register(
             "external_writes",
-            "Writes to Kafka, Cassandra and the Kubernetes API; flat while nothing changes",
+            "Writes to Kafka, Cassandra, schema registries and the Kubernetes API; flat while nothing changes",
             metrics.writes.clone(),
         );
         registry.register(
@@ -101,7 +102,12 @@ impl Default for Metrics {
             "Rows that a sink has written",
             metrics.rows.clone(),
         );
-        for system in [System::Kafka, System::Cassandra, System::Kubernetes] {
+        for system in [
+            System::Kafka,
+            System::Cassandra,
+            System::Kubernetes,
+            System::Registry,
+        ] {
             // Present from the start, so that a query for them finds a zero.
             let _ = metrics.writes.get_or_create(&Writes::of(system));
         }
@@ -119,6 +125,7 @@ impl Writes {
                 System::Kafka => "kafka",
                 System::Cassandra => "cassandra",
                 System::Kubernetes => "kubernetes",
+                System::Registry => "registry",
             },
         }
     }

@@ -13,7 +13,8 @@ use millstream_api::{
 };
 
 use crate::{
-    Expectations, RecordSchema, Refusal, SinkPlan, key_pointers, serve::accept::accept_service,
+    Expectations, RecordSchema, Refusal, SinkPlan, check_records, key_pointers,
+    serve::accept::accept_service,
 };
 
 /// A pipeline that makes sense.
@@ -36,6 +37,7 @@ pub fn keyspace_manager(pipeline: &str) -> String {
 pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepted, Refusal> {
     let manager = keyspace_manager(&pipeline.name_any());
     let schema = RecordSchema::parse(&pipeline.spec.schema)?;
+    check_records(pipeline, &schema)?;
     let mut planned = Vec::new();
     let mut declared: BTreeMap<String, Vec<TableSpec>> = BTreeMap::new();
     for sink in &pipeline.spec.sinks {

@@ -5,6 +5,8 @@ use std::fmt;
 use datafusion::common::utils::datafusion_strsim::levenshtein;
 use thiserror::Error;
 
+use crate::avro::AvroProblem;
+
 /// A place in a text: both numbers start at 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
@@ -52,6 +54,12 @@ pub enum PlanError {
     /// No key would keep the rows of one primary key in one partition.
     #[error(transparent)]
     Key(#[from] KeyProblem),
+    /// The records can't be Avro.
+    #[error("schema: {0}")]
+    Avro(#[from] AvroProblem),
+    /// The source can't be read.
+    #[error("source: {0}")]
+    Source(String),
 }
 
 fn comma(at: &Option<Position>) -> String {

@@ -6,6 +6,7 @@
 //! holds a whole pipeline to all of that.
 
 mod accept;
+pub mod avro;
 mod engine;
 mod error;
 mod execute;
@@ -14,6 +15,7 @@ mod input;
 mod key;
 mod keyspace;
 mod query;
+mod records;
 mod refusal;
 mod resolve;
 mod schema;
@@ -30,6 +32,7 @@ pub use expectation::{Expectations, Failure, Rule};
 pub use input::{ROW_COLUMN, VirtualColumn};
 pub use key::key_pointers;
 pub use keyspace::accept_keyspace;
+pub use records::check_records;
 pub use refusal::Refusal;
 pub use schema::{RecordSchema, SchemaField, SchemaType, timestamp};
 pub use sink::{ResultColumn, SinkPlan};

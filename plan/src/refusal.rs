@@ -40,7 +40,9 @@ impl From<PlanError> for Refusal {
     fn from(error: PlanError) -> Self {
         match error {
             // What is wrong with the key is wrong with `topic.key` or with a primary key.
-            PlanError::Key(problem) => Refusal::InvalidSpec(problem.to_string()),
+            error @ (PlanError::Key(_) | PlanError::Source(_)) => {
+                Refusal::InvalidSpec(error.to_string())
+            }
             other => Refusal::InvalidSql(other.to_string()),
         }
     }

@@ -82,3 +82,10 @@ fn database() {
         ["orders: id bigint, email text, total decimal, status text, updated_at timestamp"]
     );
 }
+
+#[test]
+fn topic() {
+    let (key, tables) = plan("topic");
+    assert_eq!(key, ["/order_id"]);
+    assert!(tables[0].contains("total decimal"), "{}", tables[0]);
+}

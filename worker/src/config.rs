@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use millstream_api::worker::WorkerConfig;
+use millstream_api::worker::{WorkerConfig, credentials::OF_SOURCE};
 
 /// Why the worker can't be configured.
 #[derive(Debug, thiserror::Error)]
@@ -36,17 +36,30 @@ pub fn load(path: &Path) -> Result<WorkerConfig, ConfigError> {
 #[derive(Clone, Debug)]
 pub struct Credentials {
     folder: PathBuf,
+    prefix: &'static str,
 }
 
 impl Credentials {
     /// Credentials in this folder; it may be absent where none are needed.
     pub fn new(folder: PathBuf) -> Self {
-        Credentials { folder }
+        Credentials { folder, prefix: "" }
+    }
+
+    /// Those of the connections that the source has of its own.
+    pub fn of_source(&self) -> Self {
+        Credentials {
+            folder: self.folder.clone(),
+            prefix: OF_SOURCE,
+        }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{}{name}", self.prefix))
     }
 
     /// The content of a file, without the line's end that editors leave; none where it isn't there.
     pub fn read(&self, name: &str) -> Result<Option<String>, ConfigError> {
-        let path = self.folder.join(name);
+        let path = self.file(name);
         match std::fs::read_to_string(&path) {
             Ok(text) => Ok(Some(text.trim_end_matches(['\n', '\r']).to_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -56,13 +69,13 @@ impl Credentials {
 
     /// The content of a file that the connection can't do without.
     pub fn require(&self, name: &str, what: &'static str) -> Result<String, ConfigError> {
-        let path = self.folder.join(name);
+        let path = self.file(name);
         self.read(name)?.ok_or(ConfigError::Missing { what, path })
     }
 
     /// The path of a file, where it is there.
     pub fn path(&self, name: &str) -> Option<PathBuf> {
-        let path = self.folder.join(name);
+        let path = self.file(name);
         path.is_file().then_some(path)
     }
 }

@@ -1,4 +1,4 @@
-//! JSON records to Arrow columns: only those that the query reads.
+//! Records to Arrow columns: only those that the query reads.
 
 use std::sync::Arc;
 
@@ -14,39 +14,57 @@ use datafusion::arrow::{
 };
 use millstream_plan::{RecordSchema, SinkPlan, VirtualColumn};
 
-use crate::batch::{Batch, Record};
+use crate::{
+    avro::decode::{AvroColumns, AvroTopic},
+    batch::{Batch, Record},
+};
 
 /// Decodes records into the columns that a sink's query reads.
 pub struct Decode {
-    record_schema: SchemaRef,
     input_schema: SchemaRef,
     virtual_columns: Vec<VirtualColumn>,
-    decoder: Decoder,
+    columns: Columns,
+}
+
+/// The decoder for the encoding of the topic's records.
+enum Columns {
+    Json(JsonColumns),
+    Avro(AvroColumns),
 }
 
 /// Rows of a decoder; batches are never larger.
 const CAPACITY: usize = 4 * 1024;
 
 impl Decode {
-    /// A decoder for a sink's query.
+    /// A decoder of JSON for a sink's query.
     pub fn new(plan: &SinkPlan) -> Result<Self, ArrowError> {
-        let record_schema = plan.record_schema();
-        Ok(Decode {
-            decoder: decoder(&record_schema)?,
+        let columns = Columns::Json(JsonColumns::new(plan.record_schema())?);
+        Ok(Decode::with(plan, columns))
+    }
+
+    /// A decoder of Avro for a sink's query.
+    pub fn avro(plan: &SinkPlan, topic: AvroTopic) -> Self {
+        let columns = AvroColumns::new(topic, plan.record_schema());
+        Decode::with(plan, Columns::Avro(columns))
+    }
+
+    fn with(plan: &SinkPlan, columns: Columns) -> Self {
+        Decode {
             input_schema: plan.input_schema(),
             virtual_columns: plan.virtual_columns().to_vec(),
-            record_schema,
-        })
+            columns,
+        }
     }
 
     /// Decodes records of a batch. Where one of them can't be decoded, all fail.
     pub fn decode(&mut self, batch: &Batch, records: &[Record]) -> Result<RecordBatch, String> {
-        let decoded = self.decode_json(batch, records);
-        if decoded.is_err() {
-            // After an error the decoder holds half a record.
-            self.decoder = decoder(&self.record_schema).map_err(|error| message(&error))?;
-        }
-        let columns = decoded?;
+        let values = records
+            .iter()
+            .map(|record| batch.value(record).unwrap_or_default());
+        let columns = match &mut self.columns {
+            Columns::Json(json) => json.decode(values)?.columns().to_vec(),
+            Columns::Avro(avro) => avro.decode(values)?,
+        };
         let virtual_columns = self
             .virtual_columns
             .iter()
@@ -56,16 +74,47 @@ impl Decode {
         RecordBatch::try_new_with_options(self.input_schema.clone(), columns, &options)
             .map_err(|error| message(&error))
     }
+}
 
-    fn decode_json(&mut self, batch: &Batch, records: &[Record]) -> Result<Vec<ArrayRef>, String> {
-        for (index, record) in records.iter().enumerate() {
-            let value = batch.value(record).unwrap_or_default();
+/// Decodes JSON records into columns.
+pub struct JsonColumns {
+    schema: SchemaRef,
+    decoder: Decoder,
+}
+
+impl JsonColumns {
+    /// A decoder into these columns.
+    pub fn new(schema: SchemaRef) -> Result<Self, ArrowError> {
+        Ok(JsonColumns {
+            decoder: decoder(&schema)?,
+            schema,
+        })
+    }
+
+    /// Decodes records, a few thousand at most. Where one of them can't be decoded, all fail.
+    pub fn decode<'a>(
+        &mut self,
+        records: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<RecordBatch, String> {
+        let decoded = self.attempt(records);
+        if decoded.is_err() {
+            // After an error the decoder holds half a record.
+            self.decoder = decoder(&self.schema).map_err(|error| message(&error))?;
+        }
+        decoded
+    }
+
+    fn attempt<'a>(
+        &mut self,
+        records: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<RecordBatch, String> {
+        for (index, record) in records.enumerate() {
             let read = self
                 .decoder
-                .decode(value)
+                .decode(record)
                 .map_err(|error| format!("the record isn't JSON: {}", message(&error)))?;
             // Two halves must never count as one record.
-            let whole = read == value.len()
+            let whole = read == record.len()
                 && self.decoder.len() == index + 1
                 && !self.decoder.has_partial_record();
             if !whole {
@@ -76,7 +125,7 @@ impl Decode {
             .decoder
             .flush()
             .map_err(|error| format!("the record doesn't fit the schema: {}", message(&error)))?;
-        Ok(decoded.map_or_else(Vec::new, |batch| batch.columns().to_vec()))
+        Ok(decoded.unwrap_or_else(|| RecordBatch::new_empty(self.schema.clone())))
     }
 }
 

@@ -23,13 +23,38 @@ use crate::{
 pub type Producer = FutureProducer<Reports>;
 
 /// The concern under which the connection to Kafka is shown.
-pub const KAFKA: &str = "kafka";
+pub const KAFKA: &str = "Kafka";
 
 /// Shows in the status whether the brokers can be reached.
 #[derive(Clone)]
 pub struct Reports {
-    /// Where it is shown.
-    pub status: StatusPart,
+    status: StatusPart,
+    /// Which Kafka it is about: also the concern.
+    kafka: &'static str,
+}
+
+impl Reports {
+    /// About the pipeline's Kafka.
+    pub fn new(status: StatusPart) -> Self {
+        Reports {
+            status,
+            kafka: KAFKA,
+        }
+    }
+
+    /// About the Kafka that a source reads.
+    pub fn of_source(status: StatusPart) -> Self {
+        Reports {
+            status,
+            kafka: "the source's Kafka",
+        }
+    }
+}
+
+impl Reports {
+    fn tls(&self) -> String {
+        format!("TLS to {}", self.kafka)
+    }
 }
 
 impl ClientContext for Reports {
@@ -40,12 +65,17 @@ impl ClientContext for Reports {
     fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AllBrokersDown) => {
-                self.status
-                    .fail(KAFKA, "Kafka can't be reached: all brokers are down");
+                let message = format!("{} can't be reached: all brokers are down", self.kafka);
+                self.status.fail(self.kafka, message);
             }
             Some(RDKafkaErrorCode::Authentication) => {
-                self.status
-                    .fail(KAFKA, format!("Kafka refuses the credentials: {reason}"));
+                let message = format!("{} refuses the credentials: {reason}", self.kafka);
+                self.status.fail(self.kafka, message);
+            }
+            // That all brokers are down comes after it.
+            Some(RDKafkaErrorCode::SSL) => {
+                let message = format!("TLS to {} fails: {reason}", self.kafka);
+                self.status.fail(self.tls(), message);
             }
             _ => tracing::debug!(%error, reason, "Kafka client"),
         }
@@ -57,7 +87,8 @@ impl ClientContext for Reports {
             .values()
             .any(|broker| broker.state == "UP")
         {
-            self.status.clear(KAFKA);
+            self.status.clear(self.kafka);
+            self.status.clear(self.tls());
         }
     }
 }
@@ -118,7 +149,7 @@ pub fn producer(client: &ClientConfig, status: StatusPart) -> KafkaResult<Produc
         .set("queue.buffering.max.kbytes", "65536")
         // What a topic takes is for its broker to say; the dead letters are the largest.
         .set("message.max.bytes", MAX_DEAD_LETTER_BYTES.to_string());
-    config.create_with_context(Reports { status })
+    config.create_with_context(Reports::new(status))
 }
 
 /// A producer that is made when it is first needed: one that has nothing to do polls all the same.

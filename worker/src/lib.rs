@@ -8,6 +8,7 @@
 //! A worker may die at any instant: a position or an offset is committed only after everything
 //! before it has been acknowledged, and writing a record again changes nothing.
 
+pub mod avro;
 pub mod batch;
 pub mod check;
 pub mod config;
@@ -23,6 +24,7 @@ pub mod metrics;
 pub mod pointer;
 pub mod position;
 pub mod preview;
+pub mod registry;
 pub mod replay;
 pub mod retry;
 pub mod sample;

@@ -5,6 +5,8 @@ use std::{borrow::Cow, fmt};
 
 use sonic_rs::{JsonType, JsonValueTrait, LazyValue};
 
+use crate::avro::is_avro;
+
 /// A parsed JSON Pointer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pointer {
@@ -70,8 +72,11 @@ pub enum Presence {
     Null,
 }
 
-/// Tells a field that is null from one that isn't in the record.
+/// Tells a field that is null from one that isn't in the record. In Avro there is no difference.
 pub fn presence(record: &[u8], path: &[String]) -> Presence {
+    if is_avro(record) {
+        return Presence::Null;
+    }
     for end in 1..=path.len() {
         match sonic_rs::get(record, &path[..end]) {
             Err(_) => return Presence::Absent,

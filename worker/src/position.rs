@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use millstream_api::source::Source;
+use millstream_api::source::{OnGap, Source, Start};
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer},
@@ -64,6 +64,16 @@ pub fn fingerprint(source: &Source, schema: &str) -> String {
         // Neither does the disk.
         files.scratch_size = String::new();
     }
+    if let Some(topic) = &mut source.topic {
+        // How it is reached and where it was begun doesn't change what is in it.
+        if let Some(kafka) = &mut topic.kafka {
+            kafka.sasl = None;
+            kafka.tls = None;
+        }
+        topic.schema_registry = None;
+        topic.start = Start::default();
+        topic.on_gap = OnGap::default();
+    }
     let shape = source.generator.is_some().then_some(schema);
     let digest = Sha256::digest(serde_json::json!([source, shape]).to_string());
     digest[..8]
@@ -93,7 +103,7 @@ impl PositionStore {
             .set("enable.auto.commit", "false")
             // Nobody polls it regularly.
             .set("statistics.interval.ms", "0");
-        let consumer = config.create_with_context(Reports { status })?;
+        let consumer = config.create_with_context(Reports::new(status))?;
         Ok(PositionStore {
             consumer: Arc::new(consumer),
             topic: topic.to_owned(),

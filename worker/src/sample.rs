@@ -56,6 +56,7 @@ pub async fn sample(
         position: None,
         status: &status.part(STAGE),
         metrics: &Metrics::default().stage(STAGE),
+        connections: None,
     };
     let mut batches =
         source::open(&only_read(source), &opening).context("can't open the source")?;

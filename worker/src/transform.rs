@@ -47,11 +47,16 @@ pub struct Rows {
 impl Transform {
     /// Plans the query of a sink.
     pub fn new(plan: &SinkPlan) -> anyhow::Result<Self> {
-        Ok(Transform {
-            decode: Decode::new(plan)?,
+        Ok(Transform::with(plan, Decode::new(plan)?))
+    }
+
+    /// Plans the query of a sink, over records that are decoded like this.
+    pub fn with(plan: &SinkPlan, decode: Decode) -> Self {
+        Transform {
+            decode,
             executor: plan.executor(),
             expectations: Expectations::default(),
-        })
+        }
     }
 
     /// Holds the rows to expectations.

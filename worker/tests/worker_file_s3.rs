@@ -83,6 +83,7 @@ impl Bucket {
             position,
             status: &part,
             metrics: &Metrics::default().stage("ingest"),
+            connections: None,
         };
         let source = file::open(serde_json::from_value(spec.clone()).unwrap(), &opening).unwrap();
         let limit = std::time::Duration::from_secs(60);

@@ -165,6 +165,7 @@ impl Server {
             position,
             status,
             metrics: &Metrics::default().stage("ingest"),
+            connections: None,
         };
         database::open(self.source(settings), &opening).unwrap()
     }

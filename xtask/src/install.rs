@@ -101,6 +101,7 @@ fn values(services: &Addresses, images: &Images) -> Vec<String> {
         format!("kafka.bootstrapServers={}", services.kafka),
         format!("cassandra.contactPoints[0]={}", services.cassandra),
         "cassandra.credentialsSecret=cassandra-credentials".to_owned(),
+        format!("schemaRegistry.url={}", services.registry),
     ];
     values.extend(image("operator", &images.operator.reference));
     values.extend(image("worker", &images.worker.reference));

@@ -18,6 +18,10 @@ const CONNECTIONS: &[&str] = &[
     "cassandra.datacenter=dc1",
     "cassandra.credentialsSecret=cassandra-user",
     "cassandra.tls.enabled=true",
+    "schemaRegistry.url=https://registry:8081",
+    "schemaRegistry.credentialsSecret=registry-user",
+    "schemaRegistry.tls.enabled=true",
+    "schemaRegistry.tls.caSecret=registry-authority",
     "keyspaceReplication.class=NetworkTopologyStrategy",
     "keyspaceReplication.datacenters.dc1=3",
 ];
@@ -223,6 +227,9 @@ fn credentials_are_mounted_under_the_names_that_the_operator_reads() {
                 "password",
                 credentials::CASSANDRA_PASSWORD
             ],
+            ["registry-user", "username", credentials::REGISTRY_USERNAME],
+            ["registry-user", "password", credentials::REGISTRY_PASSWORD],
+            ["registry-authority", "ca.crt", credentials::REGISTRY_CA],
         ]
     );
     let container = &pod["containers"][0];
@@ -247,6 +254,12 @@ fn the_configuration_names_the_connections() {
     assert_eq!(cassandra.contact_points, ["cassandra:9042"]);
     assert_eq!(cassandra.datacenter.as_deref(), Some("dc1"));
     assert_eq!(cassandra.tls, Some(Default::default()));
+    let registry = config["schemaRegistry"].clone();
+    let registry: millstream_api::SchemaRegistryConnection =
+        serde_json::from_value(registry).unwrap();
+    assert_eq!(registry.url, "https://registry:8081");
+    assert_eq!(registry.credentials_secret.unwrap().name, "registry-user");
+    assert_eq!(registry.tls.unwrap().ca_secret.unwrap().key, "ca.crt");
     let replication = config["keyspaceReplication"].clone();
     let replication: millstream_api::keyspace::Replication =
         serde_json::from_value(replication).unwrap();

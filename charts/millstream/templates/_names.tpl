@@ -67,6 +67,21 @@ Optional, so that the operator starts without them and says on each resource whi
     items:
       - {key: {{ .Values.cassandra.tls.caKey }}, path: cassandra-ca.crt}
 {{- end }}
+{{- with .Values.schemaRegistry.credentialsSecret }}
+- secret:
+    name: {{ . }}
+    optional: true
+    items:
+      - {key: username, path: registry-username}
+      - {key: password, path: registry-password}
+{{- end }}
+{{- if and .Values.schemaRegistry.tls.enabled .Values.schemaRegistry.tls.caSecret }}
+- secret:
+    name: {{ .Values.schemaRegistry.tls.caSecret }}
+    optional: true
+    items:
+      - {key: {{ .Values.schemaRegistry.tls.caKey }}, path: registry-ca.crt}
+{{- end }}
 {{- end -}}
 
 {{- define "millstream.tls" -}}
@@ -100,6 +115,18 @@ cassandra:
   {{- with .datacenter }}
   datacenter: {{ . | quote }}
   {{- end }}
+  {{- with .credentialsSecret }}
+  credentialsSecret: {name: {{ . }}}
+  {{- end }}
+  {{- if .tls.enabled }}
+  {{- include "millstream.tls" .tls | trim | nindent 2 }}
+  {{- end }}
+{{- end }}
+{{- end }}
+{{- with .Values.schemaRegistry }}
+{{- if .url }}
+schemaRegistry:
+  url: {{ .url | quote }}
   {{- with .credentialsSecret }}
   credentialsSecret: {name: {{ . }}}
   {{- end }}

@@ -1,5 +1,5 @@
-//! A pipeline goes, and what it made goes with it: pods first, then the tables that it declared and
-//! its consumer groups. Its Topics delete themselves.
+//! A pipeline goes, and what it made goes with it: pods first, then the tables that it declared, its
+//! schema and its consumer groups. Its Topics delete themselves.
 
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{
@@ -7,14 +7,18 @@ use kube::{
     api::{DeleteParams, ListParams},
     runtime::{controller::Action, events::EventType},
 };
-use millstream_api::{DataPipeline, DeletionPolicy, Keyspace, keyspace::TableSpec};
+use millstream_api::{
+    DataPipeline, DeletionPolicy, Keyspace, keyspace::TableSpec, pipeline::Encoding,
+};
 use millstream_plan::{accept, find_keyspace, keyspace_manager};
 use serde_json::json;
 
 use super::{
     FINALIZER,
     children::{self, PIPELINE, Stage, part_annotation},
-    provision::{cassandra_access, kafka_access, keyspaces, pipeline_ref, watched},
+    provision::{
+        cassandra_access, kafka_access, keyspaces, pipeline_ref, registry_access, watched,
+    },
 };
 use crate::{
     context::Context,
@@ -23,6 +27,7 @@ use crate::{
     error::Error,
     keyspace::{ddl, plan::refusals},
     metrics::System,
+    registry::subject,
 };
 
 /// Mark on a Keyspace while a pipeline's tables are dropped.
@@ -73,6 +78,7 @@ async fn remove(pipeline: &DataPipeline, context: &Context) -> Result<(), Error>
             }
         }
     }
+    delete_schema(pipeline, context).await?;
     delete_groups(pipeline, context).await
 }
 
@@ -192,6 +198,20 @@ fn used_by_others(pipeline: &DataPipeline, context: &Context, keyspace: &str, ta
         .filter(|other| other.uid() != pipeline.uid() && other.meta().deletion_timestamp.is_none())
         .flat_map(|other| &other.spec.sinks)
         .any(|sink| sink.cassandra.keyspace == keyspace && sink.cassandra.table == table)
+}
+
+/// Takes the schema of the records' topic away, which is deleted too.
+async fn delete_schema(pipeline: &DataPipeline, context: &Context) -> Result<(), Error> {
+    let status = pipeline.status.as_ref();
+    // Progress was seen only if the topic was this pipeline's.
+    let was_registered = pipeline.spec.topic.encoding == Encoding::Avro
+        && status.is_some_and(|status| status.records.is_some());
+    if was_registered && let Some(access) = registry_access(pipeline, context).await? {
+        context.metrics.wrote(System::Registry);
+        let registry = context.registry(&access).await?;
+        registry.delete(&subject(&pipeline.topic_name())).await?;
+    }
+    Ok(())
 }
 
 async fn delete_groups(pipeline: &DataPipeline, context: &Context) -> Result<(), Error> {

@@ -19,12 +19,14 @@ use kube::{
     },
 };
 use millstream_api::{
-    CassandraConnection, DataPipeline, KafkaConnection, Keyspace, Topic,
+    CassandraConnection, DataPipeline, KafkaConnection, Keyspace, SchemaRegistryConnection, Topic,
     condition::{self, reason},
     keyspace::TableSpec,
+    pipeline::Encoding,
+    source::TopicEncoding,
     worker::{IngestConfig, PipelineRef, ProcessConfig, TopicRef, WorkerConfig},
 };
-use millstream_plan::{Accepted, find_keyspace, keyspace_manager};
+use millstream_plan::{Accepted, PlanError, RecordSchema, find_keyspace, keyspace_manager};
 
 use super::{
     children::{self, Pods, Stage},
@@ -39,6 +41,8 @@ use crate::{
     controller::namespace,
     credentials::Access,
     error::Error,
+    metrics::System,
+    registry::subject,
 };
 
 /// Makes everything that an accepted pipeline needs, in order.
@@ -69,9 +73,17 @@ pub async fn provision(
     let admin = context.kafka(&kafka).await?;
     let offsets = known(offsets, &topic)?;
     let stopped = start(pipeline, context, &admin, &topic, offsets).await?;
-    // 4. The pods.
-    let credentials = apply_credentials(pipeline, context, &kafka, &cassandra).await?;
-    let configs = configs(pipeline, accepted, &kafka, &cassandra, &topic);
+    // 4. The schema, where the records are Avro.
+    let registry = registry_access(pipeline, context).await?;
+    let avro = register_schema(pipeline, context, registry.as_ref(), &topic).await?;
+    // 5. The pods.
+    let access = Accesses {
+        kafka,
+        cassandra,
+        registry,
+    };
+    let credentials = apply_credentials(pipeline, context, &access).await?;
+    let configs = configs(pipeline, accepted, &access, &topic, avro);
     for (stage, config) in configs {
         let replicas = match stage {
             // With another topic the source would be read anew: a person decides about that.
@@ -200,6 +212,24 @@ pub async fn cassandra_access(
         .credentials
         .cassandra(&namespace(pipeline), own)
         .await
+}
+
+/// The pipeline's schema registry, where it needs one.
+pub async fn registry_access(
+    pipeline: &DataPipeline,
+    context: &Context,
+) -> Result<Option<Access<SchemaRegistryConnection>>, Error> {
+    let source = pipeline.spec.source.topic.as_ref();
+    let of_source = source.is_some_and(|source| {
+        source.encoding == TopicEncoding::Avro && source.schema_registry.is_none()
+    });
+    if pipeline.spec.topic.encoding != Encoding::Avro && !of_source {
+        return Ok(None);
+    }
+    let own = pipeline.spec.schema_registry.as_ref();
+    let namespace = namespace(pipeline);
+    let access = context.credentials.registry(&namespace, own).await?;
+    Ok(Some(access))
 }
 
 /// A watched object by name.
@@ -355,17 +385,43 @@ fn await_ready<K: Kind>(
     }
 }
 
+/// Sees to it that the records' schema is registered; its id, where the records are Avro.
+async fn register_schema(
+    pipeline: &DataPipeline,
+    context: &Context,
+    registry: Option<&Access<SchemaRegistryConnection>>,
+    topic: &TopicRef,
+) -> Result<Option<u32>, Error> {
+    let Some(access) = registry.filter(|_| pipeline.spec.topic.encoding == Encoding::Avro) else {
+        return Ok(None);
+    };
+    let schema = RecordSchema::parse(&pipeline.spec.schema)?;
+    let schema = schema.avro(&topic.name).map_err(PlanError::from)?;
+    let registry = context.registry(access).await?;
+    let registering = || context.metrics.wrote(System::Registry);
+    let subject = subject(&topic.name);
+    let id = registry.id(&subject, &schema, registering).await?;
+    Ok(Some(id))
+}
+
+/// The connections that workers get.
+struct Accesses {
+    kafka: Access<KafkaConnection>,
+    cassandra: Access<CassandraConnection>,
+    registry: Option<Access<SchemaRegistryConnection>>,
+}
+
 /// Sees to the workers' Secret; its resource version, where there is one.
 async fn apply_credentials(
     pipeline: &DataPipeline,
     context: &Context,
-    kafka: &Access<KafkaConnection>,
-    cassandra: &Access<CassandraConnection>,
+    access: &Accesses,
 ) -> Result<Option<String>, Error> {
     let namespace = namespace(pipeline);
-    let mut files: BTreeMap<_, _> = kafka.files();
-    files.extend(cassandra.files());
     let source = &pipeline.spec.source;
+    let mut files: BTreeMap<_, _> = access.kafka.files();
+    files.extend(access.cassandra.files());
+    files.extend(access.registry.iter().flat_map(|registry| registry.files()));
     files.extend(context.credentials.source_files(&namespace, source).await?);
     apply_secret(pipeline, context, Stage::Process, &files).await
 }
@@ -404,26 +460,33 @@ pub async fn apply_secret(
 fn configs(
     pipeline: &DataPipeline,
     accepted: &Accepted,
-    kafka: &Access<KafkaConnection>,
-    cassandra: &Access<CassandraConnection>,
+    access: &Accesses,
     topic: &TopicRef,
+    avro: Option<u32>,
 ) -> [(Stage, WorkerConfig); 2] {
+    let registry = access
+        .registry
+        .as_ref()
+        .map(|registry| registry.connection.clone());
     let ingest = IngestConfig {
         pipeline: pipeline_ref(pipeline),
-        kafka: kafka.connection.clone(),
+        kafka: access.kafka.connection.clone(),
         topic: topic.clone(),
         dead_letter_topic: pipeline.dead_letter_topic_name(),
         key: accepted.key.clone(),
         source: pipeline.spec.source.clone(),
         schema: pipeline.spec.schema.clone(),
+        schema_registry: registry.clone(),
+        avro_schema_id: avro,
     };
     let process = ProcessConfig {
         pipeline: pipeline_ref(pipeline),
-        kafka: kafka.connection.clone(),
-        cassandra: cassandra.connection.clone(),
+        kafka: access.kafka.connection.clone(),
+        cassandra: access.cassandra.connection.clone(),
         topic: topic.clone(),
         dead_letter_topic: pipeline.dead_letter_topic_name(),
         schema: pipeline.spec.schema.clone(),
+        avro: registry.filter(|_| avro.is_some()),
         sinks: accepted.sinks.clone(),
     };
     [

@@ -9,8 +9,8 @@ mod offsets;
 use std::collections::BTreeMap;
 
 use millstream_api::{
-    CassandraConnection, KafkaConnection, KeyspaceSpec, keyspace::Replication,
-    worker::CommitMetadata,
+    CassandraConnection, KafkaConnection, KeyspaceSpec, SchemaRegistryConnection,
+    keyspace::Replication, worker::CommitMetadata,
 };
 use millstream_operator::{
     cassandra::{Cassandra, CassandraError},
@@ -20,8 +20,10 @@ use millstream_operator::{
         ddl,
         plan::{KeyspacePlan, plan},
     },
+    registry::{Registry, RegistryError, subject},
     topic::plan::{DesiredTopic, TopicChange, plan as plan_topic},
 };
+use millstream_plan::RecordSchema;
 
 struct Environment(serde_json::Value);
 
@@ -300,4 +302,107 @@ async fn cassandra_says_what_is_wrong() {
     let unreachable = Cassandra::connect(&away).await.err().unwrap();
     assert!(matches!(unreachable, CassandraError::Unreachable { .. }));
     assert!(unreachable.to_string().contains("refused"), "{unreachable}");
+}
+
+fn registry_at(url: &str, password: Option<&str>) -> Registry {
+    let connection = SchemaRegistryConnection {
+        url: url.into(),
+        credentials_secret: None,
+        tls: None,
+    };
+    let login = password.map(|password| Login {
+        username: "app".into(),
+        password: password.to_string().into(),
+        origin: "Secret n/registry".into(),
+    });
+    Registry::new(&Access {
+        connection,
+        login,
+        ca: None,
+    })
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_is_registered_once_and_changed_only_where_records_stay_readable() {
+    let Some(environment) = Environment::load() else {
+        return;
+    };
+    let topic = unique("avro");
+    let subject = subject(&topic);
+    let avro = |text: &str| RecordSchema::parse(text).unwrap().avro(&topic).unwrap();
+    let url = environment.text("registry");
+    let registered = std::cell::Cell::new(0);
+    // Each with a memory of its own.
+    let id = async |text: &str| {
+        let registry = registry_at(&url, None);
+        let registering = || registered.set(registered.get() + 1);
+        registry.id(&subject, &avro(text), registering).await
+    };
+    let first = id("id INT, price DECIMAL(10, 2)").await.unwrap();
+    assert_eq!(id("id INT, price DECIMAL(10, 2)").await.unwrap(), first);
+    let second = id("id BIGINT, price DECIMAL(10, 2), note TEXT")
+        .await
+        .unwrap();
+    assert_ne!(first, second);
+    assert_eq!(registered.get(), 2);
+
+    for (change, says) in [
+        // What the registry itself would allow.
+        (
+            "id BIGINT, price DECIMAL(10, 4), note TEXT",
+            "version 1: field `price` was written as `decimal(10, 2)` and can't be read as `decimal(10, 4)`",
+        ),
+        ("id BIGINT, note INT", "version 2: field `note`"),
+        // Without `note` between them, the first version and this one would go together.
+        ("id TEXT", "version 1: field `id`"),
+    ] {
+        let error = id(change).await.unwrap_err();
+        assert!(
+            matches!(error, RegistryError::Incompatible { .. }),
+            "{error}"
+        );
+        assert!(error.to_string().contains(says), "{error}");
+    }
+    assert_eq!(registered.get(), 2);
+    assert_eq!(id("id INT, price DECIMAL(10, 2)").await.unwrap(), first);
+
+    // Stricter than we are: what is taken out can't be.
+    let client = reqwest::Client::new();
+    let rule = client.put(format!("{url}/config/{subject}"));
+    let rule = rule.json(&serde_json::json!({"compatibility": "FULL"}));
+    assert!(rule.send().await.unwrap().status().is_success());
+    let error = id("id BIGINT, price DOUBLE").await.unwrap_err();
+    assert!(
+        matches!(error, RegistryError::Incompatible { .. }),
+        "{error}"
+    );
+
+    let registry = registry_at(&url, None);
+    registry.delete(&subject).await.unwrap();
+    registry.delete(&subject).await.unwrap();
+    assert_ne!(id("id TEXT").await.unwrap(), first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_is_away_or_none_says_so() {
+    let Some(environment) = Environment::load() else {
+        return;
+    };
+    let schema = RecordSchema::parse("id INT").unwrap().avro("t").unwrap();
+    let id = async |url: &str| {
+        registry_at(url, Some("x"))
+            .id("t-value", &schema, || {})
+            .await
+    };
+    let error = id("http://127.0.0.1:1").await.unwrap_err();
+    assert!(
+        matches!(error, RegistryError::Unreachable { .. }),
+        "{error}"
+    );
+    // The same server, and nothing of the kind there.
+    let url = environment.text("registry");
+    let elsewhere = url.replace("/apis/ccompat/v7", "/nothing/here");
+    let error = id(&elsewhere).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Refused { .. }), "{error}");
 }

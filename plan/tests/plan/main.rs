@@ -4,6 +4,7 @@
 // Whatever is unwrapped here fails the test that it is for.
 #![allow(clippy::unwrap_used)]
 
+mod avro;
 mod execute;
 mod expectation;
 mod key;

@@ -7,13 +7,19 @@ pub mod database;
 pub mod file;
 pub mod generator;
 pub mod http;
+pub mod topic;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use millstream_api::source::{DatabaseSource, Source};
+use millstream_api::{
+    KafkaConnection, SchemaRegistryConnection,
+    source::{DatabaseSource, Source},
+};
 use serde_json::Value;
 
-use crate::{config::Credentials, metrics::StageMetrics, status::StatusPart};
+use crate::{
+    config::Credentials, dead_letter::DeadLetters, metrics::StageMetrics, status::StatusPart,
+};
 
 /// Records, and the position after them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -40,6 +46,19 @@ pub struct Opening<'a> {
     pub position: Option<&'a Value>,
     pub status: &'a StatusPart,
     pub metrics: &'a StageMetrics,
+    /// What a source needs that reads a topic; none where it can't be one.
+    pub connections: Option<Connections<'a>>,
+}
+
+/// The pipeline's own connections.
+#[derive(Clone, Copy)]
+pub struct Connections<'a> {
+    /// The pipeline's Kafka.
+    pub kafka: &'a KafkaConnection,
+    /// The pipeline's schema registry.
+    pub registry: Option<&'a SchemaRegistryConnection>,
+    /// For what is read and can't be a record; only logged where there is none.
+    pub dead_letters: Option<&'a DeadLetters>,
 }
 
 /// Opens a source.
@@ -56,11 +75,14 @@ pub fn open(source: &Source, opening: &Opening<'_>) -> anyhow::Result<Records> {
             file: Some(file), ..
         } => file::open(file.clone(), opening),
         Source {
+            topic: Some(topic), ..
+        } => topic::open(topic.clone(), opening),
+        Source {
             generator: Some(generator),
             ..
         } => generator::open(generator.clone(), opening),
         _ => anyhow::bail!(
-            "the pipeline has no source; set one of http, file, database and generator"
+            "the pipeline has no source; set one of http, file, database, topic and generator"
         ),
     }
 }

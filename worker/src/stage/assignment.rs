@@ -72,9 +72,7 @@ impl Assignment {
         expectations: impl Iterator<Item = String>,
     ) -> Self {
         Assignment {
-            reports: Reports {
-                status: status.clone(),
-            },
+            reports: Reports::new(status.clone()),
             status,
             metrics,
             sink: sink.to_owned(),

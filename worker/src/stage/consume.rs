@@ -21,8 +21,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    avro::decode::AvroTopic,
     batch::{Batch, Rejected},
     dead_letter::DeadLetters,
+    decode::Decode,
     expectations::Failed,
     kafka::KAFKA,
     metrics::{Metrics, StageMetrics},
@@ -53,6 +55,8 @@ pub struct Parts {
     pub status: StatusPart,
     pub metrics: Arc<Metrics>,
     pub stage_metrics: StageMetrics,
+    /// Where the records are Avro.
+    pub avro: Option<AvroTopic>,
 }
 
 /// A sink, and what leads to it.
@@ -93,9 +97,13 @@ impl SinkStage {
             parts.stage_metrics.clone(),
         )
         .await?;
+        let decode = match &parts.avro {
+            Some(topic) => Decode::avro(plan, topic.clone()),
+            None => Decode::new(plan)?,
+        };
         let expectations = Expectations::new(plan, &parts.config.expectations)?;
         Ok(SinkStage {
-            transform: Mutex::new(Transform::new(plan)?.expecting(expectations.clone())),
+            transform: Mutex::new(Transform::with(plan, decode).expecting(expectations.clone())),
             expectations,
             sink: Box::new(sink),
             known: Known::default(),
@@ -280,6 +288,9 @@ impl SinkStage {
     /// Transforms and writes a batch; returns when it is acknowledged.
     async fn process(self: Arc<Self>, batch: Batch) -> Processed {
         let started = Instant::now();
+        if let Some(topic) = &self.parts.avro {
+            topic.fetch_schemas(&batch, &self.parts.status).await;
+        }
         let Transformed {
             rows,
             mut rejected,

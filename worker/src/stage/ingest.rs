@@ -6,6 +6,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
 use millstream_api::worker::IngestConfig;
+use millstream_plan::RecordSchema;
 use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
     producer::{DeliveryFuture, FutureRecord},
@@ -14,13 +15,14 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    avro::encode::Encode,
     config::Credentials,
     dead_letter::{DeadLetter, DeadLetters},
     kafka::{self, LazyProducer, Producer},
     metrics::{Metrics, StageMetrics},
     position::{Position, PositionStore, fingerprint},
     retry::Delays,
-    source::{self, Opening, SourceBatch},
+    source::{self, Connections, Opening, SourceBatch},
     stage::{INGEST, key::Keys},
     status::{Status, StatusPart},
 };
@@ -131,8 +133,14 @@ impl Ingest {
                 position: position.position.as_ref(),
                 status: &self.status,
                 metrics: &self.metrics,
+                connections: Some(Connections {
+                    kafka: &self.config.kafka,
+                    registry: self.config.schema_registry.as_ref(),
+                    dead_letters: Some(&self.dead_letters),
+                }),
             },
         )?;
+        let mut encode = self.encode()?;
         let mut progress = Progress::new(position);
         let mut in_flight = FuturesOrdered::<Delivery<'_>>::new();
         let mut ended = false;
@@ -147,10 +155,15 @@ impl Ingest {
                 }
                 _ = tick.tick() => {
                     self.status.turned();
+                    if let Some(fatal) = kafka::fatal_error(&self.producer) {
+                        anyhow::bail!(fatal);
+                    }
                     self.commit(&mut progress).await;
                 }
                 batch = source.next(), if !ended && in_flight.len() < IN_FLIGHT => match batch {
-                    Some(batch) => in_flight.push_back(self.produce(batch).await?),
+                    Some(batch) => {
+                        in_flight.push_back(self.produce(batch, encode.as_mut()).await?);
+                    }
                     None => ended = true,
                 },
             }
@@ -223,13 +236,32 @@ impl Ingest {
         }
     }
 
+    /// The encoder, where the topic's records aren't JSON as the source's are.
+    fn encode(&self) -> anyhow::Result<Option<Encode>> {
+        let Some(id) = self.config.avro_schema_id else {
+            return Ok(None);
+        };
+        let schema = RecordSchema::parse(&self.config.schema)?;
+        Encode::new(&schema, &self.config.topic.name, id).map(Some)
+    }
+
     /// Hands the records of a batch to the producer.
-    async fn produce(&self, batch: SourceBatch) -> anyhow::Result<Delivery<'_>> {
+    async fn produce(
+        &self,
+        batch: SourceBatch,
+        encode: Option<&mut Encode>,
+    ) -> anyhow::Result<Delivery<'_>> {
         let mut sent = Vec::with_capacity(batch.records.len());
         let mut refused = batch.rejected;
-        for record in batch.records {
-            match self.keys.admit(&record) {
-                Ok(key) => sent.push((self.send(key.as_deref(), &record).await?, key, record)),
+        let encoded = match encode {
+            Some(encode) => tokio::task::block_in_place(|| encode.encode(&batch.records)),
+            None => batch.records.iter().cloned().map(Ok).collect(),
+        };
+        for (record, encoded) in batch.records.into_iter().zip(encoded) {
+            match self.keys.admit(&record).and_then(|key| Ok((key, encoded?))) {
+                Ok((key, value)) => {
+                    sent.push((self.send(key.as_deref(), &value).await?, key, value));
+                }
                 Err(reason) => refused.push((record, reason)),
             }
         }

@@ -9,10 +9,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    avro::decode::AvroTopic,
     config::Credentials,
     dead_letter::DeadLetters,
     kafka::{self, LazyProducer},
     metrics::Metrics,
+    registry::Registry,
     sink::cassandra,
     stage::consume::{Parts, SinkStage},
     status::Status,
@@ -27,6 +29,13 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let schema = RecordSchema::parse(&config.schema)?;
+    let avro = match &config.avro {
+        Some(registry) => Some(AvroTopic {
+            schema: Arc::new(schema.avro(&config.topic.name)?),
+            registry: Arc::new(Registry::new(registry, credentials)?),
+        }),
+        None => None,
+    };
     let client_id = format!("millstream-process-{}", config.pipeline);
     let client = kafka::client(&config.kafka, credentials, &client_id)?;
     let parts: Vec<_> = config
@@ -60,6 +69,7 @@ pub async fn run(
             status,
             metrics: metrics.clone(),
             stage_metrics,
+            avro: avro.clone(),
         };
         let (session, base) = (session.clone(), config.topic.timestamp_base);
         let shutdown = shutdown.clone();

@@ -140,6 +140,7 @@ pub fn open(spec: Value, schema: &str, position: Option<&Value>, status: &Status
         position,
         status,
         metrics: &Metrics::default().stage("ingest"),
+        connections: None,
     };
     file::open(serde_json::from_value(spec).unwrap(), &opening).unwrap()
 }
@@ -261,6 +262,7 @@ pub fn generator(spec: Value, position: Option<&Value>) -> Records {
         position,
         status: &status().1,
         metrics: &Metrics::default().stage("ingest"),
+        connections: None,
     };
     millstream_worker::source::generator::open(serde_json::from_value(spec).unwrap(), &opening)
         .unwrap()

@@ -25,6 +25,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Where the servers are, from the file that `MILLSTREAM_ENVIRONMENT` names.
 #[derive(Clone)]
 pub struct Environment {
+    /// All that the file says.
+    pub json: Value,
     kafka: String,
     cassandra: String,
     user: String,
@@ -48,6 +50,7 @@ impl Environment {
             user: text("cassandraUser"),
             password: text("cassandraPassword"),
             redis: text("redis"),
+            json,
         })
     }
 }
@@ -59,6 +62,8 @@ pub struct Pipeline {
     pub session: Session,
     folder: tempfile::TempDir,
     pub settings: Settings,
+    /// What else the configurations say.
+    pub more: Value,
 }
 
 /// What tests differ in.
@@ -105,6 +110,7 @@ impl Pipeline {
             session,
             folder: tempfile::tempdir().expect("a folder"),
             settings,
+            more: json!({}),
         };
         pipeline.create_topics().await;
         pipeline
@@ -147,7 +153,7 @@ impl Pipeline {
     }
 
     fn config(&self, stage: &str) -> Value {
-        json!({
+        let mut config = json!({
             "stage": stage,
             "pipeline": self.reference(),
             "kafka": {"bootstrapServers": self.environment.kafka},
@@ -157,7 +163,16 @@ impl Pipeline {
             },
             "deadLetterTopic": self.dead_letter_topic(),
             "schema": self.settings.schema,
-        })
+        });
+        for (name, value) in self.more.as_object().expect("an object") {
+            config[name] = value.clone();
+        }
+        config
+    }
+
+    /// Gives the workers that are started from now on a credential.
+    pub fn give(&self, file: &str, value: &str) {
+        std::fs::write(self.folder.path().join(file), value).expect("credentials");
     }
 
     /// Starts a worker that ingests from the source.
@@ -245,6 +260,31 @@ impl Pipeline {
             record.payload = value.as_deref();
             producer.send(record, TIMEOUT).await.expect("produced");
         }
+    }
+
+    /// Waits until the ingest stage has kept a position.
+    pub async fn await_position(&self, expected: Value) {
+        let mut config = self.client();
+        config.set("group.id", self.reference().ingest_group());
+        let topic = self.name.clone();
+        tokio::task::spawn_blocking(move || {
+            let consumer: BaseConsumer = config.create().expect("consumer");
+            let deadline = Instant::now() + Duration::from_secs(30);
+            loop {
+                let mut list = TopicPartitionList::new();
+                list.add_partition(&topic, 0);
+                let committed = consumer.committed_offsets(list, TIMEOUT).expect("offsets");
+                let metadata = committed.elements()[0].metadata().to_owned();
+                let kept: Value = serde_json::from_str(&metadata).unwrap_or_default();
+                if kept["position"] == expected {
+                    return;
+                }
+                assert!(Instant::now() < deadline, "the position is {kept}");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        })
+        .await
+        .expect("the task ends");
     }
 
     /// Counts in the committed offsets, and the records that aren't committed.

@@ -132,6 +132,7 @@ fn try_open(
         position,
         status,
         metrics: &metrics.stage("ingest"),
+        connections: None,
     };
     http::open(spec, &opening)
 }

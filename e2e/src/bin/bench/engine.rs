@@ -230,6 +230,7 @@ fn config(environment: &Environment, topic: &str, keyspace: &str, table: &str) -
         },
         dead_letter_topic: dead_letter(topic),
         schema: SCHEMA.into(),
+        avro: None,
         sinks: vec![SinkConfig {
             name: SINK.into(),
             sql: SQL.into(),

@@ -176,6 +176,8 @@ fn a_workers_configuration_can_be_read_back() {
         key: vec!["/login/uuid".into()],
         source: pipeline().spec.source,
         schema: "id UUID, -- with a comment: and a colon\nname TEXT\n".into(),
+        schema_registry: None,
+        avro_schema_id: Some(7),
     });
     let yaml = worker_yaml(&config).unwrap();
     assert_eq!(

@@ -174,6 +174,7 @@ mod tests {
                 position,
                 status: &status,
                 metrics: &Metrics::default().stage("ingest"),
+                connections: None,
             };
             open(spec.clone(), &opening).unwrap()
         };

@@ -77,6 +77,7 @@ impl Recording {
             position,
             status: &self.status,
             metrics: &self.metrics,
+            connections: None,
         };
         file::open(self.file.clone(), &opening)
     }

@@ -1,0 +1,188 @@
+//! Avro records to Arrow columns: each record is read by its writer's schema.
+
+use std::{collections::HashMap, sync::Arc};
+
+use arrow_avro::{
+    reader::{Decoder, ReaderBuilder},
+    schema::{AvroSchema, Fingerprint, FingerprintAlgorithm, SchemaStore},
+};
+use datafusion::arrow::{
+    array::{ArrayRef, RecordBatch},
+    compute::{CastOptions, cast_with_options, concat_batches},
+    datatypes::SchemaRef,
+};
+use millstream_plan::avro::{check_readable, narrow, uuids_as_text};
+use serde_json::Value;
+
+use crate::{avro, batch::Batch, registry::Registry, status::StatusPart};
+
+/// A value that doesn't fit is the record's fault, and not null.
+const CAST: CastOptions<'static> = CastOptions {
+    safe: false,
+    format_options: datafusion::arrow::util::display::FormatOptions::new(),
+};
+
+/// The Avro records of a topic: the pipeline's schema for them, and where those of their writers
+/// are.
+#[derive(Clone)]
+pub struct AvroTopic {
+    /// The schema of the pipeline.
+    pub schema: Arc<Value>,
+    /// Where the schemas of the writers are.
+    pub registry: Arc<Registry>,
+}
+
+impl AvroTopic {
+    /// Fetches the schemas of a batch's records that aren't known yet; waits for the registry.
+    pub async fn fetch_schemas(&self, batch: &Batch, status: &StatusPart) {
+        let mut last = None;
+        for record in batch.records() {
+            let value = batch.value(record).unwrap_or_default();
+            let Ok((id, _)) = avro::split(value) else {
+                continue;
+            };
+            if last.replace(id) != Some(id) {
+                self.registry.fetch(id, status).await;
+            }
+        }
+    }
+}
+
+/// Decodes records into columns.
+pub struct AvroColumns {
+    topic: AvroTopic,
+    /// The part of the pipeline's schema that is read.
+    reader: Value,
+    columns: SchemaRef,
+    decoders: HashMap<u32, Decoder>,
+}
+
+/// Records that a decoder takes; batches are never larger.
+const CAPACITY: usize = 4 * 1024;
+/// Decoders that are kept: a topic has few schemas.
+const MAX_DECODERS: usize = 64;
+
+impl AvroColumns {
+    /// A decoder into these columns of the pipeline's schema.
+    pub fn new(topic: AvroTopic, columns: SchemaRef) -> Self {
+        // A record without fields isn't one that Avro can decode.
+        let mut reader = match columns.fields().is_empty() {
+            true => (*topic.schema).clone(),
+            false => narrow(&topic.schema, columns.fields()),
+        };
+        uuids_as_text(&mut reader);
+        AvroColumns {
+            topic,
+            reader,
+            columns,
+            decoders: HashMap::new(),
+        }
+    }
+
+    /// Decodes records. Where one of them can't be decoded, all fail.
+    pub fn decode<'a>(
+        &mut self,
+        records: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<Vec<ArrayRef>, String> {
+        let decoded = self.attempt(records);
+        if decoded.is_err() {
+            // They hold what was read before the error.
+            self.decoders.clear();
+        }
+        decoded
+    }
+
+    fn attempt<'a>(
+        &mut self,
+        records: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<Vec<ArrayRef>, String> {
+        let mut runs = Vec::new();
+        let mut run: Option<(u32, usize)> = None;
+        for record in records {
+            let (id, _) = avro::split(record)?;
+            match &mut run {
+                Some((of, count)) if *of == id => *count += 1,
+                _ => {
+                    runs.extend(self.finish(run)?);
+                    run = Some((id, 1));
+                }
+            }
+            self.add(id, record)?;
+        }
+        runs.extend(self.finish(run)?);
+        let batch = concat_batches(&self.columns, &runs).map_err(|error| error.to_string())?;
+        Ok(batch.columns().to_vec())
+    }
+
+    fn add(&mut self, id: u32, record: &[u8]) -> Result<(), String> {
+        let decoder = self.decoder(id)?;
+        let before = decoder.capacity();
+        let read = decoder
+            .decode(record)
+            .map_err(|error| format!("the record doesn't fit its schema {id}: {error}"));
+        match read? == record.len() && decoder.capacity() + 1 == before {
+            true => Ok(()),
+            false => Err(format!("the record isn't one value of its schema {id}")),
+        }
+    }
+
+    /// The columns of a run of records by one schema.
+    fn finish(&mut self, run: Option<(u32, usize)>) -> Result<Option<RecordBatch>, String> {
+        let Some((id, count)) = run else {
+            return Ok(None);
+        };
+        let failed = |error: String| format!("the record doesn't fit its schema {id}: {error}");
+        let batch = self.decoder(id)?.flush();
+        let batch = batch
+            .map_err(|error| failed(error.to_string()))?
+            .filter(|batch| batch.num_rows() == count)
+            .ok_or_else(|| failed("it isn't whole".to_owned()))?;
+        let columns = self.columns.fields().iter().map(|field| {
+            let column = batch.column_by_name(field.name());
+            let column = column.ok_or_else(|| failed(format!("no field `{}`", field.name())))?;
+            cast_with_options(column, field.data_type(), &CAST)
+                .map_err(|error| format!("field `{}`: {error}", field.name()))
+        });
+        let columns = columns.collect::<Result<Vec<_>, _>>()?;
+        let options =
+            datafusion::arrow::array::RecordBatchOptions::new().with_row_count(Some(count));
+        RecordBatch::try_new_with_options(self.columns.clone(), columns, &options)
+            .map(Some)
+            .map_err(|error| failed(error.to_string()))
+    }
+
+    fn decoder(&mut self, id: u32) -> Result<&mut Decoder, String> {
+        if !self.decoders.contains_key(&id) {
+            let decoder = self.build(id)?;
+            if self.decoders.len() >= MAX_DECODERS {
+                self.decoders.clear();
+            }
+            self.decoders.insert(id, decoder);
+        }
+        self.decoders
+            .get_mut(&id)
+            .ok_or_else(|| format!("schema {id} isn't there"))
+    }
+
+    fn build(&self, id: u32) -> Result<Decoder, String> {
+        let known = self.topic.registry.known(id);
+        let known = known.ok_or_else(|| format!("the schema registry has no schema {id}"))?;
+        let unreadable = |error: &dyn std::fmt::Display| {
+            format!("schema {id} can't be read as the pipeline's: {error}")
+        };
+        check_readable(&known, &self.reader).map_err(|error| unreadable(&error))?;
+        let mut writer = (*known).clone();
+        uuids_as_text(&mut writer);
+        let mut store = SchemaStore::new_with_type(FingerprintAlgorithm::Id);
+        store
+            .set(Fingerprint::Id(id), AvroSchema::new(writer.to_string()))
+            .map_err(|error| unreadable(&error))?;
+        ReaderBuilder::new()
+            .with_writer_schema_store(store)
+            .with_active_fingerprint(Fingerprint::Id(id))
+            .with_reader_schema(AvroSchema::new(self.reader.to_string()))
+            .with_batch_size(CAPACITY)
+            .build_decoder()
+            .map_err(|error| unreadable(&error))
+    }
+}

@@ -1,0 +1,321 @@
+//! Records of a Kafka topic that is there already, also of another cluster.
+//!
+//! The topic is copied into the pipeline's own: that gives the records the pipeline's key and
+//! encoding, and leaves one way from there to the sinks. The position is the offset of the next
+//! record of each topic partition. No consumer group is joined: there is one reader, and its place
+//! is kept with the pipeline.
+
+mod place;
+mod record;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, stream};
+use millstream_api::source::{OnGap, Start, TopicSource};
+use rdkafka::{
+    Message,
+    consumer::{Consumer, StreamConsumer},
+    error::{KafkaError, RDKafkaErrorCode},
+    message::OwnedMessage,
+};
+
+use self::{
+    place::{Gap, Places, Watermarks},
+    record::Convert,
+};
+use crate::{
+    dead_letter::{DeadLetter, DeadLetters},
+    kafka::{self, Reports},
+    retry::Delays,
+    source::{Opening, Records, SourceBatch},
+    status::StatusPart,
+};
+
+const MAX_RECORDS: usize = 1_000;
+const MAX_BYTES: usize = 2 * 1024 * 1024;
+/// Partitions that a topic may have: their offsets must fit into the metadata of a commit.
+const MAX_PARTITIONS: usize = 250;
+/// Between looks at the topic's partitions.
+const DISCOVERY: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(5);
+const READ: &str = "source topic";
+const LOOK: &str = "partitions of the source topic";
+
+/// Opens the source.
+pub fn open(spec: TopicSource, opening: &Opening<'_>) -> anyhow::Result<Records> {
+    let connections = opening
+        .connections
+        .context("a topic is read with the pipeline's connections")?;
+    let credentials = match &spec.kafka {
+        Some(_) => opening.credentials.of_source(),
+        None => opening.credentials.clone(),
+    };
+    let connection = spec.kafka.as_ref().unwrap_or(connections.kafka);
+    let client = kafka::client(connection, &credentials, "millstream-source")?;
+    let mut config = kafka::consumer_config(&client, "millstream-source");
+    config.set("allow.auto.create.topics", "false");
+    let consumer: StreamConsumer<Reports> = config
+        .create_with_context(Reports::of_source(opening.status.clone()))
+        .context("the Kafka client refuses its configuration")?;
+    let mirror = Mirror {
+        convert: Convert::new(&spec, opening.credentials, connections.registry)?,
+        places: Places::new(opening.position)?,
+        dead_letters: connections.dead_letters.map(|letters| DeadLetters {
+            origin: spec.name.clone(),
+            ..letters.clone()
+        }),
+        consumer: Arc::new(consumer),
+        looked: None,
+        servers: connection.bootstrap_servers.clone(),
+        status: opening.status.clone(),
+        spec,
+    };
+    let batches = stream::unfold(mirror, |mut mirror| async move {
+        let batch = mirror.next().await;
+        Some((batch, mirror))
+    });
+    Ok(batches.boxed())
+}
+
+/// The reader of the topic.
+struct Mirror {
+    spec: TopicSource,
+    servers: String,
+    consumer: Arc<StreamConsumer<Reports>>,
+    convert: Convert,
+    places: Places,
+    /// When the partitions were last looked at; none where they must be before anything is read.
+    looked: Option<Instant>,
+    dead_letters: Option<DeadLetters>,
+    status: StatusPart,
+}
+
+impl Mirror {
+    /// The next records; waits for as long as it takes.
+    async fn next(&mut self) -> SourceBatch {
+        loop {
+            let known = self.places.len();
+            let until_look = self.look_if_due().await;
+            if self.places.len() > known {
+                // Kept before anything is read: another worker mustn't choose other places.
+                return self.batch(Vec::new());
+            }
+            let mut messages = Vec::new();
+            // Nothing is lost where time is over: it waits only while it has nothing.
+            let _ = tokio::time::timeout(until_look, self.read(&mut messages)).await;
+            if !messages.is_empty() {
+                self.status.clear(READ);
+                let records = self.convert(&messages).await;
+                return self.batch(records);
+            }
+        }
+    }
+
+    fn batch(&self, records: Vec<Bytes>) -> SourceBatch {
+        SourceBatch {
+            records,
+            rejected: Vec::new(),
+            position: self.places.position(),
+        }
+    }
+
+    /// Waits for records, and takes all that are there already.
+    async fn read(&mut self, messages: &mut Vec<OwnedMessage>) {
+        let consumer = self.consumer.clone();
+        let mut stream = consumer.stream();
+        let mut bytes = 0;
+        while messages.len() < MAX_RECORDS && bytes < MAX_BYTES {
+            let next = match messages.is_empty() {
+                true => stream.next().await,
+                false => stream.next().now_or_never().flatten(),
+            };
+            match next {
+                Some(Ok(message)) => {
+                    if self.places.advance((message.partition(), message.offset())) {
+                        bytes += message.payload_len();
+                        messages.push(message.detach());
+                    }
+                }
+                Some(Err(error)) => {
+                    self.report(&error);
+                    if self.looked.is_none() {
+                        return;
+                    }
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// Records in JSON. What can't be one goes to the dead letter; returns when Kafka has it.
+    async fn convert(&self, messages: &[OwnedMessage]) -> Vec<Bytes> {
+        let mut records = Vec::with_capacity(messages.len());
+        let mut refused = Vec::new();
+        for message in messages {
+            match self.convert.convert(message, &self.status).await {
+                Ok(record) => records.push(record),
+                Err(reason) => refused.push((message, reason)),
+            }
+        }
+        self.send_refused(&refused).await;
+        records
+    }
+
+    async fn send_refused(&self, refused: &[(&OwnedMessage, String)]) {
+        let Some(dead_letters) = &self.dead_letters else {
+            for (message, reason) in refused {
+                let (partition, offset) = (message.partition(), message.offset());
+                tracing::warn!(partition, offset, "{reason}");
+            }
+            return;
+        };
+        let letters: Vec<_> = refused
+            .iter()
+            .map(|(message, reason)| DeadLetter {
+                key: message.key(),
+                value: message.payload(),
+                reason,
+                position: Some((message.partition(), message.offset())),
+                timestamp: message.timestamp().to_millis(),
+            })
+            .collect();
+        if let Err(error) = dead_letters.send(&letters).await {
+            // The producer can't go on; the stage, whose producer it is, sees that and ends.
+            self.status.fail(READ, format!("{error:#}"));
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Shows an error of the consumer; has the partitions looked at where an offset is gone.
+    fn report(&mut self, error: &KafkaError) {
+        use RDKafkaErrorCode as Code;
+        match error.rdkafka_error_code() {
+            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => self.looked = None,
+            Some(Code::AllBrokersDown | Code::BrokerTransportFailure | Code::Resolve) => {
+                tracing::debug!(%error, "source topic");
+            }
+            _ => {
+                let message = format!("can't read the topic {}: {error}", self.spec.name);
+                self.status.fail(READ, message);
+            }
+        }
+    }
+
+    /// Looks at the partitions, where that is due; the time until it is due again.
+    async fn look_if_due(&mut self) -> Duration {
+        let mut delays = Delays::default();
+        loop {
+            let since = self.looked.map(|looked| looked.elapsed());
+            if let Some(left) = since.and_then(|since| DISCOVERY.checked_sub(since)) {
+                return left;
+            }
+            match self.look().await {
+                Ok(()) => {
+                    self.status.clear(LOOK);
+                    self.looked = Some(Instant::now());
+                }
+                Err(error) => {
+                    let (topic, servers) = (&self.spec.name, &self.servers);
+                    let message = format!("can't read the topic {topic} at {servers}: {error:#}");
+                    self.hear();
+                    self.status.fail(LOOK, message);
+                    match &mut self.looked {
+                        // What is known can still be read.
+                        Some(looked) => *looked = Instant::now(),
+                        None => delays.wait().await,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Has the client tell what it knows of its connections, before anything can be read.
+    fn hear(&self) {
+        let mut stream = self.consumer.stream();
+        while let Some(Some(Err(error))) = stream.next().now_or_never() {
+            tracing::debug!(%error, "source topic");
+        }
+    }
+
+    /// Finds the topic's partitions and what they hold, and reads each from its place on.
+    async fn look(&mut self) -> anyhow::Result<()> {
+        let (consumer, topic) = (self.consumer.clone(), self.spec.name.clone());
+        let watermarks =
+            tokio::task::spawn_blocking(move || watermarks(&consumer, &topic)).await??;
+        let start = match self.places.begun() {
+            true => Start::Earliest,
+            false => self.spec.start,
+        };
+        let mut changed = self.looked.is_none();
+        for marks in &watermarks {
+            changed |= self.places.add(marks, start);
+        }
+        for partition in self.places.partitions() {
+            let marks = watermarks.iter().find(|marks| marks.partition == partition);
+            match self.places.gap(partition, marks) {
+                Some(gap) => changed |= self.face(&gap),
+                None => {
+                    self.status.clear(concern(partition));
+                    changed |= self.places.resume(partition);
+                }
+            }
+        }
+        if changed {
+            self.consumer.assign(&self.places.list(&self.spec.name)?)?;
+        }
+        Ok(())
+    }
+
+    /// Stops in a partition with a gap, or goes on behind it. Whether another offset is read now.
+    fn face(&mut self, gap: &Gap) -> bool {
+        let message = format!("DataGap: topic {}, {gap}", self.spec.name);
+        match self.spec.on_gap {
+            OnGap::Continue => {
+                tracing::warn!("{message}; going on with what is there");
+                self.places.skip(gap);
+                true
+            }
+            OnGap::Stop => {
+                let way_out = "set source.topic.onGap to Continue to go on with what is there";
+                self.status
+                    .fail(concern(gap.partition), format!("{message}; {way_out}"));
+                self.places.stop(gap.partition)
+            }
+        }
+    }
+}
+
+/// The concern under which records of a partition that are gone are shown.
+fn concern(partition: i32) -> String {
+    format!("gap in partition {partition} of the source")
+}
+
+/// What the topic's partitions hold. Blocks.
+fn watermarks(consumer: &StreamConsumer<Reports>, topic: &str) -> anyhow::Result<Vec<Watermarks>> {
+    let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT)?;
+    let found = metadata.topics().first().context("there is no topic")?;
+    if let Some(error) = found.error() {
+        anyhow::bail!("{}", RDKafkaErrorCode::from(error));
+    }
+    let count = found.partitions().len();
+    anyhow::ensure!(
+        count <= MAX_PARTITIONS,
+        "it has {count} partitions, and a source can have {MAX_PARTITIONS} at most"
+    );
+    let mut partitions: Vec<_> = found.partitions().iter().map(|p| p.id()).collect();
+    partitions.sort_unstable();
+    let marks = partitions.into_iter().map(|partition| {
+        let (low, high) = consumer.fetch_watermarks(topic, partition, TIMEOUT)?;
+        Ok(Watermarks {
+            partition,
+            low,
+            high,
+        })
+    });
+    marks.collect()
+}

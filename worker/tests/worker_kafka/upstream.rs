@@ -1,0 +1,93 @@
+//! A topic that somebody else writes.
+
+use std::time::Duration;
+
+use rdkafka::{
+    ClientConfig, Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    message::OwnedHeaders,
+    producer::{FutureProducer, FutureRecord},
+};
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A topic that somebody else writes.
+pub struct Upstream {
+    pub name: String,
+    config: ClientConfig,
+    admin: AdminClient<DefaultClientContext>,
+}
+
+impl Upstream {
+    /// Makes a topic.
+    pub async fn create(config: ClientConfig, partitions: i32) -> Self {
+        let upstream = Upstream {
+            name: format!("upstream-{}", uuid::Uuid::new_v4().simple()),
+            admin: config.create().unwrap(),
+            config,
+        };
+        upstream.make(partitions).await;
+        upstream
+    }
+
+    async fn make(&self, partitions: i32) {
+        let topic = NewTopic::new(&self.name, partitions, TopicReplication::Fixed(1))
+            // The records' timestamps are of long ago.
+            .set("retention.ms", "-1");
+        let made = self.admin.create_topics([&topic], &AdminOptions::new());
+        made.await.unwrap().remove(0).unwrap();
+    }
+
+    /// Deletes the topic and makes it anew.
+    pub async fn recreate(&self, partitions: i32) {
+        let names = [self.name.as_str()];
+        let deleted = self.admin.delete_topics(&names, &AdminOptions::new());
+        deleted.await.unwrap().remove(0).unwrap();
+        self.make(partitions).await;
+    }
+
+    /// Adds partitions.
+    pub async fn grow(&self, partitions: usize) {
+        let more = NewPartitions::new(&self.name, partitions);
+        let grown = self.admin.create_partitions([&more], &AdminOptions::new());
+        grown.await.unwrap().remove(0).unwrap();
+    }
+
+    /// Deletes the records of partition 0 before an offset, as retention does.
+    pub async fn delete_before(&self, offset: i64) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.name, 0, Offset::Offset(offset))
+            .unwrap();
+        let deleted = self.admin.delete_records(&list, &AdminOptions::new());
+        deleted.await.unwrap();
+    }
+
+    /// Writes records, in this order in each partition.
+    pub async fn write(&self, records: impl IntoIterator<Item = (i32, Option<Vec<u8>>)>) {
+        let producer: FutureProducer = self.config.create().unwrap();
+        let sent = records.into_iter().map(|(partition, value)| {
+            let producer = producer.clone();
+            async move {
+                let mut record = FutureRecord::<[u8], [u8]>::to(&self.name)
+                    .partition(partition)
+                    .key(b"k\xff")
+                    .timestamp(1_700_000_000_123)
+                    .headers(OwnedHeaders::new().insert(rdkafka::message::Header {
+                        key: "trace",
+                        value: Some("t-1"),
+                    }));
+                record.payload = value.as_deref();
+                producer.send(record, TIMEOUT).await.unwrap();
+            }
+        });
+        futures::future::join_all(sent).await;
+    }
+
+    /// Writes JSON records with these ids into a partition.
+    pub async fn write_ids(&self, partition: i32, ids: std::ops::Range<i64>) {
+        let record = |id| format!(r#"{{"id": {id}, "name": "n{id}"}}"#).into_bytes();
+        self.write(ids.map(|id| (partition, Some(record(id)))))
+            .await;
+    }
+}
