@@ -25,7 +25,7 @@ pub struct Decode {
 }
 
 /// Rows of a decoder; batches are never larger.
-const CAPACITY: usize = 4 * 1024;
+const CAPACITY: usize = 16 * 1024;
 
 impl Decode {
     /// A decoder for a sink's query.

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+// Each of the tests takes what it needs.
+#[allow(dead_code)]
 mod support;
 
 use std::{collections::HashMap, time::Duration};

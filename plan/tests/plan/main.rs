@@ -6,6 +6,8 @@
 
 mod execute;
 mod expectation;
+mod fold;
+mod group;
 mod key;
 mod panics;
 mod query;
