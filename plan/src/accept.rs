@@ -43,7 +43,7 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
     let mut declared: BTreeMap<String, Vec<TableSpec>> = BTreeMap::new();
     for sink in &pipeline.spec.sinks {
         let plan = SinkPlan::new(&schema, &sink.name, &sink.sql)?;
-use crate::{Expectations, RecordSchema, Refusal, SinkPlan, key_pointers};
+        use crate::{Expectations, RecordSchema, Refusal, SinkPlan, key_pointers};
         let keyspace = find_keyspace(keyspaces, &sink.cassandra.keyspace);
         let (table, mine) = table(sink, &plan, keyspace, &manager)?;
         if mine {
@@ -289,7 +289,11 @@ fn check_ttl(sink: &Sink, plan: &SinkPlan) -> Result<(), Refusal> {
 }
 
 /// Adds the table with the states of a sink's groups.
-fn declare_state(tables: &mut Vec<TableSpec>, state: TableSpec, sink: &Sink) -> Result<(), Refusal> {
+fn declare_state(
+    tables: &mut Vec<TableSpec>,
+    state: TableSpec,
+    sink: &Sink,
+) -> Result<(), Refusal> {
     if tables.iter().any(|known| known.name == state.name) {
         return Err(Refusal::InvalidSpec(format!(
             "sink `{}`: another sink keeps groups in table {} too, and a row can have but one state: give each a table of its own",

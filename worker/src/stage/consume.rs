@@ -29,7 +29,7 @@ use crate::{
     retry::Delays,
     sink::{
         Sink,
-        cassandra::{CassandraSink, GroupKeys, StateTable},
+        cassandra::{CassandraSink, StateTable},
     },
     stage::{
         assignment::{Acknowledged, Assignment, Known},
@@ -418,7 +418,6 @@ async fn open_groups(
     session: Arc<Session>,
     timestamp_base: i64,
 ) -> anyhow::Result<Groups> {
-    let keys = GroupKeys::new(plan, &parts.config.table)?;
     let table = StateTable::open(
         session,
         &parts.config,
@@ -427,8 +426,8 @@ async fn open_groups(
         parts.status.clone(),
         parts.stage_metrics.clone(),
     );
-    let ttl = parts.config.ttl_seconds();
-    Groups::new(plan, keys, table.await?, timestamp_base, ttl)
+    let table = table.await?;
+    Groups::new(plan, &parts.config, table, &parts.group, timestamp_base)
 }
 
 /// Why a consumer ends before shutdown.

@@ -13,6 +13,7 @@ use datafusion::arrow::{
     compute::{concat_batches, filter_record_batch, not, take, take_record_batch},
     datatypes::Schema,
 };
+use millstream_api::{keyspace::TableSpec, worker::SinkConfig};
 use millstream_plan::{ExecError, Fold, SinkPlan};
 use tokio::sync::Mutex;
 
@@ -29,13 +30,46 @@ const CACHE_BYTES: usize = 32 * 1024 * 1024;
 
 /// The groups of a sink.
 pub struct Groups {
+    shape: Shape,
+    table: StateTable,
+    cache: Mutex<Cache>,
+}
+
+/// What the groups of a query are.
+struct Shape {
     fold: Fold,
     keys: GroupKeys,
     /// Primary key columns of the fold's input.
     key_count: usize,
-    table: StateTable,
-    cache: Mutex<Cache>,
     base: i64,
+    fingerprint: u64,
+}
+
+impl Shape {
+    fn new(plan: &SinkPlan, table: &TableSpec, base: i64, owner: &str) -> anyhow::Result<Self> {
+        const NONE: &str = "the query has no groups";
+        Ok(Shape {
+            fold: plan.fold().context(NONE)?,
+            keys: GroupKeys::new(plan, table)?,
+            key_count: plan.group_keys(),
+            base,
+            fingerprint: plan.state_fingerprint(owner).context(NONE)?,
+        })
+    }
+}
+
+/// The rows of all groups in a batch, as if there were none before it.
+pub fn rows_of(
+    plan: &SinkPlan,
+    table: &TableSpec,
+    batch: &Batch,
+    rows: &[Rows],
+) -> anyhow::Result<(Vec<Rows>, Vec<Rejected>)> {
+    let shape = Shape::new(plan, table, 0, "")?;
+    let mut work = Work::new(&shape, batch, rows)?;
+    work.fold()?;
+    let folded = work.finish(0)?;
+    Ok((folded.rows, folded.rejected))
 }
 
 /// What a batch changes.
@@ -63,24 +97,19 @@ struct Group {
 }
 
 impl Groups {
-    /// The groups of a plan, with their states in the table.
+    /// The groups of a plan, with their states in the table. `owner` is whose they are.
     pub fn new(
         plan: &SinkPlan,
-        keys: GroupKeys,
+        config: &SinkConfig,
         table: StateTable,
+        owner: &str,
         base: i64,
-        ttl_seconds: Option<u64>,
     ) -> anyhow::Result<Self> {
+        let ttl = config.ttl_seconds().map(Duration::from_secs);
         Ok(Groups {
-            fold: plan.fold().context("the query has no groups")?,
-            key_count: plan.group_keys(),
-            keys,
+            shape: Shape::new(plan, &config.table, base, owner)?,
             table,
-            cache: Mutex::new(Cache::new(
-                CACHE_BYTES,
-                ttl_seconds.map(Duration::from_secs),
-            )),
-            base,
+            cache: Mutex::new(Cache::new(CACHE_BYTES, ttl)),
         })
     }
 
@@ -91,19 +120,24 @@ impl Groups {
 
     /// Folds the rows of a batch, when it is its turn.
     pub async fn fold(&self, batch: &Batch, rows: &[Rows], turn: Turn) -> anyhow::Result<Folded> {
-        let mut work = tokio::task::block_in_place(|| Work::new(self, batch, rows))?;
+        let mut work = tokio::task::block_in_place(|| Work::new(&self.shape, batch, rows))?;
         let held = turn.wait().await?;
         let mut cache = self.cache.lock().await;
         self.load(&mut cache, batch, &mut work).await;
         let number = cache.begin();
-        tokio::task::block_in_place(|| work.fold(self))?;
+        tokio::task::block_in_place(|| work.fold())?;
         for group in work.groups.iter().filter(|group| group.changed) {
             let epoch = epoch(batch, group.partition);
-            cache.put(&group.key, epoch, Some(number), group.state(self.base));
+            cache.put(
+                &group.key,
+                epoch,
+                Some(number),
+                group.state(self.shape.base),
+            );
         }
         drop(cache);
         held.pass();
-        tokio::task::block_in_place(|| work.finish(self, number))
+        tokio::task::block_in_place(|| work.finish(number))
     }
 
     /// Finds the states of the groups, at hand or in the table.
@@ -111,7 +145,7 @@ impl Groups {
         let mut missing = Vec::new();
         for (index, group) in work.groups.iter_mut().enumerate() {
             match cache.get(&group.key, epoch(batch, group.partition)) {
-                Some(state) => group.take_up(state, self.base),
+                Some(state) => group.take_up(state, self.shape.base),
                 None => missing.push(index),
             }
         }
@@ -128,7 +162,7 @@ impl Groups {
                 None,
                 state.clone(),
             );
-            group.take_up(state, self.base);
+            group.take_up(state, self.shape.base);
         }
     }
 
@@ -180,6 +214,7 @@ impl Group {
 
 /// A batch on its way.
 struct Work<'a> {
+    shape: &'a Shape,
     batch: &'a Batch,
     rows: RecordBatch,
     /// For every row, its record.
@@ -192,8 +227,9 @@ struct Work<'a> {
 
 impl<'a> Work<'a> {
     /// Parts the rows into groups.
-    fn new(groups: &Groups, batch: &'a Batch, rows: &[Rows]) -> anyhow::Result<Self> {
+    fn new(shape: &'a Shape, batch: &'a Batch, rows: &[Rows]) -> anyhow::Result<Self> {
         let mut work = Work {
+            shape,
             batch,
             rows: match rows {
                 [] => RecordBatch::new_empty(Arc::new(Schema::empty())),
@@ -213,7 +249,7 @@ impl<'a> Work<'a> {
             rejected: Vec::new(),
         };
         let mut known: HashMap<Vec<u8>, usize> = HashMap::new();
-        for (row, key) in groups.keys.encode(&work.rows).into_iter().enumerate() {
+        for (row, key) in shape.keys.encode(&work.rows).into_iter().enumerate() {
             let partition = batch.records()[work.records[row]].partition;
             let group = match key {
                 Ok(key) => *known.entry(key).or_insert_with_key(|key| {
@@ -236,7 +272,7 @@ impl<'a> Work<'a> {
     }
 
     /// Folds what isn't in the states yet.
-    fn fold(&mut self, groups: &Groups) -> anyhow::Result<()> {
+    fn fold(&mut self) -> anyhow::Result<()> {
         let mut new = Vec::with_capacity(self.records.len());
         for row in 0..self.records.len() {
             let Some(group) = self.groups.get_mut(self.group_of[row]) else {
@@ -258,7 +294,7 @@ impl<'a> Work<'a> {
         }
         let mut ranges = vec![new.as_slice()];
         while let Some(range) = ranges.pop() {
-            match self.attempt(groups, range) {
+            match self.attempt(range) {
                 Ok(()) => {}
                 Err(ExecError::Input(error)) => return Err(error.into()),
                 Err(error) => match range {
@@ -276,7 +312,7 @@ impl<'a> Work<'a> {
     }
 
     /// Folds rows; changes nothing where it fails.
-    fn attempt(&mut self, groups: &Groups, rows: &[usize]) -> Result<(), ExecError> {
+    fn attempt(&mut self, rows: &[usize]) -> Result<(), ExecError> {
         if rows.is_empty() {
             return Ok(());
         }
@@ -296,12 +332,12 @@ impl<'a> Work<'a> {
             .map(|&group| self.groups[group].state.as_deref())
             .collect();
         let states = match rows.len() == self.rows.num_rows() {
-            true => groups.fold.fold(&self.rows, &group_of, &states)?,
+            true => self.shape.fold.fold(&self.rows, &group_of, &states)?,
             false => {
                 let indices = UInt64Array::from_iter_values(rows.iter().map(|&row| row as u64));
                 let rows = take_record_batch(&self.rows, &indices)
                     .map_err(|error| ExecError::Input(error.into()))?;
-                groups.fold.fold(&rows, &group_of, &states)?
+                self.shape.fold.fold(&rows, &group_of, &states)?
             }
         };
         for (group, state) in touched.into_iter().zip(states) {
@@ -318,7 +354,7 @@ impl<'a> Work<'a> {
     }
 
     /// Makes rows of the states, and what is to be written.
-    fn finish(mut self, groups: &Groups, batch: u64) -> anyhow::Result<Folded> {
+    fn finish(mut self, batch: u64) -> anyhow::Result<Folded> {
         let mut folded = Folded {
             rows: Vec::new(),
             rejected: Vec::new(),
@@ -329,16 +365,16 @@ impl<'a> Work<'a> {
         let mut cell = Vec::new();
         for group in &self.groups {
             let (Some(state), Some(row), true) =
-                (group.state(groups.base), group.last, group.changed)
+                (group.state(self.shape.base), group.last, group.changed)
             else {
                 continue;
             };
             cell.clear();
             cell.extend([0; 4]);
-            state.encode(groups.table.fingerprint(), &mut cell);
+            state.encode(self.shape.fingerprint, &mut cell);
             let length = i32::try_from(cell.len() - 4).context("the state is too large")?;
             cell[..4].copy_from_slice(&length.to_be_bytes());
-            let timestamp = groups.base + state.offset;
+            let timestamp = self.shape.base + state.offset;
             let cells = [group.key.as_slice(), &cell];
             folded
                 .states
@@ -349,7 +385,7 @@ impl<'a> Work<'a> {
             .collect();
         let mut ranges = vec![shown.as_slice()];
         while let Some(range) = ranges.pop() {
-            match self.results(groups, range, &mut folded) {
+            match self.results(range, &mut folded) {
                 Ok(()) => {}
                 Err(ExecError::Input(error)) => return Err(error.into()),
                 Err(error) => match range {
@@ -371,12 +407,7 @@ impl<'a> Work<'a> {
     }
 
     /// The rows of some groups.
-    fn results(
-        &self,
-        groups: &Groups,
-        shown: &[usize],
-        folded: &mut Folded,
-    ) -> Result<(), ExecError> {
+    fn results(&self, shown: &[usize], folded: &mut Folded) -> Result<(), ExecError> {
         let shown = shown.iter().map(|&group| &self.groups[group]);
         let (last, states): (Vec<usize>, Vec<&[u8]>) = shown
             .clone()
@@ -387,10 +418,10 @@ impl<'a> Work<'a> {
         }
         let input = |error: datafusion::arrow::error::ArrowError| ExecError::Input(error.into());
         let indices = UInt64Array::from_iter_values(last.iter().map(|&row| row as u64));
-        let keys = self.rows.columns().iter().take(groups.key_count);
+        let keys = self.rows.columns().iter().take(self.shape.key_count);
         let keys = keys.map(|key| take(key, &indices, None).map_err(input));
         let keys = keys.collect::<Result<Vec<ArrayRef>, _>>()?;
-        let results = groups.fold.results(&keys, &states)?;
+        let results = self.shape.fold.results(&keys, &states)?;
         let records: Vec<usize> = last.iter().map(|&row| self.records[row]).collect();
         let Some(absent) = results.absent else {
             folded.rows.push(Rows {
@@ -407,7 +438,7 @@ impl<'a> Work<'a> {
                 kept.push(record);
                 continue;
             }
-            let timestamp = groups.base + self.batch.records()[record].offset;
+            let timestamp = self.shape.base + self.batch.records()[record].offset;
             let mut cell = 8_i32.to_be_bytes().to_vec();
             cell.extend(timestamp.to_be_bytes());
             folded.gone.push(&[&cell, &group.key], None, record);

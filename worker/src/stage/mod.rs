@@ -3,7 +3,7 @@
 mod assignment;
 mod consume;
 mod flow;
-mod groups;
+pub mod groups;
 pub mod ingest;
 pub mod key;
 pub mod process;

@@ -152,11 +152,6 @@ impl StateTable {
         })
     }
 
-    /// What the states mean, and whose they are.
-    pub fn fingerprint(&self) -> u64 {
-        self.fingerprint
-    }
-
     /// Reads the states of groups, for as long as it takes; none where there is none.
     pub async fn read(&self, keys: &[&[u8]]) -> Vec<Option<State>> {
         let reads: Vec<_> = keys.iter().map(|key| self.read_one(key)).collect();
