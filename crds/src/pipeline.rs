@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::{
     api::core::v1::ResourceRequirements, apimachinery::pkg::apis::meta::v1::Condition,
 };
-use kube::{CustomResource, KubeSchema, ResourceExt};
+use kube::{CustomResource, KubeSchema, ResourceExt, core::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,7 @@ use crate::{
     keyspace::PrimaryKey,
     scaling::Scaling,
     serve::{Serve, ServeStatus},
-    source::Source,
+    source::{DURATION, Source},
 };
 
 /// A pipeline: records come from a source, go through a Kafka topic and SQL, and become rows.
@@ -185,7 +185,10 @@ pub struct Sink {
     )]
     pub name: String,
     /// A `SELECT` over `records`. Besides the schema's columns there are `_key`, `_partition`,
-    /// `_offset` and `_timestamp`.
+    /// `_offset` and `_timestamp`. With a `GROUP BY` the row of each group is kept up to date for
+    /// ever; its keys are the table's primary key, one of them a field of the record as it is
+    /// (unless the topic has one partition). The state is kept in a table named after the sink's
+    /// with `__state` behind it. GROUP BY, aggregates and WHERE of such a sink can't be changed.
     #[schemars(length(min = 1, max = 65536))]
     pub sql: String,
     /// What has to hold for every row of the SQL's result, and what becomes of rows for which it
@@ -194,6 +197,12 @@ pub struct Sink {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub expectations: Vec<Expectation>,
+    /// How long a group without records is kept, where the SQL has a `GROUP BY`: after that its row
+    /// and its state expire, by Cassandra's clock, and the next record begins it anew. From `1s` to
+    /// `175200h` (20 years); for ever where absent. What is written already keeps its own time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("pattern" = DURATION))]
+    pub state_ttl: Option<Duration>,
     /// The Cassandra table that takes the rows.
     pub cassandra: CassandraSink,
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use kube::core::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -226,6 +227,17 @@ pub struct SinkConfig {
     pub table: TableSpec,
     /// Consistency level of the writes.
     pub consistency: ConsistencyLevel,
+    /// How long a group without records is kept; for ever where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_ttl: Option<Duration>,
+}
+
+impl SinkConfig {
+    /// Seconds for which rows and states are kept.
+    pub fn ttl_seconds(&self) -> Option<u64> {
+        let ttl = std::time::Duration::try_from(self.state_ttl?).ok()?;
+        Some(ttl.as_secs())
+    }
 }
 
 /// Configuration of the REST service.

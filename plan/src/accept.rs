@@ -9,13 +9,16 @@ use millstream_api::{
     condition::{READY, holds},
     keyspace::{PrimaryKey, TableSpec},
     pipeline::Sink,
-    worker::SinkConfig,
+    worker::{PipelineRef, SinkConfig},
 };
 
 use crate::{
     Expectations, RecordSchema, Refusal, SinkPlan, check_records, key_pointers,
     serve::accept::accept_service,
 };
+
+/// Cassandra's limit for a time to live: 20 years.
+const MAX_TTL_SECONDS: u64 = 630_720_000;
 
 /// A pipeline that makes sense.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,7 +45,7 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
     let mut declared: BTreeMap<String, Vec<TableSpec>> = BTreeMap::new();
     for sink in &pipeline.spec.sinks {
         let plan = SinkPlan::new(&schema, &sink.name, &sink.sql)?;
-        Expectations::new(&plan, &sink.expectations)?;
+        use crate::{Expectations, RecordSchema, Refusal, SinkPlan, key_pointers};
         let keyspace = find_keyspace(keyspaces, &sink.cassandra.keyspace);
         let (table, mine) = table(sink, &plan, keyspace, &manager)?;
         if mine {
@@ -51,13 +54,20 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
         } else {
             declared.entry(sink.cassandra.keyspace.clone()).or_default();
         }
+        let owner = owner(pipeline).sink_group(&sink.name);
+        if let Some(state) = plan.state_table(&table, &owner) {
+            same_state(sink, &state, keyspace)?;
+            let tables = declared.entry(sink.cassandra.keyspace.clone()).or_default();
+            declare_state(tables, state, sink)?;
+        }
         planned.push((sink, plan, table));
     }
     let with_tables: Vec<_> = planned
         .iter()
         .map(|(_, plan, table)| (plan, table))
         .collect();
-    let key = key_pointers(&pipeline.spec.topic.key, &with_tables)?;
+    let topic = &pipeline.spec.topic;
+    let key = key_pointers(&topic.key, topic.partitions, &with_tables)?;
     let sinks = planned
         .into_iter()
         .map(|(sink, _, table)| SinkConfig {
@@ -67,6 +77,7 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
             keyspace: sink.cassandra.keyspace.clone(),
             table,
             consistency: sink.cassandra.consistency,
+            state_ttl: sink.state_ttl,
         })
         .collect::<Vec<_>>();
     accept_service(pipeline, keyspaces, &sinks)?;
@@ -248,6 +259,68 @@ fn declare(tables: &mut Vec<TableSpec>, table: &TableSpec, sink: &str) -> Result
         }
     }
     Ok(())
+}
+
+/// Who the pipeline is to its workers.
+fn owner(pipeline: &DataPipeline) -> PipelineRef {
+    PipelineRef {
+        namespace: pipeline.namespace().unwrap_or_default(),
+        name: pipeline.name_any(),
+    }
+}
+
+/// Holds `stateTtl` to what Cassandra takes.
+fn check_ttl(sink: &Sink, plan: &SinkPlan) -> Result<(), Refusal> {
+    let Some(ttl) = sink.state_ttl else {
+        return Ok(());
+    };
+    let seconds = std::time::Duration::try_from(ttl).map_or(0, |ttl| ttl.as_secs());
+    let problem = match () {
+        () if !plan.is_grouped() => {
+            "the SQL has no GROUP BY, and so no state: take it out, or set the table's option defaultTimeToLive"
+        }
+        () if !(1..=MAX_TTL_SECONDS).contains(&seconds) => {
+            "Cassandra keeps from a second to 20 years: take a duration from 1s to 175200h, or take it out to keep groups for ever"
+        }
+        () => return Ok(()),
+    };
+    Err(Refusal::InvalidSpec(format!(
+        "sink `{}`: stateTtl: {problem}",
+        sink.name
+    )))
+}
+
+/// Adds the table with the states of a sink's groups.
+fn declare_state(
+    tables: &mut Vec<TableSpec>,
+    state: TableSpec,
+    sink: &Sink,
+) -> Result<(), Refusal> {
+    if tables.iter().any(|known| known.name == state.name) {
+        return Err(Refusal::InvalidSpec(format!(
+            "sink `{}`: another sink keeps groups in table {} too, and a row can have but one state: give each a table of its own",
+            sink.name, sink.cassandra.table
+        )));
+    }
+    tables.push(state);
+    Ok(())
+}
+
+/// Refuses other groups than those whose states are kept already: the records that are in them
+/// don't come again.
+fn same_state(sink: &Sink, state: &TableSpec, keyspace: Option<&Keyspace>) -> Result<(), Refusal> {
+    let comment = |table: &TableSpec| table.options.as_ref()?.comment.clone();
+    let mut tables = keyspace.iter().flat_map(|keyspace| &keyspace.spec.tables);
+    let there = tables.find(|table| table.name == state.name);
+    match there.and_then(comment) {
+        Some(there) if Some(&there) != comment(state).as_ref() => {
+            Err(Refusal::Incompatible(format!(
+                "sink `{}`: the states in table {}.{} are those of another GROUP BY, other aggregates, another WHERE or another sink, and the records that made them don't come again: go back to the former SQL, or let a sink of a new name write into a new table",
+                sink.name, sink.cassandra.keyspace, state.name
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The field managers that declare a table of a Keyspace.

@@ -15,11 +15,13 @@ use datafusion::{
     logical_expr::{
         self, Volatility,
         expr::ScalarFunction,
+        physical_planning_context::PhysicalPlanningContext,
         simplify::{ExprSimplifyResult, SimplifyContext},
     },
     optimizer::simplify_expressions::ExprSimplifier,
     physical_expr::{
         PhysicalExpr,
+        aggregate::{LoweredAggregate, LoweredAggregateBuilder},
         expressions::{BinaryExpr, cast},
     },
     prelude::SessionConfig,
@@ -85,6 +87,20 @@ pub(crate) fn plan(expr: Expr, columns: &SchemaRef) -> Result<Arc<dyn PhysicalEx
     plan().map_err(|error| in_words(&error))
 }
 
+/// Plans an aggregate over these columns.
+pub(crate) fn plan_aggregate(expr: Expr, columns: &SchemaRef) -> Result<LoweredAggregate, String> {
+    let plan = || {
+        let logical = Arc::new(DFSchema::try_from(Schema::clone(columns))?);
+        let expr = ExprWithAlias { expr, alias: None };
+        let expr = ENGINE.create_logical_expr_from_sql_expr(expr, &logical)?;
+        let expr = spelled_out(expr, &logical)?;
+        let properties = ENGINE.execution_props();
+        let context = PhysicalPlanningContext::default();
+        LoweredAggregateBuilder::new(&expr, &logical, columns, properties, &context).build()
+    };
+    plan().map_err(|error| in_words(&error))
+}
+
 /// Some functions are but another word for an expression (`coalesce` for a CASE), and can't be run
 /// before they are replaced by it. Constants are left alone: the operator doesn't compute for users.
 fn spelled_out(
@@ -114,7 +130,9 @@ fn spelled_out(
 }
 
 /// A number out of range is an error, as elsewhere in SQL; the engine would wrap it around.
-fn checked(expr: Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>, DataFusionError> {
+pub(crate) fn checked(
+    expr: Arc<dyn PhysicalExpr>,
+) -> Result<Arc<dyn PhysicalExpr>, DataFusionError> {
     let checked = expr.transform_up(|expr| {
         let Some(binary) = expr.downcast_ref::<BinaryExpr>() else {
             return Ok(Transformed::no(expr));
@@ -141,6 +159,10 @@ pub(crate) fn in_words(error: &DataFusionError) -> String {
         root => root.message().into_owned(),
     };
     let message = message.split("\n\nbacktrace:").next().unwrap_or_default();
+    if let Some((function, _)) = message.split_once(" failed to match any signature") {
+        let name = function.trim_start_matches("Function ").trim_matches('\'');
+        return format!("{name}() doesn't take these arguments");
+    }
     let message = message
         .trim_start_matches("Cast error: ")
         .trim_start_matches("Parser error: ")

@@ -120,14 +120,40 @@ pub enum QueryProblem {
         "the expression is too deep: more than {0} operators, keywords and parentheses in one chain; use IN (...) for a long OR, or split the WHERE over several sinks"
     )]
     TooDeep(usize),
-    #[error("a sink takes one query, SELECT ... FROM records [WHERE ...], and this is not one")]
+    #[error(
+        "a sink takes one query, SELECT ... FROM records [WHERE ...] [GROUP BY ... [HAVING ...]], and this is not one"
+    )]
     NotOneSelect,
-    #[error("{0} is not supported; a sink takes SELECT ... FROM records [WHERE ...]")]
+    #[error(
+        "{0} is not supported; a sink takes SELECT ... FROM records [WHERE ...] [GROUP BY ... [HAVING ...]]"
+    )]
     Unsupported(&'static str),
     #[error(
-        "{0}: stateful SQL is not supported yet; write one row for each record, and count or group when you read the table"
+        "{0}: a window function needs the records that are still to come; use GROUP BY, with date_bin(...) for windows of time"
     )]
-    Stateful(String),
+    Window(String),
+    #[error(
+        "DISTINCT is not needed: rows of one primary key are one row; leave it out, or use GROUP BY"
+    )]
+    Distinct,
+    #[error("{name}() can't stand {place}")]
+    MisplacedAggregate { name: String, place: &'static str },
+    #[error("{what}: {why}")]
+    NotExact { what: String, why: &'static str },
+    #[error(
+        "`{0}` is neither in GROUP BY nor within an aggregate; group by it, or say which of its values, as in last_value({0})"
+    )]
+    NotGrouped(String),
+    #[error("GROUP BY {number}: there are {columns} result columns; the first is 1")]
+    NoSuchColumn { number: String, columns: usize },
+    #[error("GROUP BY has more than {0} keys; Cassandra takes no such primary key")]
+    TooManyKeys(usize),
+    #[error(
+        "a check is for the row of each record, and this SQL makes rows of groups; use WHERE for the records, HAVING for the groups"
+    )]
+    GroupedCheck,
+    #[error("HAVING takes a condition, and this is {0}")]
+    NotHaving(String),
     #[error(
         "{0}() differs when a record is processed again; use _timestamp, the record's own time, or a field of the record"
     )]
@@ -225,6 +251,18 @@ pub enum TableProblem {
     #[error("primaryKey: `{0}` is there twice")]
     DuplicateKeyColumn(String),
     #[error(
+        "`{column}` is in the primary key of table {table}, but isn't, as it is, one of the keys in GROUP BY: groups could overwrite each other's rows; group by it, or take it out of the primary key"
+    )]
+    NotGroupKey { table: String, column: String },
+    #[error(
+        "the SQL groups by {key}, which isn't in the primary key of table {table}: groups would overwrite each other's rows; add a column that is {key} to the SQL and to the primary key"
+    )]
+    GroupKeyNotInPrimaryKey { table: String, key: String },
+    #[error(
+        "table {0}: the name may have 41 characters where the SQL has a GROUP BY, because its state is kept in a table of that name with `__state` after it"
+    )]
+    NameTooLong(String),
+    #[error(
         "primaryKey: `{column}` is `{cql_type}`, which can't be part of a primary key; choose another column"
     )]
     KeyType { column: String, cql_type: String },
@@ -257,6 +295,10 @@ pub enum KeyProblem {
     )]
     NoField { sink: String, primary_key: String },
     #[error(
+        "sink `{sink}`: no key of the groups ({primary_key}) is a field of the record as it is, so that no key of the topic brings the records of one group together; group by such a field as well, or set topic.partitions: 1"
+    )]
+    NoFieldInGroup { sink: String, primary_key: String },
+    #[error(
         "sinks {sinks}: their primary keys have no field of the record in common, so that no key of the topic keeps the rows of all of them in order; put a common field into the primary keys, or make a pipeline for each"
     )]
     NothingInCommon { sinks: String },
@@ -264,6 +306,19 @@ pub enum KeyProblem {
         "sink `{sink}`: `_key` is in the primary key, and the records have no key; set topic.key"
     )]
     NoKey { sink: String },
+}
+
+impl KeyProblem {
+    /// Whether it is about what comes from which partition, and so none where there is but one.
+    pub(crate) fn is_of_order(&self) -> bool {
+        matches!(
+            self,
+            KeyProblem::NotInPrimaryKey { .. }
+                | KeyProblem::NoField { .. }
+                | KeyProblem::NoFieldInGroup { .. }
+                | KeyProblem::NothingInCommon { .. }
+        )
+    }
 }
 
 fn hint(similar: &Option<String>) -> String {

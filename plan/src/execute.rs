@@ -15,8 +15,8 @@ use datafusion::{
 use thiserror::Error;
 
 use crate::{
-    ResultColumn,
     engine::in_words,
+    fold::MAX_STATE_BYTES,
     input::{Inputs, ROW_COLUMN},
 };
 
@@ -30,6 +30,17 @@ pub enum ExecError {
         column: String,
         source: DataFusionError,
     },
+    /// A record can't be taken into the aggregates of its group.
+    #[error("{}", in_words(.0))]
+    Aggregate(#[source] DataFusionError),
+    /// The state of a group would be too large.
+    #[error(
+        "the state of the record's group would have {0} bytes, the limit is {MAX_STATE_BYTES}; an aggregate that doesn't keep every value, such as approx_distinct, has a small one"
+    )]
+    State(usize),
+    /// The HAVING failed.
+    #[error("HAVING: {}", in_words(.0))]
+    Having(#[source] DataFusionError),
     /// The WHERE failed.
     #[error("WHERE: {}", in_words(.0))]
     Condition(#[source] DataFusionError),
@@ -51,13 +62,9 @@ impl SinkExecutor {
     pub(crate) fn new(
         inputs: Inputs,
         condition: Option<Arc<dyn PhysicalExpr>>,
-        columns: &[ResultColumn],
+        mut fields: Vec<Field>,
         exprs: Vec<Arc<dyn PhysicalExpr>>,
     ) -> Self {
-        let mut fields: Vec<Field> = columns
-            .iter()
-            .map(|column| Field::new(&column.name, column.data_type.clone(), true))
-            .collect();
         fields.push(Field::new(ROW_COLUMN, DataType::UInt32, false));
         SinkExecutor {
             inputs,
@@ -104,7 +111,10 @@ impl SinkExecutor {
     }
 }
 
-fn evaluate(expr: &dyn PhysicalExpr, input: &RecordBatch) -> Result<ArrayRef, DataFusionError> {
+pub(crate) fn evaluate(
+    expr: &dyn PhysicalExpr,
+    input: &RecordBatch,
+) -> Result<ArrayRef, DataFusionError> {
     expr.evaluate(input)?.into_array(input.num_rows())
 }
 

@@ -62,6 +62,14 @@ impl Expectations {
         let fields = fields.map(|column| Field::new(&column.name, column.data_type.clone(), true));
         let schema: SchemaRef = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let rules = expectations.iter().map(|expectation| {
+            if plan.is_grouped() {
+                return Err(PlanError::Expectation {
+                    sink: plan.name.clone(),
+                    expectation: expectation.name.clone(),
+                    at: None,
+                    problem: Box::new(QueryProblem::GroupedCheck),
+                });
+            }
             Rule::new(&plan.columns, &schema, expectation).map_err(|(at, problem)| {
                 PlanError::Expectation {
                     sink: plan.name.clone(),

@@ -20,8 +20,25 @@ type Sink<'a> = (&'a SinkPlan, &'a TableSpec);
 
 /// JSON Pointers to the fields that make the topic's key: those that were asked for, held against
 /// the sinks' primary keys, or else the fields behind the first sink's partition key that the other
-/// sinks' primary keys have too. Empty if no sink needs a key.
-pub fn key_pointers(asked: &[String], sinks: &[Sink<'_>]) -> Result<Vec<String>, PlanError> {
+/// sinks' primary keys have too. Empty if no sink needs a key, or if there is but one partition,
+/// from which everything comes.
+pub fn key_pointers(
+    asked: &[String],
+    partitions: i32,
+    sinks: &[Sink<'_>],
+) -> Result<Vec<String>, PlanError> {
+    let alone = partitions == 1;
+    if alone && !asked.is_empty() {
+        check(asked, sinks, &[])?;
+        return Ok(asked.to_vec());
+    }
+    match keys(asked, sinks) {
+        Err(PlanError::Key(problem)) if alone && problem.is_of_order() => Ok(Vec::new()),
+        keys => keys,
+    }
+}
+
+fn keys(asked: &[String], sinks: &[Sink<'_>]) -> Result<Vec<String>, PlanError> {
     let keyed: Vec<Sink<'_>> = sinks
         .iter()
         .filter(|sink| !has_virtual(sink, VirtualColumn::Partition))
@@ -75,9 +92,15 @@ fn derive<'a>(first: &Sink<'a>, keyed: &[Sink<'a>]) -> Result<Vec<&'a [String]>,
     let all: Vec<Vec<&[String]>> = keyed.iter().map(fields).collect();
     for (sink, fields) in keyed.iter().zip(&all) {
         if fields.is_empty() {
-            return Err(KeyProblem::NoField {
-                sink: sink.0.name.clone(),
-                primary_key: primary_key(sink),
+            return Err(match sink.0.is_grouped() {
+                true => KeyProblem::NoFieldInGroup {
+                    sink: sink.0.name.clone(),
+                    primary_key: primary_key(sink),
+                },
+                false => KeyProblem::NoField {
+                    sink: sink.0.name.clone(),
+                    primary_key: primary_key(sink),
+                },
             });
         }
     }

@@ -1,4 +1,5 @@
-//! A sink's SQL as text: parsed, held to `SELECT ... FROM records [WHERE ...]`, taken apart.
+//! A sink's SQL as text: parsed, held to `SELECT ... FROM records [WHERE ...] [GROUP BY ...
+//! [HAVING ...]]`, taken apart.
 
 use std::iter;
 
@@ -20,7 +21,7 @@ use crate::{
 /// The table that the records are in.
 const TABLE: &str = "records";
 /// As the DataPipeline's own schema has it.
-const MAX_BYTES: usize = 65_536;
+pub(crate) const MAX_BYTES: usize = 65_536;
 
 /// A problem, and where.
 pub(crate) type Placed<T> = Result<T, (Option<Position>, QueryProblem)>;
@@ -32,6 +33,9 @@ pub(crate) struct ParsedQuery {
     pub(crate) qualifier: Ident,
     pub(crate) items: Vec<Item>,
     pub(crate) condition: Option<Expr>,
+    /// Where there is a GROUP BY.
+    pub(crate) group_by: Option<Vec<Expr>>,
+    pub(crate) having: Option<Expr>,
 }
 
 /// An item of the SELECT list.
@@ -68,7 +72,7 @@ pub(crate) fn parse(sql: &str) -> Placed<ParsedQuery> {
             QueryProblem::NotOneSelect,
         ));
     };
-    let select = simple_select(query)?;
+    let (select, group_by) = simple_select(query)?;
     let qualifier = records(select)?;
     refuse_what_is_left(query, select)?;
     let items = select
@@ -78,6 +82,8 @@ pub(crate) fn parse(sql: &str) -> Placed<ParsedQuery> {
     Ok(ParsedQuery {
         items: items.collect::<Result<_, _>>()?,
         condition: select.selection.clone(),
+        group_by: group_by.map(<[Expr]>::to_vec),
+        having: select.having.clone(),
         qualifier,
     })
 }
@@ -149,8 +155,8 @@ fn placed_syntax(message: &str) -> (Option<Position>, QueryProblem) {
     (at, QueryProblem::Syntax(message))
 }
 
-/// The query's SELECT, if that is all there is to it.
-fn simple_select(query: &Query) -> Placed<&Select> {
+/// The query's SELECT, if that is all there is to it, and what it groups by.
+fn simple_select(query: &Query) -> Placed<(&Select, Option<&[Expr]>)> {
     let unsupported = |at: Span, what| Err((place(at), QueryProblem::Unsupported(what)));
     if let Some(with) = &query.with {
         return unsupported(with.span(), "WITH");
@@ -171,18 +177,32 @@ fn simple_select(query: &Query) -> Placed<&Select> {
     if let Some(fetch) = &query.fetch {
         return unsupported(fetch.span(), "FETCH");
     }
-    let stateful = |at: Span, what: &str| Err((place(at), QueryProblem::Stateful(what.into())));
-    match &select.group_by {
-        GroupByExpr::Expressions(keys, _) if keys.is_empty() => {}
-        group_by => return stateful(group_by.span(), "GROUP BY"),
-    }
-    if let Some(having) = &select.having {
-        return stateful(having.span(), "HAVING");
-    }
     if select.distinct.is_some() {
-        return stateful(select.select_token.0.span, "DISTINCT");
+        let at = place(select.select_token.0.span);
+        return Err((at, QueryProblem::Distinct));
     }
-    Ok(select)
+    Ok((select, group_keys(&select.group_by)?))
+}
+
+fn group_keys(group_by: &GroupByExpr) -> Placed<Option<&[Expr]>> {
+    let unsupported = |at: Span, what| Err((place(at), QueryProblem::Unsupported(what)));
+    let keys = match group_by {
+        GroupByExpr::Expressions(keys, modifiers) if modifiers.is_empty() => keys,
+        GroupByExpr::Expressions(keys, _) => {
+            let at = Span::union_iter(keys.iter().map(Expr::span));
+            return unsupported(at, "GROUP BY with ROLLUP, CUBE or TOTALS");
+        }
+        GroupByExpr::All(_) => return unsupported(group_by.span(), "GROUP BY ALL"),
+    };
+    for key in keys {
+        if matches!(
+            key,
+            Expr::GroupingSets(_) | Expr::Cube(_) | Expr::Rollup(_) | Expr::Tuple(_)
+        ) {
+            return unsupported(key.span(), "GROUPING SETS, CUBE or ROLLUP");
+        }
+    }
+    Ok((!keys.is_empty()).then_some(keys.as_slice()))
 }
 
 /// Holds FROM to the one table there is; returns the name by which columns are qualified.
@@ -240,6 +260,14 @@ fn refuse_what_is_left(query: &Query, select: &Select) -> Placed<()> {
     }
     if let Some(condition) = &select.selection {
         accepted += &format!(" WHERE {condition}");
+    }
+    if let GroupByExpr::Expressions(keys, _) = &select.group_by
+        && !keys.is_empty()
+    {
+        accepted += &format!(" {}", select.group_by);
+    }
+    if let Some(having) = &select.having {
+        accepted += &format!(" HAVING {having}");
     }
     if query.to_string() == accepted {
         return Ok(());

@@ -27,6 +27,19 @@ pub(crate) struct Resolver<'a> {
     pub(crate) qualifier: Ident,
     /// What was read, each once, in the order of the text.
     pub(crate) origins: Vec<Origin>,
+    pub(crate) aggregates: Aggregates,
+    /// Whether there was one.
+    pub(crate) aggregated: bool,
+}
+
+/// Whether an aggregate may stand in what is looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Aggregates {
+    Allowed,
+    /// Not here.
+    Refused(&'static str),
+    /// Not within another.
+    Within,
 }
 
 /// One name of `location.street.number`.
@@ -67,6 +80,30 @@ impl Resolver<'_> {
             self.origins.push(origin);
         }
         Expr::Identifier(ident)
+    }
+
+    /// Takes note of an aggregate; the problem is that it may not stand here. Not inlined, so that
+    /// it takes no stack where expressions are within one another.
+    #[inline(never)]
+    fn enter(&mut self, expr: &Expr) -> Option<QueryProblem> {
+        let name = aggregate_name(expr)?;
+        let place = match self.aggregates {
+            Aggregates::Allowed => {
+                self.aggregates = Aggregates::Within;
+                self.aggregated = true;
+                return None;
+            }
+            Aggregates::Refused(place) => place,
+            Aggregates::Within => "within another aggregate",
+        };
+        Some(QueryProblem::MisplacedAggregate { name, place })
+    }
+
+    #[inline(never)]
+    fn leave(&mut self, expr: &Expr) {
+        if self.aggregates == Aggregates::Within && aggregate_name(expr).is_some() {
+            self.aggregates = Aggregates::Allowed;
+        }
     }
 
     fn plain(&self, expr: &Expr) -> Option<Origin> {
@@ -278,15 +315,25 @@ pub(crate) fn check(expr: &mut Expr) -> Result<(), QueryProblem> {
     }
 }
 
+/// The name of an aggregate, where the expression is one.
+pub(crate) fn aggregate_name(expr: &Expr) -> Option<String> {
+    let Expr::Function(function) = expr else {
+        return None;
+    };
+    let name = function.name.to_string().to_lowercase();
+    matches!(engine::function(&name), Known::Aggregate).then_some(name)
+}
+
 fn check_function(function: &Function) -> Result<(), QueryProblem> {
     let name = function.name.to_string().to_lowercase();
     if function.over.is_some() {
-        return Err(QueryProblem::Stateful(format!("{name}() OVER")));
+        return Err(QueryProblem::Window(format!("{name}() OVER")));
     }
     match engine::function(&name) {
-        Known::Immutable => Ok(()),
+        // Where an aggregate may stand, the resolver knows.
+        Known::Immutable | Known::Aggregate => Ok(()),
         Known::Volatile => Err(QueryProblem::Volatile(name)),
-        Known::Aggregate | Known::Window => Err(QueryProblem::Stateful(format!("{name}()"))),
+        Known::Window => Err(QueryProblem::Window(format!("{name}()"))),
         Known::Unknown { .. } if name == "unnest" => Err(QueryProblem::Unsupported(
             "unnest(), which makes several rows of a record,",
         )),
@@ -306,7 +353,8 @@ impl VisitorMut for Resolver<'_> {
         if is_replaced(expr) {
             return ControlFlow::Continue(());
         }
-        if let Err(problem) = check(expr) {
+        let problem = check(expr).err();
+        if let Some(problem) = problem.or_else(|| self.enter(expr)) {
             return ControlFlow::Break((at, problem));
         }
         let Some((segments, rest)) = Self::segments(expr) else {
@@ -319,6 +367,11 @@ impl VisitorMut for Resolver<'_> {
             }
             Err((place, problem)) => ControlFlow::Break((place.or(at), problem)),
         }
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
+        self.leave(expr);
+        ControlFlow::Continue(())
     }
 }
 

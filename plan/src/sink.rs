@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::{
-    arrow::datatypes::{DataType, Schema, SchemaRef},
+    arrow::datatypes::{DataType, Field, Schema, SchemaRef},
     physical_expr::PhysicalExpr,
     sql::sqlparser::ast::{Expr, Ident, Spanned},
 };
@@ -13,9 +13,11 @@ use crate::{
     RecordSchema, engine,
     error::{PlanError, Position, QueryProblem},
     execute::SinkExecutor,
+    fold::Fold,
+    group::{Clauses, Grouping, IN_WHERE},
     input::{Inputs, Origin, VirtualColumn},
     query::{self, Item, Placed, folded, place},
-    resolve::{Resolver, cast_as_uuid},
+    resolve::{Aggregates, Resolver, cast_as_uuid},
     table::{default_cql_type, result_type, sql_name},
 };
 
@@ -34,8 +36,9 @@ pub struct SinkPlan {
     pub(crate) schema: RecordSchema,
     inputs: Inputs,
     condition: Option<Arc<dyn PhysicalExpr>>,
-    /// One for each column.
+    /// One for each column; over the groups, where there are any.
     exprs: Vec<Arc<dyn PhysicalExpr>>,
+    grouping: Option<Arc<Grouping>>,
 }
 
 /// A column of a query's result.
@@ -59,12 +62,12 @@ pub struct ResultColumn {
 }
 
 /// A result column before it is planned: every name in it is looked up.
-struct Resolved {
-    name: String,
-    at: Option<Position>,
-    expr: Expr,
-    origin: Option<Origin>,
-    as_uuid: bool,
+pub(crate) struct Resolved {
+    pub(crate) name: String,
+    pub(crate) at: Option<Position>,
+    pub(crate) expr: Expr,
+    pub(crate) origin: Option<Origin>,
+    pub(crate) as_uuid: bool,
 }
 
 impl SinkPlan {
@@ -80,10 +83,13 @@ impl SinkPlan {
 
     fn plan(schema: &RecordSchema, name: &str, sql: &str) -> Placed<SinkPlan> {
         let query = query::parse(sql)?;
+        let mut clauses = Clauses::new(schema, &query)?;
         let mut resolver = Resolver {
             schema,
             qualifier: query.qualifier,
             origins: Vec::new(),
+            aggregates: IN_WHERE,
+            aggregated: false,
         };
         let mut condition = query.condition;
         // Taken first: names that were looked up have no place any more.
@@ -93,8 +99,19 @@ impl SinkPlan {
         if let Some(condition) = &mut condition {
             resolver.resolve(condition)?;
         }
-        let resolved = resolve_items(&mut resolver, query.items)?;
+        let condition_text = condition.as_ref().map(Expr::to_string);
+        resolver.aggregates = Aggregates::Allowed;
+        let mut resolved = resolve_items(&mut resolver, query.items)?;
+        let groups = clauses.resolve(&mut resolver, &mut resolved)?;
         let inputs = Inputs::new(schema, resolver.origins);
+        let grouping = groups
+            .map(|groups| groups.plan(inputs.flat(), condition_text))
+            .transpose()?
+            .map(Arc::new);
+        let columns_of = match &grouping {
+            Some(grouping) => grouping.outputs(),
+            None => inputs.flat(),
+        };
         let condition = condition
             .map(|condition| plan_condition(condition, inputs.flat()))
             .transpose()
@@ -103,8 +120,7 @@ impl SinkPlan {
         let mut exprs = Vec::with_capacity(resolved.len());
         for item in resolved {
             let at = item.at;
-            let (column, expr) =
-                plan_column(item, inputs.flat()).map_err(|problem| (at, problem))?;
+            let (column, expr) = plan_column(item, columns_of).map_err(|problem| (at, problem))?;
             columns.push(column);
             exprs.push(expr);
         }
@@ -115,7 +131,13 @@ impl SinkPlan {
             inputs,
             condition,
             exprs,
+            grouping,
         })
+    }
+
+    /// What the groups are, where the query has a GROUP BY or aggregates.
+    pub(crate) fn grouping(&self) -> Option<&Arc<Grouping>> {
+        self.grouping.as_ref()
     }
 
     /// The column of this name.
@@ -144,14 +166,26 @@ impl SinkPlan {
         ))
     }
 
-    /// What runs the query, batch by batch.
+    /// What runs the query, batch by batch. Where it has groups: only up to them, which is what
+    /// [`fold`](Self::fold) takes.
     pub fn executor(&self) -> SinkExecutor {
-        SinkExecutor::new(
-            self.inputs.clone(),
-            self.condition.clone(),
-            &self.columns,
-            self.exprs.clone(),
-        )
+        let (fields, exprs) = match &self.grouping {
+            Some(grouping) => (grouping.input_fields(), grouping.inputs()),
+            None => (self.fields(), self.exprs.clone()),
+        };
+        SinkExecutor::new(self.inputs.clone(), self.condition.clone(), fields, exprs)
+    }
+
+    /// What keeps the groups up to date; none where the query has none.
+    pub fn fold(&self) -> Option<Fold> {
+        let grouping = Arc::clone(self.grouping.as_ref()?);
+        Some(Fold::new(grouping, self.fields(), self.exprs.clone()))
+    }
+
+    fn fields(&self) -> Vec<Field> {
+        let columns = self.columns.iter();
+        let fields = columns.map(|column| Field::new(&column.name, column.data_type.clone(), true));
+        fields.collect()
     }
 }
 
@@ -252,7 +286,10 @@ fn is_column_name(name: &str) -> bool {
             .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
 }
 
-fn plan_condition(expr: Expr, columns: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>, QueryProblem> {
+pub(crate) fn plan_condition(
+    expr: Expr,
+    columns: &SchemaRef,
+) -> Result<Arc<dyn PhysicalExpr>, QueryProblem> {
     let condition = engine::plan(expr, columns).map_err(QueryProblem::Engine)?;
     match condition.data_type(columns) {
         Ok(DataType::Boolean) => Ok(condition),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
 use millstream_api::{
     cql::CqlType,
-    keyspace::{ColumnSpec, PrimaryKey, TableSpec},
+    keyspace::{ColumnSpec, PrimaryKey, TableOptions, TableSpec},
 };
 
 use crate::{
@@ -13,6 +13,18 @@ use crate::{
     error::{PlanError, Position, TableProblem, similar},
     schema::{SchemaType, timestamp},
 };
+
+/// The column of a state table that has the state; no result column begins with `_`, and none in
+/// a primary key is called so.
+pub const STATE_COLUMN: &str = "state__";
+/// Longest name of a table.
+const MAX_TABLE_NAME: usize = 48;
+
+/// The name of the table with the states of a table's groups.
+fn state_table_name(table: &str) -> Option<String> {
+    let name = format!("{table}__state");
+    (name.len() <= MAX_TABLE_NAME).then_some(name)
+}
 
 /// The type as which values of this type leave an executor: there are few of them, so that a sink
 /// has few to know. `None`: no CQL type takes such values.
@@ -271,7 +283,63 @@ impl SinkPlan {
                 ));
             }
         }
-        Ok(())
+        self.check_groups(name, table)
+    }
+
+    /// A group is a row: what parts the groups is the primary key.
+    fn check_groups(&self, name: &str, table: &TableSpec) -> Result<(), PlanError> {
+        if !self.is_grouped() {
+            return Ok(());
+        }
+        let mut used = Vec::new();
+        for column in table.primary_key.columns() {
+            let Some(key) = self.group_key(column) else {
+                let problem = TableProblem::NotGroupKey {
+                    table: name.into(),
+                    column: column.into(),
+                };
+                let at = self.column(column).and_then(|column| column.at);
+                return Err(self.table_error(at, problem));
+            };
+            used.push(key);
+        }
+        for (key, text) in self.parting_keys() {
+            if !used.contains(&key) {
+                let problem = TableProblem::GroupKeyNotInPrimaryKey {
+                    table: name.into(),
+                    key: text.into(),
+                };
+                return Err(self.table_error(None, problem));
+            }
+        }
+        match state_table_name(&table.name) {
+            Some(_) => Ok(()),
+            None => Err(self.table_error(None, TableProblem::NameTooLong(name.into()))),
+        }
+    }
+
+    /// The table beside a sink's table that keeps the states of its groups; none where the query
+    /// has no groups. Its comment says what the states mean, and whose they are.
+    pub fn state_table(&self, table: &TableSpec, owner: &str) -> Option<TableSpec> {
+        let fingerprint = self.state_fingerprint(owner)?;
+        let in_key = |name: &str| table.primary_key.columns().any(|key| key == name);
+        let columns = table.columns.iter().filter(|column| in_key(&column.name));
+        let state = ColumnSpec {
+            name: STATE_COLUMN.into(),
+            cql_type: CqlType::Blob,
+        };
+        Some(TableSpec {
+            name: state_table_name(&table.name)?,
+            columns: columns.cloned().chain([state]).collect(),
+            primary_key: table.primary_key.clone(),
+            options: Some(TableOptions {
+                comment: Some(format!(
+                    "Millstream: state of the groups in {}, {owner} {fingerprint:016x}",
+                    table.name
+                )),
+                ..TableOptions::default()
+            }),
+        })
     }
 
     fn table_error(&self, at: Option<Position>, problem: TableProblem) -> PlanError {

@@ -35,7 +35,7 @@ fn plan(example: &str) -> (Vec<String>, Vec<String>) {
     let tables = plans.iter().map(|(_, table)| columns(table)).collect();
     let sinks: Vec<_> = plans.iter().map(|(plan, table)| (plan, table)).collect();
     (
-        key_pointers(&pipeline.spec.topic.key, &sinks).unwrap(),
+        key_pointers(&pipeline.spec.topic.key, 4, &sinks).unwrap(),
         tables,
     )
 }

@@ -33,7 +33,7 @@ enum Columns {
 }
 
 /// Rows of a decoder; batches are never larger.
-const CAPACITY: usize = 4 * 1024;
+const CAPACITY: usize = 16 * 1024;
 
 impl Decode {
     /// A decoder of JSON for a sink's query.

@@ -33,6 +33,7 @@ pub mod server;
 pub mod sink;
 pub mod source;
 pub mod stage;
+pub mod state;
 pub mod status;
 pub mod tls;
 pub mod transform;

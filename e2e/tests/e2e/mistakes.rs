@@ -170,7 +170,7 @@ fn sql_that_cannot_work_is_explained() {
             ),
             ("SELECT id, name FORM records", vec![ORDERS, "line 1"]),
             (
-                "SELECT name, count(*) AS n FROM records GROUP BY name",
+                "SELECT id, name, count(*) AS n FROM records GROUP BY id",
                 vec![ORDERS, "GROUP BY"],
             ),
         ] {

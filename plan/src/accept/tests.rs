@@ -99,6 +99,63 @@ fn pipelines_share_a_table_column_by_column() {
     assert_eq!(accepted.declared["ks"][0].columns.len(), 2);
 }
 
+const COUNTS: &str = "SELECT id, count(*) AS n FROM records GROUP BY id";
+
+/// The Keyspace as the pipeline's own declaration leaves it.
+fn declared(accepted: &Accepted) -> Keyspace {
+    let spec = KeyspaceSpec {
+        tables: accepted.declared["ks"].clone(),
+        ..keyspace("", "int").spec
+    };
+    Keyspace {
+        spec,
+        ..keyspace("millstream-pipeline-users", "int")
+    }
+}
+
+#[test]
+fn groups_have_a_table_for_their_states() {
+    let accepted = accept(&pipeline(&sink(COUNTS, BY_ID)), &[]).unwrap();
+    assert_eq!(accepted.key, ["/id"]);
+    let tables = &accepted.declared["ks"];
+    let names: Vec<_> = tables.iter().map(|table| table.name.as_str()).collect();
+    assert_eq!(names, ["t", "t__state"]);
+    assert_eq!(tables[1].primary_key, tables[0].primary_key);
+    // A table that a person declares has its states beside it all the same.
+    let theirs = pipeline(&sink(
+        "SELECT id, count(*) AS age FROM records GROUP BY id",
+        "",
+    ));
+    let accepted = accept(&theirs, &[keyspace("kubectl", "bigint")]).unwrap();
+    let tables = &accepted.declared["ks"];
+    let names: Vec<_> = tables.iter().map(|table| table.name.as_str()).collect();
+    assert_eq!(names, ["t__state"]);
+}
+
+#[test]
+fn groups_cannot_be_changed_in_place() {
+    let counts = pipeline(&sink(COUNTS, BY_ID));
+    let there = declared(&accept(&counts, &[]).unwrap());
+    accept(&counts, std::slice::from_ref(&there)).unwrap();
+    // What is made of the same states may change.
+    let rows = "SELECT id, count(*) + 1 AS n, count(*) AS m FROM records GROUP BY id HAVING n > 2";
+    accept(&pipeline(&sink(rows, BY_ID)), std::slice::from_ref(&there)).unwrap();
+    let other = "SELECT id, count(name) AS n FROM records GROUP BY id";
+    let error = accept(&pipeline(&sink(other, BY_ID)), &[there]).unwrap_err();
+    assert_eq!(error.reason(), "Incompatible");
+    assert!(error.to_string().contains("ks.t__state"), "{error}");
+}
+
+#[test]
+fn two_sinks_cannot_keep_groups_in_one_table() {
+    let one = sink(COUNTS, BY_ID);
+    let other = one
+        .replace("name: s,", "name: other,")
+        .replace("AS n", "AS m");
+    let error = accept(&pipeline(&(one + &other)), &[]).unwrap_err();
+    assert!(error.to_string().contains("a table of its own"), "{error}");
+}
+
 #[test]
 fn says_what_is_wrong_and_where() {
     let by_age = "primaryKey: {partitionKey: [age]}";

@@ -32,7 +32,7 @@ fn outcome(asked: &str, sinks: &str) -> String {
     let sinks: Vec<_> = parts.map(|(index, text)| sink(index, text)).collect();
     let sinks: Vec<_> = sinks.iter().map(|(plan, table)| (plan, table)).collect();
     let asked = asked.split_whitespace().map(str::to_owned);
-    match key_pointers(&asked.collect::<Vec<_>>(), &sinks) {
+    match key_pointers(&asked.collect::<Vec<_>>(), 4, &sinks) {
         Ok(pointers) => format!("{pointers:?}"),
         Err(error) => error.to_string(),
     }
@@ -63,6 +63,20 @@ fn derives_the_key() {
         "tags[1] AS t | t",
     ];
     assert_told!(cases, |sinks: &str| outcome("", sinks));
+}
+
+#[test]
+fn one_partition_needs_no_key() {
+    let (plan, table) = sink(0, "lower(gender) AS g | g");
+    let sinks = [(&plan, &table)];
+    assert!(key_pointers(&[], 2, &sinks).is_err());
+    assert!(key_pointers(&[], 1, &sinks).unwrap().is_empty());
+    // What is no key at all isn't one here either.
+    assert!(key_pointers(&["gender".into()], 1, &sinks).is_err());
+    assert_eq!(
+        key_pointers(&["/gender".into()], 1, &sinks).unwrap(),
+        ["/gender"]
+    );
 }
 
 #[test]

@@ -7,6 +7,8 @@
 mod avro;
 mod execute;
 mod expectation;
+mod fold;
+mod group;
 mod key;
 mod panics;
 mod query;

@@ -232,11 +232,15 @@ fn refuses_what_is_not_one_stateless_select() {
 fn the_deepest_takes_little_stack() {
     let deepest = || {
         let links = "+ 1 ".repeat(248);
-        let plan = plan(&format!(
+        let plan = self::plan(&format!(
             "SELECT visits {links} AS v FROM records WHERE visits {links} > 0"
         ));
         let batch = RecordBatch::new_empty(plan.input_schema());
         plan.executor().execute(&batch).unwrap();
+        let grouped = format!(
+            "SELECT visits {links} AS v, sum(visits {links}) AS s FROM records GROUP BY visits {links} HAVING max(visits) {links} > 0"
+        );
+        let _ = self::plan(&grouped);
         let calls = format!(
             "SELECT {}visits{} AS v FROM records",
             "abs(".repeat(40),
@@ -268,6 +272,17 @@ fn bounds_depth() {
         chain("OR visits = 1 ", 5_000),
         chain("+ 1 ", 10_000),
         chain("IS NULL ", 3_000),
+        // Names that stand for result columns count as what they stand for.
+        format!(
+            "SELECT gender, visits {} AS a, count(*) AS n FROM records GROUP BY gender, a HAVING a {} > 0",
+            "+ 1 ".repeat(200),
+            "+ 1 ".repeat(200)
+        ),
+        format!(
+            "SELECT gender, visits {} AS a, count(*) AS n FROM records GROUP BY gender, a HAVING a IN (a{})",
+            "+ 1 ".repeat(200),
+            ", a".repeat(10_000)
+        ),
         nested("(", ")", 10_000),
         nested("upper(", ")", 5_000),
         nested("(", ")", 60),

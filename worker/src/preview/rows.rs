@@ -1,5 +1,6 @@
 //! Records through a sink's query, as in the process stage.
 
+use anyhow::Context;
 use bytes::Bytes;
 use chrono::Utc;
 use datafusion::arrow::{
@@ -9,7 +10,15 @@ use datafusion::arrow::{
 use millstream_api::{keyspace::TableSpec, pipeline::Sink};
 use millstream_plan::SinkPlan;
 
-use crate::{batch::Batch, sink::cassandra::refused, stage::key::Keys, transform::Transform};
+use crate::{
+    batch::Batch,
+    sink::cassandra::refused,
+    stage::{groups::rows_of, key::Keys},
+    transform::Transform,
+};
+
+/// Records of one batch, in which groups are counted.
+const GROUPED_RECORDS: usize = 10_000;
 
 /// The topic as it would be: one partition with the records in their order.
 pub struct Topic {
@@ -60,6 +69,9 @@ impl Topic {
         plan: &SinkPlan,
         table: Option<&TableSpec>,
     ) -> anyhow::Result<SinkRows> {
+        if plan.is_grouped() {
+            return self.grouped(sink, plan, table);
+        }
         let mut transform = Transform::new(plan)?;
         let mut rows = Vec::new();
         let mut rejected = Vec::new();
@@ -79,13 +91,53 @@ impl Topic {
                 rejected.push((usize::try_from(index)?, rejection.reason));
             }
         }
+        Ok(self.seen(sink, rows, rejected))
+    }
+
+    /// Runs a query with groups, which are counted within one batch.
+    fn grouped(
+        &self,
+        sink: &Sink,
+        plan: &SinkPlan,
+        table: Option<&TableSpec>,
+    ) -> anyhow::Result<SinkRows> {
+        let table = table.context("the groups' rows need the table's primary key: give cassandra.primaryKey, or the Keyspace that declares the table")?;
+        anyhow::ensure!(
+            self.records <= GROUPED_RECORDS,
+            "groups are previewed over {GROUPED_RECORDS} records at most: give a smaller --limit"
+        );
+        let mut all = Batch::default();
+        for batch in &self.batches {
+            for record in batch.records() {
+                let (key, value) = (batch.key(record), batch.value(record));
+                all.push_record(0, record.offset, record.timestamp, key, value);
+            }
+        }
+        let transformed = Transform::new(plan)?.run(&all)?;
+        let (rows, unfit) = rows_of(plan, table, &all, &transformed.rows)?;
+        let rejected = transformed.rejected.into_iter().chain(unfit);
+        let rejected = rejected.map(|rejection| {
+            let index = all.records()[rejection.record].offset;
+            Ok((usize::try_from(index)?, rejection.reason))
+        });
+        let rejected = rejected.collect::<anyhow::Result<_>>()?;
+        let rows = rows.into_iter().map(|rows| rows.columns).collect();
+        Ok(self.seen(sink, rows, rejected))
+    }
+
+    fn seen(
+        &self,
+        sink: &Sink,
+        rows: Vec<RecordBatch>,
+        mut rejected: Vec<(usize, String)>,
+    ) -> SinkRows {
         rejected.sort_by_key(|(record, _)| *record);
-        Ok(SinkRows {
+        SinkRows {
             sink: sink.name.clone(),
             table: format!("{}.{}", sink.cassandra.keyspace, sink.cassandra.table),
             records: self.records,
             rows,
             rejected,
-        })
+        }
     }
 }

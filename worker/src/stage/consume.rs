@@ -29,10 +29,15 @@ use crate::{
     kafka::KAFKA,
     metrics::{Metrics, StageMetrics},
     retry::Delays,
-    sink::{Sink, cassandra::CassandraSink},
+    sink::{
+        Sink,
+        cassandra::{CassandraSink, StateTable},
+    },
     stage::{
         assignment::{Acknowledged, Assignment, Known},
         flow::{Commit, Flow, Running, SinkConsumer},
+        groups::Groups,
+        turn::{Turn, Turns},
     },
     status::StatusPart,
     transform::{Rows, Transform, Transformed},
@@ -45,11 +50,19 @@ const COMMIT_INTERVAL: Duration = Duration::from_millis(200);
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 const READ: &str = "read";
 const EXPECTATIONS: &str = "expectations";
+/// A batch for groups: each of them is written once, so that larger batches cost less. Smaller than
+/// what is decoded at once.
+const GROUPED_RECORDS: usize = 10_000;
+const GROUPED_BYTES: usize = 8 * 1024 * 1024;
+/// How long such a batch waits for more records.
+const LINGER: Duration = Duration::from_millis(100);
 
 /// What a sink's loop is made of.
 pub struct Parts {
     pub config: SinkConfig,
     pub consumer: ClientConfig,
+    /// The consumer group; states of groups are known by it.
+    pub group: String,
     pub topic: String,
     pub dead_letters: DeadLetters,
     pub status: StatusPart,
@@ -65,6 +78,8 @@ pub struct SinkStage {
     transform: Mutex<Transform>,
     expectations: Expectations,
     sink: Box<dyn Sink>,
+    /// Where the query has a GROUP BY.
+    groups: Option<Groups>,
     known: Known,
 }
 
@@ -88,6 +103,10 @@ impl SinkStage {
         session: Arc<Session>,
         timestamp_base: i64,
     ) -> anyhow::Result<Self> {
+        let groups = match plan.is_grouped() {
+            true => Some(open_groups(&parts, plan, session.clone(), timestamp_base).await?),
+            false => None,
+        };
         let sink = CassandraSink::open(
             session,
             &parts.config,
@@ -106,6 +125,7 @@ impl SinkStage {
             transform: Mutex::new(Transform::with(plan, decode).expecting(expectations.clone())),
             expectations,
             sink: Box::new(sink),
+            groups,
             known: Known::default(),
             parts,
         })
@@ -175,11 +195,16 @@ impl SinkStage {
             () = self.await_topic(consumer) => {}
             () = shutdown.cancelled() => return Ok(()),
         }
+        if let Some(groups) = &self.groups {
+            groups.forget().await;
+        }
         consumer.subscribe(&[&self.parts.topic])?;
         status.ready();
 
         let mut records = consumer.stream();
         let mut batch = Batch::default();
+        let mut since = Instant::now();
+        let mut turns = Turns::default();
         let mut spare = Vec::new();
         let mut in_flight = InFlight::new();
         let mut flow = Flow::default();
@@ -204,9 +229,13 @@ impl SinkStage {
                         return Err(Stop::Retry(failure));
                     }
                     commit.start(consumer);
-                    flow.adjust(consumer, batch.is_full())?;
+                    flow.adjust(consumer, self.is_full(&batch))?;
                 }
-                Some(record) = records.next(), if flow.paused || !batch.is_full() => {
+                () = tokio::time::sleep_until(since + LINGER), if self.waits(&batch, since) => {}
+                Some(record) = records.next(), if flow.paused || !self.is_full(&batch) => {
+                    if batch.is_empty() {
+                        since = Instant::now();
+                    }
                     self.read(consumer, record, &mut records, &mut batch)?;
                     if flow.paused {
                         // A partition that was assigned since isn't paused yet.
@@ -214,11 +243,12 @@ impl SinkStage {
                     }
                 }
             }
-            if !batch.is_empty() && in_flight.len() < IN_FLIGHT {
+            let ready = !batch.is_empty() && !self.waits(&batch, since);
+            if ready && in_flight.len() < IN_FLIGHT {
                 let stage = self.clone();
                 let next = spare.pop().unwrap_or_default();
                 let batch = std::mem::replace(&mut batch, next);
-                in_flight.push_back(Running::spawn(stage.process(batch)));
+                in_flight.push_back(Running::spawn(stage.process(batch, turns.take())));
             }
         }
         // What is behind the record at which the sink stops is never acknowledged.
@@ -230,6 +260,20 @@ impl SinkStage {
         let last = commit.finish(consumer).await;
         last.map_err(|error| Stop::Fatal(error.into()))?;
         stop.map_or(Ok(()), |reason| Err(Stop::Expectation(reason)))
+    }
+
+    /// Whether no more records should be added to a batch.
+    fn is_full(&self, batch: &Batch) -> bool {
+        match self.groups {
+            Some(_) => batch.len() >= GROUPED_RECORDS || batch.bytes() >= GROUPED_BYTES,
+            None => batch.is_full(),
+        }
+    }
+
+    /// Whether a batch waits for more records.
+    fn waits(&self, batch: &Batch, since: Instant) -> bool {
+        let full = batch.is_empty() || self.is_full(batch);
+        self.groups.is_some() && !full && since.elapsed() < LINGER
     }
 
     /// Adds a record to the batch, and all that are there already.
@@ -252,7 +296,7 @@ impl SinkStage {
                 }
                 Err(error) => self.report(consumer, error)?,
             }
-            if batch.is_full() {
+            if self.is_full(batch) {
                 break;
             }
             next = records.next().now_or_never().flatten();
@@ -286,7 +330,7 @@ impl SinkStage {
     }
 
     /// Transforms and writes a batch; returns when it is acknowledged.
-    async fn process(self: Arc<Self>, batch: Batch) -> Processed {
+    async fn process(self: Arc<Self>, batch: Batch, turn: Turn) -> Processed {
         let started = Instant::now();
         if let Some(topic) = &self.parts.avro {
             topic.fetch_schemas(&batch, &self.parts.status).await;
@@ -300,17 +344,27 @@ impl SinkStage {
             let mut transform = self.transform.lock().await;
             tokio::task::block_in_place(|| transform.run(&batch))?
         };
-        let refused = self.sink.write(&batch, &rows).await;
+        let dead_letters = &self.parts.dead_letters;
+        let (lost, refused) = match &self.groups {
+            None => (Vec::new(), self.sink.write(&batch, &rows).await),
+            Some(groups) => {
+                let folded = groups.fold(&batch, &rows, turn).await?;
+                // Before the states: once those are written, nobody looks at these records again.
+                dead_letters.send_rejected(&batch, &folded.rejected).await?;
+                let rows = self.sink.write(&batch, &folded.rows);
+                let refused = groups.write(&folded, rows).await?;
+                (folded.rejected, refused)
+            }
+        };
         let mut acknowledged = Acknowledged {
             ends: match &stop {
                 Some(stop) => batch.ends_before(stop.record),
                 None => batch.ends().clone(),
             },
-            counts: counts(&batch, &rows, &rejected, &refused),
+            counts: counts(&batch, &rows, &rejected, &[lost, refused.clone()].concat()),
         };
         self.count_failed(&batch, &failed, &mut acknowledged.counts);
         rejected.extend(refused);
-        let dead_letters = &self.parts.dead_letters;
         dead_letters.send_rejected(&batch, &rejected).await?;
         let written: i64 = acknowledged.counts.values().map(|counts| counts.rows).sum();
         let metrics = &self.parts.stage_metrics;
@@ -366,6 +420,25 @@ impl SinkStage {
         }
         status.clear(KAFKA);
     }
+}
+
+/// Opens the states of a sink's groups; waits for their table.
+async fn open_groups(
+    parts: &Parts,
+    plan: &SinkPlan,
+    session: Arc<Session>,
+    timestamp_base: i64,
+) -> anyhow::Result<Groups> {
+    let table = StateTable::open(
+        session,
+        &parts.config,
+        plan,
+        &parts.group,
+        parts.status.clone(),
+        parts.stage_metrics.clone(),
+    );
+    let table = table.await?;
+    Groups::new(plan, &parts.config, table, &parts.group, timestamp_base)
 }
 
 /// Why a consumer ends before shutdown.

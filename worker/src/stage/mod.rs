@@ -3,9 +3,11 @@
 mod assignment;
 mod consume;
 mod flow;
+pub mod groups;
 pub mod ingest;
 pub mod key;
 pub mod process;
+mod turn;
 
 /// The name of the ingest stage, in statuses, metrics and dead letters; the process stage goes by
 /// the names of its sinks.

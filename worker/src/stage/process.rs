@@ -64,6 +64,7 @@ pub async fn run(
         let parts = Parts {
             config: sink.clone(),
             consumer: kafka::consumer_config(&client, &group),
+            group,
             topic: config.topic.name.clone(),
             dead_letters,
             status,

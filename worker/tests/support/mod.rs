@@ -64,6 +64,8 @@ pub struct Pipeline {
     pub settings: Settings,
     /// What else the configurations say.
     pub more: Value,
+    /// How long groups are kept.
+    pub state_ttl: Option<&'static str>,
 }
 
 /// What tests differ in.
@@ -111,6 +113,7 @@ impl Pipeline {
             folder: tempfile::tempdir().expect("a folder"),
             settings,
             more: json!({}),
+            state_ttl: None,
         };
         pipeline.create_topics().await;
         pipeline
@@ -208,6 +211,7 @@ impl Pipeline {
                 "primaryKey": {"partitionKey": [self.settings.columns[0].0]},
             },
             "consistency": "LOCAL_QUORUM",
+            "stateTtl": self.state_ttl,
         }]);
         for (name, value) in sink.as_object().expect("an object") {
             config["sinks"][0][name] = value.clone();
@@ -285,6 +289,38 @@ impl Pipeline {
         })
         .await
         .expect("the task ends");
+    }
+
+    /// Produces records with their keys, many at once, in this order.
+    pub async fn produce_all(&self, records: &[(String, Vec<u8>)]) {
+        let producer: FutureProducer = self.client().create().expect("producer");
+        let sent = records.iter().map(|(key, value)| {
+            let record = FutureRecord::to(&self.name).key(key).payload(value);
+            producer.send(record, TIMEOUT)
+        });
+        for sent in futures::future::join_all(sent).await {
+            sent.expect("produced");
+        }
+    }
+
+    /// Waits until everything in the topic is committed.
+    pub async fn await_commits(&self) {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while self.progress().await.1 > 0 {
+            let progress = self.progress().await;
+            assert!(Instant::now() < deadline, "{progress:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Makes the table with the states of the groups.
+    pub async fn create_state_table(&self) {
+        let (key, cql) = self.settings.columns[0];
+        let table = format!(
+            "CREATE TABLE {}.rows__state ({key} {cql} PRIMARY KEY, state__ blob)",
+            self.name
+        );
+        self.session.query_unpaged(table, ()).await.expect("DDL");
     }
 
     /// Counts in the committed offsets, and the records that aren't committed.
@@ -453,6 +489,13 @@ impl Worker {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         panic!("the status is {last:?}");
+    }
+
+    /// Sends a signal, such as `STOP`.
+    pub fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status();
+        assert!(sent.expect("kill").success());
     }
 
     /// SIGKILL.

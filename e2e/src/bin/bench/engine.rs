@@ -249,6 +249,7 @@ fn config(environment: &Environment, topic: &str, keyspace: &str, table: &str) -
                 options: None,
             },
             consistency: ConsistencyLevel::LocalQuorum,
+            state_ttl: None,
         }],
     }
 }

@@ -30,6 +30,7 @@ pub struct Binder {
     key_columns: usize,
     single_partition_key: bool,
     timestamp_base: i64,
+    grouped: bool,
 }
 
 struct Target {
@@ -42,6 +43,7 @@ struct Target {
 }
 
 /// Rows with their values encoded, in one buffer.
+#[derive(Default)]
 pub struct BoundRows {
     bytes: Vec<u8>,
     rows: Vec<BoundRow>,
@@ -52,7 +54,8 @@ struct BoundRow {
     key_end: usize,
     /// Whether every cell is set.
     whole: bool,
-    timestamp: i64,
+    /// Added as the last cell; none where it is among the cells.
+    timestamp: Option<i64>,
     record: usize,
 }
 
@@ -60,7 +63,7 @@ struct BoundRow {
 #[derive(Clone, Copy)]
 pub struct Values<'a> {
     cells: &'a [u8],
-    timestamp: i64,
+    timestamp: Option<i64>,
     /// Index of the record in its batch.
     pub record: usize,
 }
@@ -92,7 +95,17 @@ impl Binder {
             key_columns: keys.len(),
             single_partition_key: table.primary_key.partition_key.len() == 1,
             timestamp_base,
+            grouped: plan.is_grouped(),
         })
+    }
+
+    /// The offset of which a row's timestamp is made: of a group it is how far the group has come,
+    /// for which a record that was replayed is a new one.
+    fn offset(&self, record: &Record) -> i64 {
+        match self.grouped {
+            true => record.offset,
+            false => record.first_offset(),
+        }
     }
 
     /// The columns in the order of their cells.
@@ -148,7 +161,7 @@ impl Binder {
             let in_key = position < self.key_columns;
             if column.is_null(row) {
                 if in_key {
-                    return Err(format!("the primary key column `{}` is null", target.name));
+                    return Err(null_key(&target.name));
                 }
                 let marker = null_or_unset(target, value);
                 whole &= marker == NULL;
@@ -162,34 +175,37 @@ impl Binder {
             .map_err(|reason| format!("column `{}`: {reason}", target.name))?;
             if in_key {
                 key_end = bound.bytes.len();
-                self.check_key(target, position, key_end - before - 4)?;
+                let alone = self.single_partition_key && position == 0;
+                check_key(&target.name, alone, key_end - before - 4)?;
             }
         }
         bound.rows.push(BoundRow {
             cells: start..bound.bytes.len(),
             key_end,
             whole,
-            timestamp: self.timestamp_base + source.first_offset(),
+            timestamp: Some(self.timestamp_base + self.offset(source)),
             record,
         });
         Ok(())
     }
+}
 
-    fn check_key(&self, target: &Target, position: usize, length: usize) -> Result<(), String> {
-        if length > MAX_KEY_BYTES {
-            return Err(format!(
-                "the primary key column `{}` has {length} bytes, Cassandra takes {MAX_KEY_BYTES} at most",
-                target.name
-            ));
-        }
-        if length == 0 && position == 0 && self.single_partition_key {
-            return Err(format!(
-                "the partition key column `{}` is empty",
-                target.name
-            ));
-        }
-        Ok(())
+/// Holds a part of a primary key to what Cassandra takes; `alone` says that it is the partition key.
+pub fn check_key(name: &str, alone: bool, length: usize) -> Result<(), String> {
+    if length > MAX_KEY_BYTES {
+        return Err(format!(
+            "the primary key column `{name}` has {length} bytes, Cassandra takes {MAX_KEY_BYTES} at most"
+        ));
     }
+    if length == 0 && alone {
+        return Err(format!("the partition key column `{name}` is empty"));
+    }
+    Ok(())
+}
+
+/// Why a row without a part of its primary key can't be written.
+pub fn null_key(name: &str) -> String {
+    format!("the primary key column `{name}` is null")
 }
 
 /// What a null is written as: a field that isn't in the record leaves the cell alone.
@@ -206,6 +222,22 @@ impl BoundRows {
             bytes: Vec::with_capacity(bytes),
             rows: Vec::with_capacity(rows),
         }
+    }
+
+    /// Adds a row whose cells are encoded already, each with its length in front. Without a
+    /// timestamp it is among the cells.
+    pub fn push(&mut self, cells: &[&[u8]], timestamp: Option<i64>, record: usize) {
+        let start = self.bytes.len();
+        for cell in cells {
+            self.bytes.extend_from_slice(cell);
+        }
+        self.rows.push(BoundRow {
+            cells: start..self.bytes.len(),
+            key_end: start,
+            whole: true,
+            timestamp,
+            record,
+        });
     }
 
     /// The rows' values.
@@ -245,13 +277,12 @@ impl Values<'_> {
     }
 }
 
-impl SerializeRow for Values<'_> {
-    fn serialize(
-        &self,
-        _: &RowSerializationContext<'_>,
-        writer: &mut RowWriter,
-    ) -> Result<(), SerializationError> {
-        let mut cells = self.cells;
+/// Cells with their lengths, as they are.
+pub struct Cells<'a>(pub &'a [u8]);
+
+impl Cells<'_> {
+    fn write(&self, writer: &mut RowWriter) -> Result<(), SerializationError> {
+        let mut cells = self.0;
         while let Some((length, rest)) = cells.split_first_chunk::<4>() {
             cells = rest;
             let cell = writer.make_cell_writer();
@@ -265,10 +296,37 @@ impl SerializeRow for Values<'_> {
                 }
             };
         }
-        writer
-            .make_cell_writer()
-            .set_value(&self.timestamp.to_be_bytes())
-            .map_err(SerializationError::new)?;
+        Ok(())
+    }
+}
+
+impl SerializeRow for Cells<'_> {
+    fn serialize(
+        &self,
+        _: &RowSerializationContext<'_>,
+        writer: &mut RowWriter,
+    ) -> Result<(), SerializationError> {
+        self.write(writer)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl SerializeRow for Values<'_> {
+    fn serialize(
+        &self,
+        _: &RowSerializationContext<'_>,
+        writer: &mut RowWriter,
+    ) -> Result<(), SerializationError> {
+        Cells(self.cells).write(writer)?;
+        if let Some(timestamp) = self.timestamp {
+            writer
+                .make_cell_writer()
+                .set_value(&timestamp.to_be_bytes())
+                .map_err(SerializationError::new)?;
+        }
         Ok(())
     }
 
@@ -328,7 +386,7 @@ mod tests {
                     .to_owned(),
             });
         }
-        format!("{} @{}", shown.join(" "), row.timestamp - BASE)
+        format!("{} @{}", shown.join(" "), row.timestamp.unwrap() - BASE)
     }
 
     const A: &str = "9a723211-0e87-41f1-b1e4-ed1a15226b80";

@@ -3,9 +3,12 @@
 mod bind;
 mod encode;
 mod session;
+mod state;
 mod write;
 
+pub use bind::BoundRows;
 pub use session::connect;
+pub use state::{GroupKeys, StateTable};
 
 use std::sync::Arc;
 
@@ -51,19 +54,8 @@ impl CassandraSink {
     ) -> anyhow::Result<Self> {
         plan.check_table(&config.keyspace, &config.table)?;
         let binder = Binder::new(plan, &config.table, timestamp_base)?;
-        let insert = insert_statement(&config.keyspace, &config.table.name, binder.columns());
-        let mut delays = Delays::default();
-        let mut prepared = loop {
-            match session.prepare(insert.as_str()).await {
-                Ok(prepared) => break prepared,
-                Err(error) => {
-                    status.fail(CASSANDRA, format!("can't prepare `{insert}`: {error}"));
-                    delays.wait().await;
-                }
-            }
-        };
-        status.clear(CASSANDRA);
-        configure(&mut prepared, config.consistency);
+        let insert = insert_statement(config, &config.table.name, binder.columns());
+        let prepared = prepare(&session, &insert, config.consistency, &status).await;
         let writer = Writer::new(session, insert, prepared, status, metrics);
         Ok(CassandraSink { binder, writer })
     }
@@ -92,6 +84,29 @@ pub fn refused(
     Ok(rejected)
 }
 
+/// Prepares a statement; tries until Cassandra has the table.
+async fn prepare(
+    session: &Session,
+    statement: &str,
+    consistency: ConsistencyLevel,
+    status: &StatusPart,
+) -> PreparedStatement {
+    let mut delays = Delays::default();
+    loop {
+        match session.prepare(statement).await {
+            Ok(mut prepared) => {
+                status.clear(CASSANDRA);
+                configure(&mut prepared, consistency);
+                return prepared;
+            }
+            Err(error) => {
+                status.fail(CASSANDRA, format!("can't prepare `{statement}`: {error}"));
+                delays.wait().await;
+            }
+        }
+    }
+}
+
 fn configure(prepared: &mut PreparedStatement, consistency: ConsistencyLevel) {
     prepared.set_consistency(match consistency {
         ConsistencyLevel::One => Consistency::One,
@@ -105,15 +120,18 @@ fn configure(prepared: &mut PreparedStatement, consistency: ConsistencyLevel) {
 }
 
 fn insert_statement<'a>(
-    keyspace: &str,
+    config: &SinkConfig,
     table: &str,
     columns: impl Iterator<Item = &'a str>,
 ) -> String {
+    let keyspace = &config.keyspace;
     let columns: Vec<_> = columns.map(|column| format!("\"{column}\"")).collect();
     let markers = vec!["?"; columns.len()].join(", ");
     let columns = columns.join(", ");
+    let ttl = config.ttl_seconds();
+    let ttl = ttl.map_or_else(String::new, |seconds| format!(" AND TTL {seconds}"));
     format!(
-        "INSERT INTO \"{keyspace}\".\"{table}\" ({columns}) VALUES ({markers}) USING TIMESTAMP ?"
+        "INSERT INTO \"{keyspace}\".\"{table}\" ({columns}) VALUES ({markers}) USING TIMESTAMP ?{ttl}"
     )
 }
 
@@ -123,9 +141,16 @@ mod tests {
 
     #[test]
     fn the_statement_carries_the_timestamp() {
-        assert_eq!(
-            insert_statement("shop", "users", ["id", "name"].into_iter()),
-            r#"INSERT INTO "shop"."users" ("id", "name") VALUES (?, ?) USING TIMESTAMP ?"#
-        );
+        let mut config: SinkConfig = serde_json::from_value(serde_json::json!({
+            "name": "s", "sql": "", "keyspace": "shop", "consistency": "ONE",
+            "table": {"name": "users", "columns": [], "primaryKey": {"partitionKey": []}},
+        }))
+        .unwrap();
+        let statement =
+            |config: &SinkConfig| insert_statement(config, "users", ["id", "name"].into_iter());
+        let plain = r#"INSERT INTO "shop"."users" ("id", "name") VALUES (?, ?) USING TIMESTAMP ?"#;
+        assert_eq!(statement(&config), plain);
+        config.state_ttl = Some(std::time::Duration::from_secs(90).into());
+        assert_eq!(statement(&config), format!("{plain} AND TTL 90"));
     }
 }

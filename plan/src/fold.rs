@@ -1,0 +1,183 @@
+//! Keeps groups up to date: folds records into their states, and makes rows of the states.
+//!
+//! A state is bytes, and bytes are all that is kept between batches. So what a state says follows
+//! from the records alone: not from who folded them, when, or in how many batches.
+
+use std::sync::Arc;
+
+use datafusion::{
+    arrow::{
+        array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions},
+        datatypes::{Field, Schema, SchemaRef},
+    },
+    common::DataFusionError,
+    logical_expr::{EmitTo, GroupsAccumulator},
+    physical_expr::PhysicalExpr,
+};
+
+use crate::{
+    execute::{ExecError, evaluate},
+    group::Grouping,
+};
+
+/// Largest state of a group.
+pub const MAX_STATE_BYTES: usize = 1024 * 1024;
+
+/// What keeps the groups of a query. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Fold {
+    grouping: Arc<Grouping>,
+    exprs: Vec<Arc<dyn PhysicalExpr>>,
+    result: SchemaRef,
+}
+
+/// The rows of groups.
+#[derive(Debug)]
+pub struct Results {
+    /// The plan's result columns, a row for each group.
+    pub columns: RecordBatch,
+    /// The groups for which HAVING isn't true, and which have no row; none without a HAVING.
+    pub absent: Option<BooleanArray>,
+}
+
+type Accumulators = Vec<Box<dyn GroupsAccumulator>>;
+
+impl Fold {
+    pub(crate) fn new(
+        grouping: Arc<Grouping>,
+        fields: Vec<Field>,
+        exprs: Vec<Arc<dyn PhysicalExpr>>,
+    ) -> Self {
+        Fold {
+            grouping,
+            exprs,
+            result: Arc::new(Schema::new(fields)),
+        }
+    }
+
+    /// Folds rows, as the plan's executor gives them, into the states of their groups: `groups` is
+    /// the index of each row's group in `states`, where a new group has none yet. Fails as a whole.
+    pub fn fold(
+        &self,
+        rows: &RecordBatch,
+        groups: &[usize],
+        states: &[Option<&[u8]>],
+    ) -> Result<Vec<Box<[u8]>>, ExecError> {
+        let mut accumulators = self.merged(states).map_err(ExecError::Aggregate)?;
+        self.update(&mut accumulators, rows, groups, states.len())
+            .map_err(ExecError::Aggregate)?;
+        let states = self.states(accumulators, states.len())?;
+        match states.iter().map(|state| state.len()).max() {
+            Some(bytes) if bytes > MAX_STATE_BYTES => Err(ExecError::State(bytes)),
+            _ => Ok(states),
+        }
+    }
+
+    /// Accumulators that have taken up states.
+    fn merged(&self, states: &[Option<&[u8]>]) -> Result<Accumulators, DataFusionError> {
+        let mut accumulators = Vec::with_capacity(self.grouping.aggregates.len());
+        if self.grouping.aggregates.is_empty() {
+            return Ok(accumulators);
+        }
+        let known = states.iter().enumerate();
+        let known = known.filter_map(|(group, state)| Some((group, (*state)?)));
+        let (groups, states_known): (Vec<usize>, Vec<&[u8]>) = known.unzip();
+        let parser = self.grouping.states.parser();
+        let rows = states_known.iter().map(|state| parser.parse(state));
+        let mut columns = self.grouping.states.convert_rows(rows)?.into_iter();
+        for aggregate in &self.grouping.aggregates {
+            let mut accumulator = aggregate.accumulator()?;
+            let columns: Vec<_> = columns.by_ref().take(aggregate.states()).collect();
+            if !groups.is_empty() {
+                accumulator.merge_batch(&columns, &groups, states.len())?;
+            }
+            accumulators.push(accumulator);
+        }
+        Ok(accumulators)
+    }
+
+    fn update(
+        &self,
+        accumulators: &mut Accumulators,
+        rows: &RecordBatch,
+        groups: &[usize],
+        total: usize,
+    ) -> Result<(), DataFusionError> {
+        let mut columns = rows.columns().iter().skip(self.grouping.keys.len());
+        let aggregates = self.grouping.aggregates.iter().zip(accumulators);
+        for (aggregate, accumulator) in aggregates {
+            let inputs: Vec<_> = columns.by_ref().take(aggregate.inputs()).cloned().collect();
+            let filter = columns.by_ref().take(usize::from(aggregate.has_filter()));
+            let filter = filter.last().and_then(|filter| filter.as_boolean_opt());
+            accumulator.update_batch(&inputs, groups, filter, total)?;
+        }
+        Ok(())
+    }
+
+    fn states(
+        &self,
+        accumulators: Accumulators,
+        total: usize,
+    ) -> Result<Vec<Box<[u8]>>, ExecError> {
+        if accumulators.is_empty() {
+            return Ok(vec![Box::default(); total]);
+        }
+        let mut columns: Vec<ArrayRef> = Vec::new();
+        for mut accumulator in accumulators {
+            let state = accumulator.state(EmitTo::All);
+            columns.extend(state.map_err(ExecError::Aggregate)?);
+        }
+        let rows = self.grouping.states.convert_columns(&columns);
+        let rows = rows.map_err(|error| ExecError::Input(error.into()))?;
+        Ok(rows.iter().map(|row| row.as_ref().into()).collect())
+    }
+
+    /// The rows of groups, of their keys and their states. Fails as a whole.
+    pub fn results(&self, keys: &[ArrayRef], states: &[&[u8]]) -> Result<Results, ExecError> {
+        let outputs = self.outputs(keys, states).map_err(ExecError::Aggregate)?;
+        let absent = match &self.grouping.having {
+            Some(having) => Some(absent(having.as_ref(), &outputs).map_err(ExecError::Having)?),
+            None => None,
+        };
+        let mut columns = Vec::with_capacity(self.exprs.len());
+        for (expr, field) in self.exprs.iter().zip(self.result.fields()) {
+            let column = evaluate(expr.as_ref(), &outputs);
+            columns.push(column.map_err(|source| ExecError::Column {
+                column: field.name().clone(),
+                source,
+            })?);
+        }
+        let columns = RecordBatch::try_new(Arc::clone(&self.result), columns);
+        Ok(Results {
+            columns: columns.map_err(|error| ExecError::Input(error.into()))?,
+            absent,
+        })
+    }
+
+    /// Keys and results of the aggregates.
+    fn outputs(&self, keys: &[ArrayRef], states: &[&[u8]]) -> Result<RecordBatch, DataFusionError> {
+        let known: Vec<_> = states.iter().map(|state| Some(*state)).collect();
+        let mut columns = keys.to_vec();
+        for mut accumulator in self.merged(&known)? {
+            columns.push(accumulator.evaluate(EmitTo::All)?);
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(states.len()));
+        let schema = Arc::clone(self.grouping.outputs());
+        Ok(RecordBatch::try_new_with_options(
+            schema, columns, &options,
+        )?)
+    }
+}
+
+/// Where a condition isn't true.
+fn absent(
+    having: &dyn PhysicalExpr,
+    outputs: &RecordBatch,
+) -> Result<BooleanArray, DataFusionError> {
+    let holds = evaluate(having, outputs)?;
+    let Some(holds) = holds.as_boolean_opt() else {
+        return Err(DataFusionError::Internal("HAVING isn't a condition".into()));
+    };
+    let absent = (0..holds.len()).map(|group| !(holds.is_valid(group) && holds.value(group)));
+    Ok(absent.collect::<Vec<bool>>().into())
+}

@@ -1,0 +1,227 @@
+//! The table beside a sink's table, with the states of its groups.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use datafusion::arrow::array::RecordBatch;
+use futures::{StreamExt, stream};
+use millstream_api::{
+    cql::CqlType, keyspace::TableSpec, pipeline::ConsistencyLevel, worker::SinkConfig,
+};
+use millstream_plan::{STATE_COLUMN, SinkPlan};
+use scylla::{client::session::Session, statement::prepared::PreparedStatement};
+
+use crate::{
+    metrics::StageMetrics,
+    retry::Delays,
+    sink::cassandra::{
+        CASSANDRA,
+        bind::{BoundRows, Cells, check_key, null_key},
+        encode::{Column, cell},
+        insert_statement, prepare,
+        write::Writer,
+    },
+    state::State,
+    status::StatusPart,
+};
+
+/// Reads that are in flight at once.
+const IN_FLIGHT: usize = 64;
+
+/// Makes the bytes by which a group is known: the cells of its row's primary key. So what is one
+/// row is one group.
+pub struct GroupKeys {
+    columns: Vec<KeyColumn>,
+    alone: bool,
+}
+
+struct KeyColumn {
+    name: String,
+    cql: CqlType,
+    /// Index among the group's keys.
+    key: usize,
+}
+
+impl GroupKeys {
+    /// For the groups of a plan and their table.
+    pub fn new(plan: &SinkPlan, table: &TableSpec) -> anyhow::Result<Self> {
+        let columns = table.primary_key.columns().map(|name| {
+            let column = table.columns.iter().find(|column| column.name == name);
+            let column = column.with_context(|| format!("no column `{name}`"))?;
+            let key = plan.group_key(name);
+            Ok(KeyColumn {
+                name: name.to_owned(),
+                cql: column.cql_type.clone(),
+                key: key.with_context(|| format!("`{name}` is no key of the groups"))?,
+            })
+        });
+        Ok(GroupKeys {
+            columns: columns.collect::<anyhow::Result<_>>()?,
+            alone: table.primary_key.partition_key.len() == 1,
+        })
+    }
+
+    /// The cells of every row's key; the error is why a row has no key.
+    pub fn encode(&self, rows: &RecordBatch) -> Vec<Result<Vec<u8>, String>> {
+        if rows.num_rows() == 0 {
+            return Vec::new();
+        }
+        let columns = self.columns.iter();
+        let columns = columns.map(|column| Column::new(rows.column(column.key)));
+        let columns = match columns.collect::<Result<Vec<_>, _>>() {
+            Ok(columns) => columns,
+            Err(reason) => return vec![Err(reason); rows.num_rows()],
+        };
+        let rows = 0..rows.num_rows();
+        rows.map(|row| self.encode_row(&columns, row)).collect()
+    }
+
+    fn encode_row(&self, values: &[Column], row: usize) -> Result<Vec<u8>, String> {
+        let mut bytes = Vec::with_capacity(24 * self.columns.len());
+        for (index, (column, value)) in self.columns.iter().zip(values).enumerate() {
+            if value.is_null(row) {
+                return Err(null_key(&column.name));
+            }
+            let before = bytes.len();
+            cell(&mut bytes, |bytes| value.encode(row, &column.cql, bytes))
+                .map_err(|reason| format!("column `{}`: {reason}", column.name))?;
+            let alone = self.alone && index == 0;
+            check_key(&column.name, alone, bytes.len() - before - 4)?;
+        }
+        Ok(bytes)
+    }
+}
+
+/// The states of a sink's groups, and the rows of groups that have none any more.
+pub struct StateTable {
+    session: Arc<Session>,
+    select: PreparedStatement,
+    states: Writer,
+    /// Deletes rows of the sink's table.
+    rows: Writer,
+    fingerprint: u64,
+    table: String,
+    status: StatusPart,
+}
+
+impl StateTable {
+    /// Prepares the statements; tries until Cassandra has the table. `owner` is whose states they
+    /// are.
+    pub async fn open(
+        session: Arc<Session>,
+        config: &SinkConfig,
+        plan: &SinkPlan,
+        owner: &str,
+        status: StatusPart,
+        metrics: StageMetrics,
+    ) -> anyhow::Result<Self> {
+        let spec = plan
+            .state_table(&config.table, owner)
+            .context("the query has no groups")?;
+        let keys: Vec<&str> = spec.primary_key.columns().collect();
+        let condition: Vec<_> = keys.iter().map(|key| format!("\"{key}\" = ?")).collect();
+        let condition = condition.join(" AND ");
+        let table = format!("\"{}\".\"{}\"", config.keyspace, spec.name);
+        let select = format!("SELECT \"{STATE_COLUMN}\" FROM {table} WHERE {condition}");
+        let columns = keys.iter().copied().chain([STATE_COLUMN]);
+        let insert = insert_statement(config, &spec.name, columns);
+        let delete = format!(
+            "DELETE FROM \"{}\".\"{}\" USING TIMESTAMP ? WHERE {condition}",
+            config.keyspace, config.table.name
+        );
+        let (write, read) = levels(config.consistency);
+        let writer = |statement, prepared| {
+            Writer::new(
+                session.clone(),
+                statement,
+                prepared,
+                status.clone(),
+                metrics.clone(),
+            )
+        };
+        let states = prepare(&session, &insert, write, &status).await;
+        let rows = prepare(&session, &delete, config.consistency, &status).await;
+        Ok(StateTable {
+            select: prepare(&session, &select, read, &status).await,
+            states: writer(insert, states),
+            rows: writer(delete, rows),
+            fingerprint: plan.state_fingerprint(owner).unwrap_or_default(),
+            table,
+            session,
+            status,
+        })
+    }
+
+    /// Reads the states of groups, for as long as it takes; none where there is none.
+    pub async fn read(&self, keys: &[&[u8]]) -> Vec<Option<State>> {
+        let reads: Vec<_> = keys.iter().map(|key| self.read_one(key)).collect();
+        stream::iter(reads).buffered(IN_FLIGHT).collect().await
+    }
+
+    async fn read_one(&self, key: &[u8]) -> Option<State> {
+        let mut delays = Delays::default();
+        let mut failed = false;
+        loop {
+            match self.try_read(key).await {
+                Ok(state) => {
+                    if failed {
+                        self.status.clear(CASSANDRA);
+                    }
+                    return state;
+                }
+                Err(error) => {
+                    failed = true;
+                    let table = &self.table;
+                    let message = format!("can't take up a state of {table}: {error:#}");
+                    self.status.fail(CASSANDRA, message);
+                    delays.wait().await;
+                }
+            }
+        }
+    }
+
+    async fn try_read(&self, key: &[u8]) -> anyhow::Result<Option<State>> {
+        let result = self
+            .session
+            .execute_unpaged(&self.select, Cells(key))
+            .await?;
+        let row = result.into_rows_result()?;
+        let Some((Some(bytes),)) = row.maybe_first_row::<(Option<&[u8]>,)>()? else {
+            return Ok(None);
+        };
+        let state = State::decode(bytes, self.fingerprint);
+        let state = state.map_err(|reason| {
+            anyhow::anyhow!(
+                "{reason}; go back to the former SQL, or let the sink write into a new table"
+            )
+        })?;
+        Ok(Some(state))
+    }
+
+    /// Writes states; the rows' cells are the keys' and the state.
+    pub async fn write(&self, states: &BoundRows) -> anyhow::Result<()> {
+        match self.states.write(states).await.into_iter().next() {
+            None => Ok(()),
+            Some(rejected) => anyhow::bail!("{}: {}", self.table, rejected.reason),
+        }
+    }
+
+    /// Deletes rows; their cells are the timestamp and the keys'.
+    pub async fn delete(&self, rows: &BoundRows) -> anyhow::Result<()> {
+        match self.rows.write(rows).await.into_iter().next() {
+            None => Ok(()),
+            Some(rejected) => anyhow::bail!("{}", rejected.reason),
+        }
+    }
+}
+
+/// Consistency levels of writes and reads of states: what was acknowledged is read.
+fn levels(rows: ConsistencyLevel) -> (ConsistencyLevel, ConsistencyLevel) {
+    use ConsistencyLevel::*;
+    match rows {
+        One | LocalOne | LocalQuorum => (LocalQuorum, LocalQuorum),
+        Quorum => (Quorum, Quorum),
+        EachQuorum => (EachQuorum, LocalQuorum),
+        All => (All, LocalOne),
+    }
+}
