@@ -279,7 +279,7 @@ impl Session {
         let partition = number(dead_letter::PARTITION).and_then(|number| number.try_into().ok());
         if let Some(keys) = &self.keys {
             key = keys
-                .of(message.payload().unwrap_or_default())?
+                .admit(message.payload().unwrap_or_default())?
                 .map(String::into_bytes);
         } else {
             let offset = number(dead_letter::OFFSET).ok_or("it doesn't say its offset")?;
