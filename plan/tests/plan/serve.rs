@@ -48,7 +48,7 @@ fn told_in(endpoint: &str, keyspaces: &[&str]) -> String {
 fn takes_one_select_on_the_pipelines_tables() {
     let cql = |cql: &str| {
         told(&format!(
-            "path: /e/{{p}}, parameters: [{PLAYER}], cql: {cql:?}"
+            "path: '/e/{{p}}', parameters: [{PLAYER}], cql: {cql:?}"
         ))
     };
     assert_told!(
@@ -68,7 +68,7 @@ fn takes_one_select_on_the_pipelines_tables() {
 fn refuses_everything_else() {
     let cql = |cql: &str| {
         told(&format!(
-            "path: /e/{{p}}, parameters: [{PLAYER}], cql: {cql:?}"
+            "path: '/e/{{p}}', parameters: [{PLAYER}], cql: {cql:?}"
         ))
     };
     assert_told!(
@@ -95,7 +95,7 @@ fn refuses_everything_else() {
         cql
     );
     let either = told_in(
-        &format!("path: /e/{{p}}, parameters: [{PLAYER}], cql: 'SELECT * FROM t WHERE k = :p'"),
+        &format!("path: '/e/{{p}}', parameters: [{PLAYER}], cql: 'SELECT * FROM t WHERE k = :p'"),
         &["games", "shop"],
     );
     assert_eq!(
