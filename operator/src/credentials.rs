@@ -287,7 +287,7 @@ impl Credentials {
         &self,
         namespace: &str,
         name: &str,
-    ) -> Result<BTreeMap<&'static str, String>, Error> {
+    ) -> Result<BTreeMap<String, String>, Error> {
         let api = Api::<SecretObject>::namespaced(self.client.clone(), namespace);
         let missing =
             |what: &str| Error::SecretMissing(format!("Secret `{namespace}/{name}` {what}"));

@@ -1,7 +1,7 @@
 //! Why a reconcile stopped: which condition says so, and when it is tried again.
 
 use millstream_api::condition::{self, reason};
-use millstream_plan::Refusal;
+use millstream_plan::{PlanError, Refusal};
 
 use crate::{cassandra::CassandraError, kafka::KafkaError, registry::RegistryError};
 
@@ -53,6 +53,12 @@ impl From<Refusal> for Error {
             Refusal::InvalidSql(message) => Error::InvalidSql(message),
             Refusal::Incompatible(message) => Error::Incompatible(message),
         }
+    }
+}
+
+impl From<PlanError> for Error {
+    fn from(error: PlanError) -> Self {
+        Refusal::from(error).into()
     }
 }
 
