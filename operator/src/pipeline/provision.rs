@@ -26,7 +26,9 @@ use millstream_api::{
     source::TopicEncoding,
     worker::{IngestConfig, PipelineRef, ProcessConfig, TopicRef, WorkerConfig},
 };
-use millstream_plan::{Accepted, PlanError, RecordSchema, find_keyspace, keyspace_manager};
+use millstream_plan::{
+    Accepted, PlanError, RecordSchema, Refusal, find_keyspace, keyspace_manager,
+};
 
 use super::{
     children::{self, Pods, Stage},
@@ -395,8 +397,9 @@ async fn register_schema(
     let Some(access) = registry.filter(|_| pipeline.spec.topic.encoding == Encoding::Avro) else {
         return Ok(None);
     };
-    let schema = RecordSchema::parse(&pipeline.spec.schema)?;
-    let schema = schema.avro(&topic.name).map_err(PlanError::from)?;
+    let schema = RecordSchema::parse(&pipeline.spec.schema).map_err(Refusal::from)?;
+    let schema = schema.avro(&topic.name).map_err(PlanError::from);
+    let schema = schema.map_err(Refusal::from)?;
     let registry = context.registry(access).await?;
     let registering = || context.metrics.wrote(System::Registry);
     let subject = subject(&topic.name);
