@@ -45,7 +45,8 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
     let mut declared: BTreeMap<String, Vec<TableSpec>> = BTreeMap::new();
     for sink in &pipeline.spec.sinks {
         let plan = SinkPlan::new(&schema, &sink.name, &sink.sql)?;
-        use crate::{Expectations, RecordSchema, Refusal, SinkPlan, key_pointers};
+        Expectations::new(&plan, &sink.expectations)?;
+        check_ttl(sink, &plan)?;
         let keyspace = find_keyspace(keyspaces, &sink.cassandra.keyspace);
         let (table, mine) = table(sink, &plan, keyspace, &manager)?;
         if mine {
