@@ -149,6 +149,7 @@ fn placed_syntax(message: &str) -> (Option<Position>, QueryProblem) {
     let (at, message) = placed.unwrap_or((None, message));
     // The parser's spelling: `Expected: an expression, found: EOF`.
     let message = message
+        .replacen("Expected: EOF", "expected the end", 1)
         .replacen("Expected: ", "expected ", 1)
         .replacen(", found: EOF", ", found the end", 1)
         .replacen(", found: ", ", found ", 1);
