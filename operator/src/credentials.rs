@@ -283,11 +283,7 @@ impl Credentials {
     }
 
     /// All values of a Secret, of which there must be one, and none empty.
-    async fn whole(
-        &self,
-        namespace: &str,
-        name: &str,
-    ) -> Result<BTreeMap<String, String>, Error> {
+    async fn whole(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, String>, Error> {
         let api = Api::<SecretObject>::namespaced(self.client.clone(), namespace);
         let missing =
             |what: &str| Error::SecretMissing(format!("Secret `{namespace}/{name}` {what}"));
