@@ -193,7 +193,7 @@ pub struct Sink {
     pub sql: String,
     /// What has to hold for every row of the SQL's result, and what becomes of rows for which it
     /// doesn't. A row is held to all of them; each counts its own failures. Of several that fail,
-    /// `Fail` comes before `DeadLetter`, and `DeadLetter` before `Drop`.
+    /// `Fail` comes before `DeadLetter`, and `DeadLetter` before `Drop`. Not for SQL with a GROUP BY.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub expectations: Vec<Expectation>,

@@ -19,7 +19,7 @@ use crate::{
     engine::{self, in_words},
     error::{PlanError, Position, QueryProblem, similar},
     query::{Placed, folded, parse_condition, place},
-    resolve::{check, is_replaced},
+    resolve::{aggregate_name, check, is_replaced},
     table::sql_name,
 };
 
@@ -211,6 +211,11 @@ impl VisitorMut for Columns<'_> {
         let at = place(expr.span());
         if is_replaced(expr) {
             return ControlFlow::Continue(());
+        }
+        if let Some(name) = aggregate_name(expr) {
+            let place = "in a check, which sees one row";
+            let problem = QueryProblem::MisplacedAggregate { name, place };
+            return ControlFlow::Break((at, problem));
         }
         let found = match expr {
             Expr::Identifier(ident) => self.find(std::slice::from_ref(ident)).map(Some),

@@ -132,6 +132,10 @@ impl Session {
         replay: &Replay,
     ) -> anyhow::Result<Self> {
         let (pipeline, connection, topic, letters, mut stages, keys) = match config {
+            WorkerConfig::Ingest(ingest) if ingest.avro_schema_id.is_some() => bail!(
+                "the records of the topic {} are Avro, and what the source's dead letters hold is JSON: they can't be replayed; mend the source, and let it give them again",
+                ingest.topic.name
+            ),
             WorkerConfig::Ingest(ingest) => {
                 let keys = Some(Keys::new(&ingest.key));
                 let stages = vec![INGEST.to_owned()];

@@ -406,6 +406,8 @@ async fn dead_letters_are_replayed_to_where_they_were() {
     };
     // A sink that takes everything, and one whose SQL has a mistake.
     let others = pipeline.process_with(json!({"name": "others"}));
+    // It has read its configuration: the next one is written in its place.
+    others.await_status(|_| true).await;
     let wrong = USERS.sql.replace(
         "location.postcode AS",
         "CAST(CAST(location.postcode AS INT) AS TEXT) AS",

@@ -112,3 +112,21 @@ fn depth_is_bounded() {
         assert!(told.contains("too deep"), "{told}");
     }
 }
+
+#[test]
+fn groups_have_none() {
+    let expectation = Expectation {
+        name: "many".into(),
+        check: "n > 1".into(),
+        on_failure: OnFailure::Drop,
+    };
+    let groups = plan("SELECT gender, count(*) AS n FROM records GROUP BY gender");
+    let told = Expectations::new(&groups, &[expectation])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        told.contains("use WHERE for the records, HAVING for the groups"),
+        "{told}"
+    );
+    assert!(Expectations::new(&groups, &[]).is_ok());
+}
