@@ -173,7 +173,9 @@ proptest! {
         let text = value.to_string();
         let raw = Pointer::parse(&pointer).find(text.as_bytes());
         let parsed: Option<Value> = raw.and_then(|raw| serde_json::from_str(raw).ok());
-        prop_assert_eq!(parsed.as_ref(), Some(found), "{} in {}", pointer, text);
+        // Floats in their last digit are the parser's business: both go through it.
+        let expected: Option<Value> = serde_json::from_str(&found.to_string()).ok();
+        prop_assert_eq!(parsed, expected, "{} in {}", pointer, text);
     }
 
     #[test]

@@ -54,9 +54,10 @@ impl Selection {
             let plain = path.join(".");
             let exact: Vec<_> = path.iter().map(|name| always_quoted(name)).collect();
             let expr = [plain, exact.join(".")].into_iter().find(|expr| {
-                let sql = format!("SELECT {expr} AS {column} FROM records");
+                // Behind a comma, where `order` could end the list.
+                let sql = format!("SELECT _offset AS {column}_0, {expr} AS {column} FROM records");
                 let plan = SinkPlan::new(schema, "inferred", &sql);
-                plan.is_ok_and(|plan| plan.columns[0].path.as_ref() == Some(&path))
+                plan.is_ok_and(|plan| plan.columns[1].path.as_ref() == Some(&path))
             });
             // An array of objects has no place in a table.
             if let Some(expr) = expr {
