@@ -105,10 +105,12 @@ async fn an_ingest_that_is_killed_loses_nothing() {
     await_ids(&pipeline, 0..9_000).await;
     // One that starts again goes on where it was.
     ingest.terminate().await;
+    pipeline.await_commits().await;
     let before = pipeline.progress().await.0.rows;
     ingest = pipeline.ingest(source);
     upstream.write_ids(1, 9_000..9_001).await;
     await_ids(&pipeline, 0..9_001).await;
+    pipeline.await_commits().await;
     assert_eq!(pipeline.progress().await.0.rows, before + 1);
     drop((ingest, process));
 }

@@ -19,6 +19,8 @@ use crate::{
     tls::authorities,
 };
 
+/// At most between two attempts to connect.
+const RETRY: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -29,7 +31,8 @@ pub async fn connect(
     status: &[StatusPart],
 ) -> Result<Arc<Session>, ConfigError> {
     let builder = builder(connection, credentials)?;
-    let mut delays = Delays::default();
+    // Short: what is served is waited for.
+    let mut delays = Delays::up_to(RETRY);
     loop {
         match builder.build().await {
             Ok(session) => {
