@@ -776,6 +776,11 @@ async fn without_cassandra_it_says_so_and_comes_back() {
     let Some(mut serving) = sessions().await else {
         return;
     };
+    // The driver takes nodes for what they say of themselves, with the gate's port.
+    if !serving.cassandra.starts_with("127.") {
+        eprintln!("skipped: Cassandra isn't on the loopback address, no gate can stand before it");
+        return;
+    }
     let gate = Gate::open(&serving.cassandra).await;
     serving.cassandra = gate.address.clone();
     gate.shut();
