@@ -235,7 +235,7 @@ pub struct SinkConfig {
 impl SinkConfig {
     /// Seconds for which rows and states are kept.
     pub fn ttl_seconds(&self) -> Option<u64> {
-        let ttl = std::time::Duration::try_from(self.state_ttl?).ok()?;
+        let ttl = std::time::Duration::from(self.state_ttl?);
         Some(ttl.as_secs())
     }
 }

@@ -275,7 +275,7 @@ fn check_ttl(sink: &Sink, plan: &SinkPlan) -> Result<(), Refusal> {
     let Some(ttl) = sink.state_ttl else {
         return Ok(());
     };
-    let seconds = std::time::Duration::try_from(ttl).map_or(0, |ttl| ttl.as_secs());
+    let seconds = std::time::Duration::from(ttl).as_secs();
     let problem = match () {
         () if !plan.is_grouped() => {
             "the SQL has no GROUP BY, and so no state: take it out, or set the table's option defaultTimeToLive"

@@ -81,10 +81,10 @@ fn made_up() -> Vec<Value> {
         let any = index.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
         let mut record = json!({
             "group": {"group_city": format!("city {}", any % 50)},
-            "rsvp_id": any % 1_200, "response": if any % 3 == 0 { "no" } else { "yes" },
+            "rsvp_id": any % 1_200, "response": if any.is_multiple_of(3) { "no" } else { "yes" },
             "guests": any % 4, "mtime": 1_489_925_470_960_u64 + any % 5_000,
         });
-        if any % 5 > 0 {
+        if !any.is_multiple_of(5) {
             let id = any % 881;
             record["venue"] = json!({
                 "venue_id": id, "venue_name": format!("venue {id}"), "lat": id as f64 / 8.0, "lon": 0,

@@ -69,7 +69,7 @@ fn what_makes_no_sense_is_refused_by_kubectl_apply_itself() {
         for (spec, message) in [
             (
                 json!({"source": {}}),
-                "exactly one of http and generator must be set",
+                "exactly one of http, file, database, topic and generator must be set",
             ),
             (json!({"source": {"http": http}}), "spec.source.http.url"),
             (json!({"replicas": -1}), "spec.replicas"),

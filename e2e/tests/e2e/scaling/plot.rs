@@ -12,6 +12,9 @@ const SIZE: (u32, u32) = (900, 720);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
+/// Caption, colour, and what is drawn of a second.
+type Curve = (&'static str, RGBColor, fn(&Second) -> i64);
+
 /// Draws the course as an SVG file.
 pub fn draw(path: &Path, course: &[Second]) -> Result<()> {
     let area = SVGBackend::new(path, SIZE).into_drawing_area();
@@ -19,7 +22,7 @@ pub fn draw(path: &Path, course: &[Second]) -> Result<()> {
     area.fill(&WHITE)
         .map_err(|error| failed(error.to_string()))?;
     let panels = area.split_evenly((3, 1));
-    let curves: [(&str, RGBColor, fn(&Second) -> i64); 3] = [
+    let curves: [Curve; 3] = [
         ("records produced per second", BLUE, |second| second.load),
         ("lag in records", RED, |second| second.lag),
         ("process pods", BLACK, |second| i64::from(second.replicas)),
