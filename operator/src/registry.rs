@@ -20,8 +20,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const FRESH: Duration = Duration::from_secs(30);
 /// More schemas than this are not remembered.
 const MEMORY: usize = 10_000;
-/// The registry's own numbers for what it doesn't have: a plain 404 may be a wrong URL.
-const NOT_FOUND: [u32; 3] = [40_401, 40_402, 40_403];
+/// The registry's own numbers for what it doesn't have, or has deleted: a plain 404 may be a wrong URL.
+const NOT_FOUND: [u32; 5] = [40_401, 40_402, 40_403, 40_404, 40_406];
 
 /// Why a schema isn't registered.
 #[derive(Debug, Clone, thiserror::Error)]

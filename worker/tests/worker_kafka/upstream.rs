@@ -1,11 +1,12 @@
 //! A topic that somebody else writes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
     client::DefaultClientContext,
+    error::RDKafkaErrorCode,
     message::OwnedHeaders,
     producer::{FutureProducer, FutureRecord},
 };
@@ -69,16 +70,26 @@ impl Upstream {
         let sent = records.into_iter().map(|(partition, value)| {
             let producer = producer.clone();
             async move {
-                let mut record = FutureRecord::<[u8], [u8]>::to(&self.name)
-                    .partition(partition)
-                    .key(b"k\xff")
-                    .timestamp(1_700_000_000_123)
-                    .headers(OwnedHeaders::new().insert(rdkafka::message::Header {
-                        key: "trace",
-                        value: Some("t-1"),
-                    }));
-                record.payload = value.as_deref();
-                producer.send(record, TIMEOUT).await.unwrap();
+                let deadline = Instant::now() + TIMEOUT;
+                loop {
+                    let mut record = FutureRecord::<[u8], [u8]>::to(&self.name)
+                        .partition(partition)
+                        .key(b"k\xff")
+                        .timestamp(1_700_000_000_123)
+                        .headers(OwnedHeaders::new().insert(rdkafka::message::Header {
+                            key: "trace",
+                            value: Some("t-1"),
+                        }));
+                    record.payload = value.as_deref();
+                    let Err((error, _)) = producer.send(record, TIMEOUT).await else {
+                        break;
+                    };
+                    // A partition that was just added isn't known to every client yet.
+                    let unknown = Some(RDKafkaErrorCode::UnknownPartition);
+                    assert_eq!(error.rdkafka_error_code(), unknown, "{error}");
+                    assert!(Instant::now() < deadline, "{error}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
             }
         });
         futures::future::join_all(sent).await;
