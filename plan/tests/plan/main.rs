@@ -47,6 +47,14 @@ fn error(sql: &str) -> String {
     }
 }
 
+/// What is said of a query, be it refused or not.
+fn verdict(sql: &str) -> String {
+    match SinkPlan::new(&users(), "created-users", sql) {
+        Ok(_) => "is accepted".to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
 /// A snapshot of each input, and below it what comes of it.
 macro_rules! assert_told {
     ($inputs:expr, $outcome:expr) => {
