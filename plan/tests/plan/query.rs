@@ -1,7 +1,7 @@
 use datafusion::arrow::array::RecordBatch;
 use millstream_plan::{RecordSchema, SinkPlan, VirtualColumn};
 
-use crate::{assert_told, error, plan, users};
+use crate::{assert_told, error, plan, users, verdict};
 
 /// The columns as a person would put it: name, types, and what the column is nothing but.
 fn columns(sql: &str) -> String {
