@@ -53,7 +53,7 @@ fn types_are_widened_until_they_take_every_record() {
         "name.first AS name_first",
         "\"a b\" AS a_b",
         "AS id_2",
-        "\"userName\" AS user_name",
+        "userName AS user_name",
     ];
     assert_has(&sql, &columns);
     assert!(
