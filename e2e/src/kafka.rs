@@ -1,7 +1,7 @@
 //! Kafka as it is, seen with its own clients.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rdkafka::admin::{
@@ -183,11 +183,18 @@ impl Kafka {
             .partitions(topic)?
             .with_context(|| format!("no topic {topic}"))?;
         let of = |partition| {
-            let watermarks = self
-                .admin
-                .inner()
-                .fetch_watermarks(topic, partition, TIMEOUT)?;
-            Ok((partition, watermarks))
+            let client = self.admin.inner();
+            let deadline = Instant::now() + TIMEOUT;
+            loop {
+                match client.fetch_watermarks(topic, partition, TIMEOUT) {
+                    Ok(watermarks) => return Ok((partition, watermarks)),
+                    // Kafka was started again, and the client's view of it is old.
+                    Err(_) if Instant::now() < deadline => {
+                        std::thread::sleep(Duration::from_millis(100));
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
         };
         (0..i32::try_from(partitions)?).map(of).collect()
     }

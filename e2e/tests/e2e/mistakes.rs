@@ -144,7 +144,8 @@ fn kubectl_apply_says_no_to_what_is_no_pipeline() {
             .refused(&orders::pipeline_with(namespace, two).to_string())
             .await?;
         assert!(
-            refusal.contains("exactly one of http, file, database, topic and generator must be set"),
+            refusal
+                .contains("exactly one of http, file, database, topic and generator must be set"),
             "{refusal}"
         );
         assert!(refusal.contains("spec.source"), "{refusal}");
