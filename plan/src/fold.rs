@@ -63,10 +63,25 @@ impl Fold {
         groups: &[usize],
         states: &[Option<&[u8]>],
     ) -> Result<Vec<Box<[u8]>>, ExecError> {
-        let mut accumulators = self.merged(states).map_err(ExecError::Aggregate)?;
-        self.update(&mut accumulators, rows, groups, states.len())
+        // Groups that have a state come first: the engine's accumulators take every group below the
+        // number they are told for one that they have seen.
+        let (mut order, new): (Vec<usize>, Vec<usize>) =
+            (0..states.len()).partition(|group| states[*group].is_some());
+        let known: Vec<_> = order.iter().map(|group| states[*group]).collect();
+        order.extend(new);
+        let mut places = vec![0; order.len()];
+        for (place, group) in order.iter().enumerate() {
+            places[*group] = place;
+        }
+        let groups: Vec<_> = groups.iter().map(|group| places[*group]).collect();
+        let mut accumulators = self.merged(&known).map_err(ExecError::Aggregate)?;
+        self.update(&mut accumulators, rows, &groups, order.len())
             .map_err(ExecError::Aggregate)?;
-        let states = self.states(accumulators, states.len())?;
+        let mut folded = self.states(accumulators, order.len())?;
+        let states: Vec<_> = places
+            .iter()
+            .map(|place| std::mem::take(&mut folded[*place]))
+            .collect();
         match states.iter().map(|state| state.len()).max() {
             Some(bytes) if bytes > MAX_STATE_BYTES => Err(ExecError::State(bytes)),
             _ => Ok(states),
