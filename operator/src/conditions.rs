@@ -147,6 +147,8 @@ pub fn merge(
 
 #[cfg(test)]
 mod tests {
+    use millstream_plan::Refusal;
+
     use super::*;
 
     #[test]
@@ -158,7 +160,7 @@ mod tests {
         }
         assert_eq!(merge(&first, &ok, "all there", Some(1)), first);
 
-        let error = Error::Incompatible("column a".into());
+        let error = Error::from(Refusal::Incompatible("column a".into()));
         let failed = merge(&first, &accepted_and_provisioned(Err(&error)), "", Some(2));
         let moved: Vec<_> = failed
             .iter()
@@ -184,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_spec_that_is_refused_leaves_the_rest_unknown() {
-        let error = Error::InvalidSpec("no".into());
+        let error = Error::from(Refusal::InvalidSpec("no".into()));
         let conditions = merge(&[], &accepted_and_provisioned(Err(&error)), "", Some(1));
         let said: Vec<_> = conditions.iter().map(|c| c.status.as_str()).collect();
         assert_eq!(said, ["False", "False", "Unknown"]);

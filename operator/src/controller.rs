@@ -17,6 +17,7 @@ use kube::{
 };
 
 use millstream_api::DataPipeline;
+use millstream_plan::Refusal;
 use serde_json::json;
 
 use crate::{
@@ -107,10 +108,10 @@ async fn report_malformed<K: Kind>(
     let generation = meta.generation.unwrap_or_default();
     let uid = meta.uid.clone().unwrap_or_default();
     if meta.deletion_timestamp.is_none() && context.memory.is_new_malformed(&uid, generation) {
-        let error = Error::InvalidSpec(format!(
+        let error = Error::from(Refusal::InvalidSpec(format!(
             "the resource can't be read by this version of the operator: {}",
             invalid.error
-        ));
+        )));
         tracing::warn!(object = key::<K>(meta), "{error}");
         let verdicts = conditions::accepted_and_provisioned(Err(&error));
         let conditions = conditions::merge(&[], &verdicts, "", meta.generation);

@@ -10,6 +10,7 @@ use millstream_api::{
     serve::ServeAuth,
     worker::credentials as file,
 };
+use millstream_plan::Refusal;
 use sha2::{Digest, Sha256};
 
 use crate::{config::Config, error::Error};
@@ -197,7 +198,7 @@ impl Credentials {
         default: Option<&C>,
     ) -> Result<Access<C>, Error> {
         let connection = own.or(default).ok_or_else(|| {
-            Error::InvalidSpec(format!(
+            Refusal::InvalidSpec(format!(
                 "spec.{} is absent, and the operator has no default {}: set one of the two",
                 C::FIELD,
                 C::SYSTEM

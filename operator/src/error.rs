@@ -8,15 +8,9 @@ use crate::{cassandra::CassandraError, kafka::KafkaError, registry::RegistryErro
 /// Why a reconcile stopped. The message is what the person reads in the condition.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// The spec is wrong.
-    #[error("{0}")]
-    InvalidSpec(String),
-    /// The SQL or the schema is wrong.
-    #[error("{0}")]
-    InvalidSql(String),
-    /// What exists can't be altered to fit.
-    #[error("{0}")]
-    Incompatible(String),
+    /// The resource is wrong, or what exists can't be altered to fit.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// Somebody else's claim is older.
     #[error("{0}")]
     Conflict(String),
@@ -46,16 +40,6 @@ pub enum Error {
     Kubernetes(String),
 }
 
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::InvalidSpec(message) => Error::InvalidSpec(message),
-            Refusal::InvalidSql(message) => Error::InvalidSql(message),
-            Refusal::Incompatible(message) => Error::Incompatible(message),
-        }
-    }
-}
-
 impl From<PlanError> for Error {
     fn from(error: PlanError) -> Self {
         Refusal::from(error).into()
@@ -75,9 +59,8 @@ impl Error {
     /// The condition that turns False.
     pub fn condition(&self) -> &'static str {
         match self {
-            Error::InvalidSpec(_) | Error::InvalidSql(_) | Error::Conflict(_) => {
-                condition::ACCEPTED
-            }
+            Error::Refused(Refusal::InvalidSpec(_) | Refusal::InvalidSql(_))
+            | Error::Conflict(_) => condition::ACCEPTED,
             Error::DataGap { .. } => condition::DATA_GAP,
             _ => condition::PROVISIONED,
         }
@@ -86,9 +69,7 @@ impl Error {
     /// The reason that the condition gives.
     pub fn reason(&self) -> &str {
         match self {
-            Error::InvalidSpec(_) => reason::INVALID_SPEC,
-            Error::InvalidSql(_) => reason::INVALID_SQL,
-            Error::Incompatible(_) => reason::INCOMPATIBLE,
+            Error::Refused(refusal) => refusal.reason(),
             Error::Conflict(_) => reason::RESOURCE_CONFLICT,
             Error::SecretMissing(_) => reason::SECRET_MISSING,
             Error::Waiting(_) | Error::Kubernetes(_) => reason::WAITING,

@@ -67,7 +67,7 @@ impl Fold {
         // number they are told for one that they have seen.
         let (mut order, new): (Vec<usize>, Vec<usize>) =
             (0..states.len()).partition(|group| states[*group].is_some());
-        let known: Vec<_> = order.iter().map(|group| states[*group]).collect();
+        let known: Vec<_> = order.iter().filter_map(|group| states[*group]).collect();
         order.extend(new);
         let mut places = vec![0; order.len()];
         for (place, group) in order.iter().enumerate() {
@@ -88,17 +88,15 @@ impl Fold {
         }
     }
 
-    /// Accumulators that have taken up states.
-    fn merged(&self, states: &[Option<&[u8]>]) -> Result<Accumulators, DataFusionError> {
+    /// Accumulators that have taken up states, the first groups'.
+    fn merged(&self, states: &[&[u8]]) -> Result<Accumulators, DataFusionError> {
         let mut accumulators = Vec::with_capacity(self.grouping.aggregates.len());
         if self.grouping.aggregates.is_empty() {
             return Ok(accumulators);
         }
-        let known = states.iter().enumerate();
-        let known = known.filter_map(|(group, state)| Some((group, (*state)?)));
-        let (groups, states_known): (Vec<usize>, Vec<&[u8]>) = known.unzip();
+        let groups: Vec<_> = (0..states.len()).collect();
         let parser = self.grouping.states.parser();
-        let rows = states_known.iter().map(|state| parser.parse(state));
+        let rows = states.iter().map(|state| parser.parse(state));
         let mut columns = self.grouping.states.convert_rows(rows)?.into_iter();
         for aggregate in &self.grouping.aggregates {
             let mut accumulator = aggregate.accumulator()?;
@@ -171,9 +169,8 @@ impl Fold {
 
     /// Keys and results of the aggregates.
     fn outputs(&self, keys: &[ArrayRef], states: &[&[u8]]) -> Result<RecordBatch, DataFusionError> {
-        let known: Vec<_> = states.iter().map(|state| Some(*state)).collect();
         let mut columns = keys.to_vec();
-        for mut accumulator in self.merged(&known)? {
+        for mut accumulator in self.merged(states)? {
             columns.push(accumulator.evaluate(EmitTo::All)?);
         }
         let options = RecordBatchOptions::new().with_row_count(Some(states.len()));

@@ -20,6 +20,7 @@ use crate::{
 
 /// The table that the records are in.
 const TABLE: &str = "records";
+const DIALECT: GenericDialect = GenericDialect {};
 /// As the DataPipeline's own schema has it.
 pub(crate) const MAX_BYTES: usize = 65_536;
 
@@ -90,18 +91,12 @@ pub(crate) fn parse(sql: &str) -> Placed<ParsedQuery> {
 
 /// Parses what stands alone: a condition without a query around it.
 pub(crate) fn parse_condition(sql: &str) -> Placed<Expr> {
-    let dialect = GenericDialect {};
-    let tokens = Tokenizer::new(&dialect, sql)
-        .tokenize_with_location()
-        .map_err(|error| {
-            let at = Some(error.location.into());
-            (at, QueryProblem::Syntax(error.message))
-        })?;
+    let tokens = tokens(sql)?;
     // As if it stood in a query: what is too deep for one is too deep here.
     let select = TokenWithSpan::wrap(Token::make_keyword("SELECT"));
     let in_query: Vec<_> = iter::once(select).chain(tokens.iter().cloned()).collect();
     check_tokens(&in_query)?;
-    let mut parser = Parser::new(&dialect).with_tokens_with_locations(tokens);
+    let mut parser = Parser::new(&DIALECT).with_tokens_with_locations(tokens);
     let parsed = parser.parse_expr().and_then(|expr| {
         parser.expect_token(&Token::EOF)?;
         Ok(expr)
@@ -109,19 +104,21 @@ pub(crate) fn parse_condition(sql: &str) -> Placed<Expr> {
     parsed.map_err(syntax)
 }
 
+fn tokens(sql: &str) -> Placed<Vec<TokenWithSpan>> {
+    let tokens = Tokenizer::new(&DIALECT, sql).tokenize_with_location();
+    tokens.map_err(|error| {
+        let at = Some(error.location.into());
+        (at, QueryProblem::Syntax(error.message))
+    })
+}
+
 fn statements(sql: &str) -> Placed<Vec<Statement>> {
     if sql.len() > MAX_BYTES {
         return Err((None, QueryProblem::TooLong(MAX_BYTES)));
     }
-    let dialect = GenericDialect {};
-    let tokens = Tokenizer::new(&dialect, sql)
-        .tokenize_with_location()
-        .map_err(|error| {
-            let at = Some(error.location.into());
-            (at, QueryProblem::Syntax(error.message))
-        })?;
+    let tokens = tokens(sql)?;
     check_tokens(&tokens)?;
-    let mut parser = Parser::new(&dialect).with_tokens_with_locations(tokens);
+    let mut parser = Parser::new(&DIALECT).with_tokens_with_locations(tokens);
     parser.parse_statements().map_err(syntax)
 }
 

@@ -20,6 +20,33 @@ pub enum ConfigError {
     Certificate { path: PathBuf, reason: String },
 }
 
+/// Where a pod finds what the operator gave it.
+#[derive(clap::Args)]
+pub struct Mounted {
+    /// The configuration, as the operator writes it.
+    #[arg(
+        long,
+        env = "MILLSTREAM_CONFIG",
+        default_value = "/etc/millstream/worker.yaml"
+    )]
+    config: PathBuf,
+    /// The folder with the credentials for Kafka and Cassandra, one file each.
+    #[arg(
+        long,
+        env = "MILLSTREAM_CREDENTIALS_DIR",
+        default_value = "/etc/millstream-credentials"
+    )]
+    credentials_dir: PathBuf,
+}
+
+impl Mounted {
+    /// Reads the configuration; credentials are read when they are needed.
+    pub fn load(&self) -> Result<(WorkerConfig, Credentials), ConfigError> {
+        let credentials = Credentials::new(self.credentials_dir.clone());
+        Ok((load(&self.config)?, credentials))
+    }
+}
+
 /// Reads the configuration.
 pub fn load(path: &Path) -> Result<WorkerConfig, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {

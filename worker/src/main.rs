@@ -1,12 +1,12 @@
 //! `millstream-worker`: runs one stage of a DataPipeline; checks and previews one before it is
 //! applied.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use millstream_worker::{
     check::{self, Check},
-    config::Credentials,
+    config::Mounted,
     infer::{self, Infer},
     preview::{self, Preview},
     replay::{self, Replay},
@@ -53,20 +53,8 @@ enum Command {
 
 #[derive(clap::Args)]
 struct Run {
-    /// The configuration, as the operator writes it.
-    #[arg(
-        long,
-        env = "MILLSTREAM_CONFIG",
-        default_value = "/etc/millstream/worker.yaml"
-    )]
-    config: PathBuf,
-    /// The folder with the credentials for Kafka and Cassandra, one file each.
-    #[arg(
-        long,
-        env = "MILLSTREAM_CREDENTIALS_DIR",
-        default_value = "/etc/millstream-credentials"
-    )]
-    credentials_dir: PathBuf,
+    #[command(flatten)]
+    mounted: Mounted,
     /// Port of /healthz, /readyz, /metrics and /status; 0 for any that is free.
     #[arg(long, env = "MILLSTREAM_HTTP_PORT", default_value_t = millstream_api::worker::HTTP_PORT)]
     http_port: u16,
@@ -130,8 +118,7 @@ fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resu
 }
 
 fn run_stage(run: Run) -> anyhow::Result<()> {
-    let config = millstream_worker::config::load(&run.config)?;
-    let credentials = Credentials::new(run.credentials_dir);
+    let (config, credentials) = run.mounted.load()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         // The rebalance callback of a consumer may block one of them.

@@ -7,7 +7,7 @@
 //! How far each stage's letters are replayed is the metadata of an offset in the dead-letter topic,
 //! committed under a group of its own.
 
-use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
 use futures::future::try_join_all;
@@ -22,7 +22,7 @@ use rdkafka::{
 };
 
 use crate::{
-    config::{self, Credentials},
+    config::{Credentials, Mounted},
     dead_letter::MAX_KEY_BYTES,
     kafka,
     stage::{INGEST, key::Keys},
@@ -51,20 +51,8 @@ const CHUNK_BYTES: usize = 16 * 1024 * 1024;
 /// sink that rejected it and to no other, and never replaces what a newer record wrote.
 #[derive(clap::Args)]
 pub struct Replay {
-    /// The configuration, as the operator writes it.
-    #[arg(
-        long,
-        env = "MILLSTREAM_CONFIG",
-        default_value = "/etc/millstream/worker.yaml"
-    )]
-    config: PathBuf,
-    /// The folder with the credentials for Kafka, one file each.
-    #[arg(
-        long,
-        env = "MILLSTREAM_CREDENTIALS_DIR",
-        default_value = "/etc/millstream-credentials"
-    )]
-    credentials_dir: PathBuf,
+    #[command(flatten)]
+    mounted: Mounted,
     /// Only the letters of this sink.
     #[arg(long)]
     sink: Option<String>,
@@ -113,8 +101,7 @@ struct Session {
 
 /// Replays, and prints what was done.
 pub async fn run(replay: &Replay) -> anyhow::Result<ExitCode> {
-    let config = config::load(&replay.config)?;
-    let credentials = Credentials::new(replay.credentials_dir.clone());
+    let (config, credentials) = replay.mounted.load()?;
     let mut session = Session::open(config, &credentials, replay)?;
     let ends = session.partitions()?;
     let mut left = replay.limit.unwrap_or(usize::MAX);

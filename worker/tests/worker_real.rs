@@ -72,12 +72,21 @@ async fn assert_rows(pipeline: &Pipeline, seed: u64, count: u64) {
     }
 }
 
+/// A pipeline of users; none where there are no servers.
+async fn users(partitions: i32) -> Option<Pipeline> {
+    let environment = Environment::find()?;
+    let settings = Settings {
+        partitions,
+        ..USERS
+    };
+    Some(Pipeline::create(environment, settings).await)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_record_becomes_a_row_and_a_drain_is_quick() {
-    let Some(environment) = Environment::find() else {
+    let Some(pipeline) = users(USERS.partitions).await else {
         return;
     };
-    let pipeline = Pipeline::create(environment, USERS).await;
     let process = pipeline.process();
     let ingest = pipeline.ingest(json!({"generator": {"count": 20_000, "seed": 7}}));
     let status = ingest.await_status(|status| status.complete).await;
@@ -114,10 +123,9 @@ async fn every_record_becomes_a_row_and_a_drain_is_quick() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_that_are_killed_lose_and_double_nothing() {
-    let Some(environment) = Environment::find() else {
+    let Some(pipeline) = users(USERS.partitions).await else {
         return;
     };
-    let pipeline = Pipeline::create(environment, USERS).await;
     let source = json!({"generator": {"count": 40_000, "seed": 8, "rate": 8_000}});
     let mut ingest = pipeline.ingest(source.clone());
     let mut workers = vec![pipeline.process(), pipeline.process()];
@@ -151,14 +159,9 @@ async fn workers_that_are_killed_lose_and_double_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_newest_record_wins_and_absent_fields_are_left_alone() {
-    let Some(environment) = Environment::find() else {
+    let Some(pipeline) = users(1).await else {
         return;
     };
-    let settings = Settings {
-        partitions: 1,
-        ..USERS
-    };
-    let pipeline = Pipeline::create(environment, settings).await;
     let id = "9a723211-0e87-41f1-b1e4-ed1a15226b80";
     let record = |rest: &str| {
         let json = format!(r#"{{"login": {{"uuid": "{id}"}}, {rest}}}"#);
@@ -185,14 +188,9 @@ async fn the_newest_record_wins_and_absent_fields_are_left_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_records_go_to_the_dead_letters_and_the_rest_goes_on() {
-    let Some(environment) = Environment::find() else {
+    let Some(pipeline) = users(1).await else {
         return;
     };
-    let settings = Settings {
-        partitions: 1,
-        ..USERS
-    };
-    let pipeline = Pipeline::create(environment, settings).await;
     let good = |id: u8| {
         let json = format!(r#"{{"login": {{"uuid": "{id:08}-0e87-41f1-b1e4-ed1a15226b80"}}}}"#);
         (None, Some(json.into_bytes()))
@@ -235,10 +233,9 @@ async fn bad_records_go_to_the_dead_letters_and_the_rest_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_table_is_waited_for() {
-    let Some(environment) = Environment::find() else {
+    let Some(pipeline) = users(USERS.partitions).await else {
         return;
     };
-    let pipeline = Pipeline::create(environment, USERS).await;
     let drop_table = format!("DROP TABLE {}.rows", pipeline.name);
     pipeline
         .session
@@ -286,14 +283,9 @@ fn numbers(rows: Vec<(uuid::Uuid,)>) -> Vec<u32> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_are_held_to_expectations() {
-    let Some(environment) = Environment::find() else {
+    let Some(pipeline) = users(1).await else {
         return;
     };
-    let settings = Settings {
-        partitions: 1,
-        ..USERS
-    };
-    let pipeline = Pipeline::create(environment, settings).await;
     pipeline
         .produce(&[
             user(0, "f", 20),
@@ -373,14 +365,9 @@ async fn rows_are_held_to_expectations() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_are_replayed_to_where_they_were() {
-    let Some(environment) = Environment::find() else {
+    let Some(pipeline) = users(2).await else {
         return;
     };
-    let settings = Settings {
-        partitions: 2,
-        ..USERS
-    };
-    let pipeline = Pipeline::create(environment, settings).await;
     let named = |number: u64, name: &str, post_code: &str| {
         let id = format!("{number:08}-0e87-41f1-b1e4-ed1a15226b80");
         let json = json!({
@@ -461,14 +448,9 @@ async fn dead_letters_are_replayed_to_where_they_were() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_in_the_batch_of_a_newer_record_does_not_replace_it() {
-    let Some(environment) = Environment::find() else {
+    let Some(pipeline) = users(1).await else {
         return;
     };
-    let settings = Settings {
-        partitions: 1,
-        ..USERS
-    };
-    let pipeline = Pipeline::create(environment, settings).await;
     let wrong = USERS
         .sql
         .replace("registered.age AS", "CAST(100 / registered.age AS INT) AS");

@@ -14,11 +14,7 @@ fn retain_keeps_the_records_and_the_rows() {
         let manifest = orders::pipeline(namespace).to_string();
         namespace.apply(&manifest).await?;
         namespace.ready(ORDERS).await?;
-        namespace
-            .kafka
-            .produce(&topic, orders::plain(0..100))
-            .await?;
-        namespace.drained(ORDERS, ORDERS, &topic, PATIENCE).await?;
+        orders::store(namespace, 0..100).await?;
 
         namespace
             .kubectl(&["delete", "datapipeline", ORDERS])
@@ -31,11 +27,7 @@ fn retain_keeps_the_records_and_the_rows() {
         // Applied again, it goes on with what is there: the rows once, the new ones with them.
         namespace.apply(&manifest).await?;
         namespace.ready(ORDERS).await?;
-        namespace
-            .kafka
-            .produce(&topic, orders::plain(100..150))
-            .await?;
-        namespace.drained(ORDERS, ORDERS, &topic, PATIENCE).await?;
+        orders::store(namespace, 100..150).await?;
         assert_eq!(namespace.cassandra.count(&table).await?, 150);
         Ok(())
     });
@@ -49,11 +41,7 @@ fn delete_removes_the_topics_and_the_table() {
             orders::pipeline_with(namespace, json!({"deletionPolicy": "Delete"})).to_string();
         namespace.apply(&manifest).await?;
         namespace.ready(ORDERS).await?;
-        namespace
-            .kafka
-            .produce(&topic, orders::plain(0..100))
-            .await?;
-        namespace.drained(ORDERS, ORDERS, &topic, PATIENCE).await?;
+        orders::store(namespace, 0..100).await?;
         let dead_letter = format!("{topic}.dead-letter");
         assert!(namespace.kafka.partitions(&dead_letter)?.is_some());
 
@@ -76,11 +64,7 @@ fn delete_removes_the_topics_and_the_table() {
         // Made anew, it starts from nothing.
         namespace.apply(&manifest).await?;
         namespace.ready(ORDERS).await?;
-        namespace
-            .kafka
-            .produce(&topic, orders::plain(500..510))
-            .await?;
-        namespace.drained(ORDERS, ORDERS, &topic, PATIENCE).await?;
+        orders::store(namespace, 500..510).await?;
         assert_eq!(
             namespace.cassandra.count(&orders::table(namespace)).await?,
             10

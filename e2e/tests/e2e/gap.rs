@@ -79,11 +79,7 @@ fn a_topic_that_was_made_anew_stops_the_pipeline() {
         let running = pipeline(namespace, json!({}));
         namespace.apply(&running.to_string()).await?;
         namespace.ready(ORDERS).await?;
-        namespace
-            .kafka
-            .produce(&topic, orders::plain(0..100))
-            .await?;
-        namespace.drained(ORDERS, ORDERS, &topic, PATIENCE).await?;
+        orders::store(namespace, 0..100).await?;
         namespace.kafka.delete_topic(&topic).await?;
         stops(namespace, reason::TOPIC_RECREATED).await?;
         // The same orders, and some more: rows of the new topic win over those of the old one.

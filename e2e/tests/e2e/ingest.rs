@@ -307,7 +307,6 @@ fn a_paused_pipeline_stands_still_and_goes_on_where_it_was() {
 #[test]
 fn new_credentials_roll_the_pods() {
     with_temp_namespace("rotate", async |namespace| {
-        let topic = orders::topic(namespace);
         let secret = |user: &str, password: &str| {
             let data = json!({"username": user, "password": password});
             json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "login"}, "stringData": data})
@@ -337,11 +336,7 @@ fn new_credentials_roll_the_pods() {
         })
         .await?;
         namespace.ready(ORDERS).await?;
-        namespace
-            .kafka
-            .produce(&topic, orders::plain(0..100))
-            .await?;
-        namespace.drained(ORDERS, ORDERS, &topic, PATIENCE).await?;
+        orders::store(namespace, 0..100).await?;
         assert_eq!(
             namespace.cassandra.count(&orders::table(namespace)).await?,
             100

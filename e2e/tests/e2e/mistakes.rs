@@ -117,12 +117,7 @@ async fn mistaken(
 async fn mended(namespace: &Namespace, pipeline: &Value) -> Result<()> {
     namespace.apply(&pipeline.to_string()).await?;
     namespace.ready(ORDERS).await?;
-    let topic = orders::topic(namespace);
-    namespace
-        .kafka
-        .produce(&topic, orders::plain(0..10))
-        .await?;
-    namespace.drained(ORDERS, ORDERS, &topic, PATIENCE).await?;
+    orders::store(namespace, 0..10).await?;
     let sink = &pipeline["spec"]["sinks"][0]["cassandra"];
     let table = [&sink["keyspace"], &sink["table"]].map(|name| name.as_str().unwrap_or_default());
     assert_eq!(namespace.cassandra.count(&table.join(".")).await?, 10);
@@ -186,12 +181,7 @@ fn sql_that_cannot_work_is_explained() {
         // What runs keeps running on its last good spec.
         *pipeline.pointer_mut(sql).expect("a sink has SQL") = "SELECT id, nmae FROM records".into();
         mistaken(namespace, &pipeline, reason::INVALID_SQL, &["nmae"]).await?;
-        let topic = orders::topic(namespace);
-        namespace
-            .kafka
-            .produce(&topic, orders::plain(10..20))
-            .await?;
-        namespace.drained(ORDERS, ORDERS, &topic, PATIENCE).await?;
+        orders::store(namespace, 10..20).await?;
         assert_eq!(
             namespace.cassandra.count(&orders::table(namespace)).await?,
             20

@@ -1,6 +1,7 @@
 //! A pipeline whose records the tests put into its topic themselves, so that they know each one.
 
-use millstream_e2e::{Namespace, Record};
+use anyhow::Result;
+use millstream_e2e::{Namespace, PATIENCE, Record};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -64,6 +65,13 @@ pub fn id(number: u64) -> Uuid {
 /// A record of the topic: keyed by its id, as the ingest stage keys it.
 pub fn record(order: &Value) -> Record {
     Record::keyed(order["id"].as_str().unwrap_or_default(), order.to_string())
+}
+
+/// Puts plain orders into the topic, and waits until the sink has acknowledged them.
+pub async fn store(namespace: &Namespace, numbers: std::ops::Range<u64>) -> Result<()> {
+    let topic = topic(namespace);
+    namespace.kafka.produce(&topic, plain(numbers)).await?;
+    namespace.drained(ORDERS, ORDERS, &topic, PATIENCE).await
 }
 
 /// So many plain orders from that number on.

@@ -52,12 +52,7 @@ fn rows_are_served_while_the_pipeline_asks_for_it() {
                 .is_some_and(|serve| serve.url == url && serve.ready == 1),
             "status.serve is {status:?}"
         );
-        let topic = orders::topic(namespace);
-        namespace
-            .kafka
-            .produce(&topic, orders::plain(0..10))
-            .await?;
-        namespace.drained(ORDERS, ORDERS, &topic, PATIENCE).await?;
+        orders::store(namespace, 0..10).await?;
         let id = orders::id(7);
         assert_eq!(
             get(namespace, &format!("/orders/{id}")).await?,

@@ -13,7 +13,7 @@ use kube::{
     runtime::{Controller, controller::Action, events::EventType},
 };
 use millstream_api::{DeletionPolicy, Keyspace, KeyspaceStatus, condition, keyspace::RefusedTable};
-use millstream_plan::accept_keyspace;
+use millstream_plan::{Refusal, accept_keyspace};
 
 use self::plan::{KeyspaceChange, KeyspacePlan, plan};
 use crate::{
@@ -90,7 +90,7 @@ async fn provision(
         .into_values()
         .reduce(|all, one| format!("{all}; {one}"))
     {
-        Some(refusals) => Err(Error::Incompatible(refusals)),
+        Some(refusals) => Err(Refusal::Incompatible(refusals).into()),
         None => Ok(()),
     }
 }

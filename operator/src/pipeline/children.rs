@@ -11,6 +11,7 @@ use millstream_api::{
     keyspace::TableSpec,
     worker::{HTTP_PORT, MAX_DEAD_LETTER_BYTES, SERVE_PORT, WorkerConfig},
 };
+use millstream_plan::Refusal;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -168,9 +169,8 @@ pub fn config_map(pipeline: &DataPipeline, stage: Stage, yaml: &str) -> Value {
 /// A worker's configuration as the file that it reads.
 pub fn worker_yaml(config: &WorkerConfig) -> Result<String, crate::error::Error> {
     serde_saphyr::to_string(config).map_err(|error| {
-        crate::error::Error::InvalidSpec(format!(
-            "the worker's configuration can't be written: {error}"
-        ))
+        let message = format!("the worker's configuration can't be written: {error}");
+        Refusal::InvalidSpec(message).into()
     })
 }
 

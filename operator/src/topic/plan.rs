@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use millstream_plan::Refusal;
+
 use crate::{error::Error, kafka::ObservedTopic};
 
 /// A topic as it is declared.
@@ -43,10 +45,10 @@ pub fn plan(
     let mut changes = Vec::new();
     if observed.partitions < desired.partitions {
         if desired.keyed {
-            return Err(Error::Incompatible(format!(
+            return Err(Refusal::Incompatible(format!(
                 "topic `{}` exists with {} partitions, and {} are declared; more partitions would move keys between them and break the order of updates: declare {}, or use another topic",
                 desired.name, observed.partitions, desired.partitions, observed.partitions
-            )));
+            )).into());
         }
         changes.push(TopicChange::GrowPartitions {
             from: observed.partitions,

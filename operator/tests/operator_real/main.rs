@@ -122,12 +122,14 @@ async fn a_topic_is_made_grown_configured_and_identified() {
     // Somebody else changes one of ours, and sets one of theirs.
     let theirs = config(&[("retention.ms", "5"), ("segment.ms", "777000")]);
     kafka.set_config(&name, &theirs).await.unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     let observed = loop {
         let observed = kafka.describe(&name).await.unwrap().unwrap();
         // A broker tells of a change once it has read it from the controller's log.
         if plan_topic(&desired, Some(&observed)).unwrap() != [] {
             break observed;
         }
+        assert!(std::time::Instant::now() < deadline, "{observed:?}");
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     };
     let changes = plan_topic(&desired, Some(&observed)).unwrap();

@@ -2,13 +2,12 @@ use std::{collections::BTreeMap, io::Read, time::Duration};
 
 use flate2::read::GzDecoder;
 use millstream_api::worker::CommitMetadata;
-use rdkafka::ClientConfig;
 use serde_json::json;
 
 use crate::{
     registry::{self, Gate},
     support::{Environment, Pipeline, Settings},
-    upstream::Upstream,
+    upstream::{Upstream, plain},
 };
 
 // `dob.date` isn't a time in all that was recorded: without personal data two are cut off.
@@ -55,15 +54,6 @@ fn counts(rows: i64, dead_lettered: i64) -> CommitMetadata {
         dead_lettered,
         ..CommitMetadata::default()
     }
-}
-
-fn plain(environment: &Environment) -> ClientConfig {
-    let mut config = ClientConfig::new();
-    config.set(
-        "bootstrap.servers",
-        environment.json["kafka"].as_str().unwrap(),
-    );
-    config
 }
 
 /// Real users, one JSON object a line; none where they aren't at hand.

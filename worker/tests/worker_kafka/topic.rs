@@ -1,13 +1,12 @@
 use std::time::Duration;
 
 use millstream_api::worker::CommitMetadata;
-use rdkafka::ClientConfig;
 use serde_json::{Value, json};
 
 use crate::{
     registry,
     support::{Environment, Pipeline, Settings, Worker},
-    upstream::Upstream,
+    upstream::{Upstream, plain},
 };
 
 pub const NUMBERS: Settings = Settings {
@@ -49,15 +48,6 @@ async fn await_ids(pipeline: &Pipeline, expected: impl IntoIterator<Item = i64>)
         );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-}
-
-fn plain(environment: &Environment) -> ClientConfig {
-    let mut config = ClientConfig::new();
-    config.set(
-        "bootstrap.servers",
-        environment.json["kafka"].as_str().unwrap(),
-    );
-    config
 }
 
 async fn start(partitions: i32) -> Option<(Upstream, Pipeline)> {

@@ -11,7 +11,19 @@ use rdkafka::{
     producer::{FutureProducer, FutureRecord},
 };
 
+use crate::support::Environment;
+
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The environment's Kafka, without a login.
+pub fn plain(environment: &Environment) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set(
+        "bootstrap.servers",
+        environment.json["kafka"].as_str().unwrap(),
+    );
+    config
+}
 
 /// A topic that somebody else writes.
 pub struct Upstream {

@@ -1,4 +1,5 @@
 use millstream_api::worker::WorkerStatus;
+use millstream_plan::Refusal;
 
 use super::*;
 use crate::pipeline::observe::Progress;
@@ -112,7 +113,9 @@ fn conditions_say_where_a_pipeline_stands() {
         reason: "CassandraUnreachable".into(),
         message: "Keyspace `k`: Cassandra at c:9042 can't be reached: refused".into(),
     };
-    let invalid = Error::InvalidSql("sink `a`, line 1, column 8: no column `idd`".into());
+    let invalid = Error::from(Refusal::InvalidSql(
+        "sink `a`, line 1, column 8: no column `idd`".into(),
+    ));
     let cases = [
         ("healthy", conditions_of(&pipeline, Ok(()), &healthy())),
         (
