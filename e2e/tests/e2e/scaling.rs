@@ -218,12 +218,16 @@ fn a_wave_of_records_is_followed_without_swinging() {
             json!({"requests": {"cpu": "50m"}, "limits": {"cpu": "60m", "memory": "256Mi"}});
         let mut manifest = scaled(namespace, json!({"minReplicas": 1, "maxReplicas": 1}));
         manifest["spec"]["resources"] = resources;
+        manifest["spec"]["sinks"][0]["sql"] = json!(
+            "SELECT id, version, name, note, amount FROM records \
+            WHERE levenshtein(repeat(name, 25), repeat(name, 24)) > 0"
+        );
         namespace.apply(&manifest.to_string()).await?;
         namespace.ready(ORDERS).await?;
-        let backlog = 20_000;
+        let backlog = 5_000;
         let capacity = capacity(namespace, backlog).await?;
         manifest["spec"]["scaling"] =
-            json!({"minReplicas": 1, "targetLag": 5000, "stabilization": {"down": "30s"}});
+            json!({"minReplicas": 1, "targetLag": 1000, "stabilization": {"down": "30s"}});
         namespace.apply(&manifest.to_string()).await?;
         let (produced, course) = wave(namespace, backlog, capacity, seconds).await?;
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
