@@ -125,10 +125,13 @@ pub fn merge(
         ),
         None => {
             let mut verdicts = verdicts.iter();
-            let done = verdicts.any(|of| {
-                of.condition == condition::SUCCEEDED && of.holds == Holds::True
-            });
-            let reason = if done { reason::SUCCEEDED } else { reason::READY };
+            let done =
+                verdicts.any(|of| of.condition == condition::SUCCEEDED && of.holds == Holds::True);
+            let reason = if done {
+                reason::SUCCEEDED
+            } else {
+                reason::READY
+            };
             Verdict::new(condition::READY, Holds::True, reason, ready_message)
         }
     };

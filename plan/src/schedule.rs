@@ -186,7 +186,11 @@ mod tests {
             ("0 */10 * * * *", "UTC", "such as `*/10 * * * *`"),
             ("61 * * * *", "UTC", "schedule.cron"),
             ("0 0 30 2 *", "UTC", "never comes"),
-            ("@daily", "Mars/Olympus", "there is no time zone `Mars/Olympus`"),
+            (
+                "@daily",
+                "Mars/Olympus",
+                "there is no time zone `Mars/Olympus`",
+            ),
         ] {
             let refused = Calendar::new(&schedule(cron, zone)).unwrap_err();
             assert!(refused.to_string().contains(said), "{refused}");

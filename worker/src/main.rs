@@ -140,7 +140,12 @@ fn run_stage(run: Run) -> anyhow::Result<()> {
                 .max(2),
         )
         .build()?;
-    let result = runtime.block_on(millstream_worker::run(config, scheduled, credentials, run.http_port));
+    let result = runtime.block_on(millstream_worker::run(
+        config,
+        scheduled,
+        credentials,
+        run.http_port,
+    ));
     // What still blocks on a server that doesn't answer must not hold up the end.
     runtime.shutdown_timeout(Duration::from_secs(2));
     result

@@ -9,7 +9,8 @@ use millstream_api::DataPipeline;
 use millstream_api::condition::{READY, SUCCEEDED, reason};
 use millstream_api::worker::dead_letter;
 use millstream_e2e::{
-    Apis, Data, Namespace, PATIENCE, await_condition, await_reason, eventually, header, with_temp_namespace,
+    Apis, Data, Namespace, PATIENCE, await_condition, await_reason, eventually, header,
+    with_temp_namespace,
 };
 use rdkafka::message::Message;
 use serde_json::{Value, json};

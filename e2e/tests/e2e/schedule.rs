@@ -32,7 +32,13 @@ async fn status(namespace: &Namespace) -> Result<DataPipelineStatus> {
 
 async fn run_now(namespace: &Namespace, value: &str) -> Result<()> {
     let annotation = format!("millstream.dev/run-now={value}");
-    let annotate = ["annotate", "datapipeline", ORDERS, "--overwrite", &annotation];
+    let annotate = [
+        "annotate",
+        "datapipeline",
+        ORDERS,
+        "--overwrite",
+        &annotation,
+    ];
     namespace.kubectl(&annotate).await?.ok()?;
     Ok(())
 }
@@ -60,7 +66,8 @@ async fn ended(namespace: &Namespace, runs: usize, outcome: RunOutcome) -> Resul
 #[test]
 fn a_run_that_is_asked_for_is_a_job_and_succeeds_with_its_count() {
     with_temp_namespace("run-now", async |namespace| {
-        let schedule = json!({"cron": SELDOM, "timeZone": "Europe/Paris", "successfulRunsHistoryLimit": 1});
+        let schedule =
+            json!({"cron": SELDOM, "timeZone": "Europe/Paris", "successfulRunsHistoryLimit": 1});
         let manifest = scheduled(namespace, schedule, json!({"count": 300, "seed": 5}));
         namespace.apply(&manifest.to_string()).await?;
         namespace.ready(ORDERS).await?;
@@ -80,9 +87,18 @@ fn a_run_that_is_asked_for_is_a_job_and_succeeds_with_its_count() {
             PATIENCE,
         );
         succeeded.await?;
-        let complete = ["wait", "--for=condition=Complete", "--timeout=60s", "job", &first.name];
+        let complete = [
+            "wait",
+            "--for=condition=Complete",
+            "--timeout=60s",
+            "job",
+            &first.name,
+        ];
         namespace.kubectl(&complete).await?.ok()?;
-        assert_eq!(namespace.cassandra.count(orders::table(namespace)).await?, 300);
+        assert_eq!(
+            namespace.cassandra.count(orders::table(namespace)).await?,
+            300
+        );
 
         // The next one reads all of it again; of those that succeeded one is kept.
         run_now(namespace, "2").await?;
@@ -98,7 +114,10 @@ fn a_run_that_is_asked_for_is_a_job_and_succeeds_with_its_count() {
         })
         .await?;
         assert_eq!(namespace.kafka.records(&orders::topic(namespace))?, 600);
-        assert_eq!(namespace.cassandra.count(orders::table(namespace)).await?, 300);
+        assert_eq!(
+            namespace.cassandra.count(orders::table(namespace)).await?,
+            300
+        );
         Ok(())
     });
 }
@@ -122,7 +141,10 @@ fn runs_dont_overlap_and_one_whose_worker_is_killed_ends_with_its_exact_count() 
         for pod in run_pods(namespace).await? {
             namespace.kill(&pod).await?;
         }
-        ensure!(namespace.kafka.records(&topic)? < 2000, "killed after the end");
+        ensure!(
+            namespace.kafka.records(&topic)? < 2000,
+            "killed after the end"
+        );
 
         // Both have come to their end, and were never there side by side.
         eventually(PATIENCE * 2, async || {
@@ -130,7 +152,9 @@ fn runs_dont_overlap_and_one_whose_worker_is_killed_ends_with_its_exact_count() 
             let at_work = jobs.iter().filter(|job| completed(job).is_none()).count();
             assert!(at_work <= 1, "{at_work} runs at work");
             let outcomes = status(namespace).await?.runs;
-            let succeeded = outcomes.iter().filter(|run| run.outcome == RunOutcome::Succeeded);
+            let succeeded = outcomes
+                .iter()
+                .filter(|run| run.outcome == RunOutcome::Succeeded);
             ensure!(succeeded.count() == 2, "{outcomes:?}");
             Ok(())
         })
@@ -142,10 +166,16 @@ fn runs_dont_overlap_and_one_whose_worker_is_killed_ends_with_its_exact_count() 
         jobs.sort_by_key(|job| job.creation_timestamp().map(|time| time.0));
         let ended = completed(&jobs[0]).context("the first run has ended")?;
         let begun = jobs[1].creation_timestamp().context("a time")?.0;
-        assert!(begun >= ended, "begun at {begun}, the other ended at {ended}");
+        assert!(
+            begun >= ended,
+            "begun at {begun}, the other ended at {ended}"
+        );
         let failed = jobs[0].status.as_ref().and_then(|status| status.failed);
         assert!(failed >= Some(1), "the pod that was killed is another one");
-        assert_eq!(namespace.cassandra.count(orders::table(namespace)).await?, 2000);
+        assert_eq!(
+            namespace.cassandra.count(orders::table(namespace)).await?,
+            2000
+        );
         Ok(())
     });
 }
@@ -184,7 +214,13 @@ fn of_the_runs_that_were_missed_the_latest_is_made_up_for_unless_it_is_too_late(
         let mut manifest = scheduled(namespace, late, generator);
         namespace.apply(&manifest.to_string()).await?;
         namespace.ready(ORDERS).await?;
-        let told = ["get", "events", "--field-selector=reason=RunMissed", "-o", "name"];
+        let told = [
+            "get",
+            "events",
+            "--field-selector=reason=RunMissed",
+            "-o",
+            "name",
+        ];
         eventually(PATIENCE, async || {
             // Again, as the operator may just have written what it saw before.
             back_in_time(namespace).await?;
@@ -207,7 +243,11 @@ fn of_the_runs_that_were_missed_the_latest_is_made_up_for_unless_it_is_too_late(
         .await?;
         let run = ended(namespace, 1, RunOutcome::Succeeded).await?;
         assert_eq!(run.records, Some(50));
-        assert_eq!(jobs(namespace).await?.len(), 1, "one for all that were missed");
+        assert_eq!(
+            jobs(namespace).await?.len(),
+            1,
+            "one for all that were missed"
+        );
         Ok(())
     });
 }
@@ -230,8 +270,8 @@ fn one_that_has_come_to_its_end_rests_and_another_begins_after_it() {
             // Until topic and tables are there it waits for those.
             false => {
                 eventually(PATIENCE, async || {
-                    let why =
-                        await_reason(&pipelines, "second", READY, reason::WAITING, PATIENCE).await?;
+                    let why = await_reason(&pipelines, "second", READY, reason::WAITING, PATIENCE)
+                        .await?;
                     ensure!(why.contains(ORDERS), "{why}");
                     Ok(why)
                 })
@@ -243,8 +283,14 @@ fn one_that_has_come_to_its_end_rests_and_another_begins_after_it() {
         namespace.apply(&first.to_string()).await?;
         let done = await_condition(&pipelines, ORDERS, SUCCEEDED, PATIENCE).await?;
         let message = millstream_e2e::condition(&done, SUCCEEDED)?.message;
-        assert!(message.contains("400 records") && message.contains("400 rows"), "{message}");
-        assert_eq!(namespace.cassandra.count(orders::table(namespace)).await?, 400);
+        assert!(
+            message.contains("400 records") && message.contains("400 rows"),
+            "{message}"
+        );
+        assert_eq!(
+            namespace.cassandra.count(orders::table(namespace)).await?,
+            400
+        );
         namespace.ready_pods(ORDERS, "ingest", 0).await?;
         let ready = millstream_e2e::condition(&namespace.ready(ORDERS).await?, READY)?;
         assert_eq!(ready.reason, reason::SUCCEEDED);
@@ -292,7 +338,14 @@ fn by_schedule_no_pod_reads_the_source_but_those_of_runs() {
 
         // Without the schedule it is read always again, and the runs are gone.
         let removed = r#"[{"op": "remove", "path": "/spec/schedule"}]"#;
-        let remove = ["patch", "datapipeline", ORDERS, "--type=json", "-p", removed];
+        let remove = [
+            "patch",
+            "datapipeline",
+            ORDERS,
+            "--type=json",
+            "-p",
+            removed,
+        ];
         namespace.kubectl(&remove).await?.ok()?;
         namespace.ready_pods(ORDERS, "ingest", 1).await?;
         assert!(jobs(namespace).await?.is_empty());

@@ -40,8 +40,7 @@ fn lacks(name: &str, other: Option<&DataPipeline>, now: Timestamp) -> Option<Str
     let generation = other.metadata.generation;
     let succeeded = conditions::holds(&status.conditions, condition::SUCCEEDED, generation);
     let is_due = status.next_run.is_some_and(|next| next.0 <= now);
-    (!succeeded || is_due)
-        .then(|| format!("it begins when pipeline `{name}` has succeeded"))
+    (!succeeded || is_due).then(|| format!("it begins when pipeline `{name}` has succeeded"))
 }
 
 #[cfg(test)]
@@ -98,7 +97,11 @@ mod tests {
 
     #[test]
     fn what_never_comes_is_told() {
-        assert!(lacks("first", None, Timestamp::UNIX_EPOCH).unwrap().contains("none of this name"));
+        assert!(
+            lacks("first", None, Timestamp::UNIX_EPOCH)
+                .unwrap()
+                .contains("none of this name")
+        );
         let endless = json!({"source": {"generator": {}}});
         assert!(waits(endless, json!({})).unwrap().contains("no end"));
     }

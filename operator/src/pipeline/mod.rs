@@ -127,7 +127,10 @@ fn pace(pipeline: &DataPipeline, observed: &Observed) -> Duration {
         false => PACE,
     };
     // Just behind the time of the next run, if that comes first.
-    let next = observed.runs.next.map(|next| next.duration_since(Timestamp::now()));
+    let next = observed
+        .runs
+        .next
+        .map(|next| next.duration_since(Timestamp::now()));
     let next = next.and_then(|next| Duration::try_from(next).ok());
     next.map_or(pace, |next| pace.min(next + Duration::from_millis(50)))
 }

@@ -133,7 +133,10 @@ fn configuration_of(deployment: &Deployment) -> Option<String> {
 /// The pods of runs: there may be none, and that is all right.
 fn observed_runs<'a>(pods: impl Iterator<Item = &'a Pod>) -> ObservedStage {
     let at_work = pods.filter(|pod| {
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        let phase = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.phase.as_deref());
         !matches!(phase, Some("Succeeded" | "Failed"))
     });
     let at_work: Vec<_> = at_work.collect();

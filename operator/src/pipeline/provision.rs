@@ -30,7 +30,8 @@ use millstream_api::{
 use millstream_plan::{Accepted, PlanError, RecordSchema, find_keyspace, keyspace_manager};
 
 use super::{
-    after, children::{self, Pods, Stage},
+    after,
+    children::{self, Pods, Stage},
     ensure::{check_owner, ensure, ensure_part},
     offsets::Offsets,
     runs::Runs,
@@ -124,7 +125,11 @@ async fn ingest(
     runs: &mut Runs,
 ) -> Result<(), Error> {
     let stage = Stage::Ingest;
-    if let Some((schedule, calendar)) = pipeline.spec.schedule.as_ref().zip(accepted.calendar.as_ref())
+    if let Some((schedule, calendar)) = pipeline
+        .spec
+        .schedule
+        .as_ref()
+        .zip(accepted.calendar.as_ref())
     {
         let yaml = apply_config(pipeline, context, stage, config).await?;
         let pods = Pods {
@@ -155,8 +160,10 @@ fn has_succeeded(pipeline: &DataPipeline, config: &WorkerConfig) -> Result<bool,
     let configuration = complete.and_then(|source| source.configuration.as_ref());
     let conditions = status.map_or(&[][..], |status| &status.conditions);
     let succeeded = conditions::find(conditions, condition::SUCCEEDED);
-    Ok(succeeded.is_some_and(|succeeded| succeeded.status == "True")
-        && configuration == Some(&children::hash(&children::worker_yaml(config)?)))
+    Ok(
+        succeeded.is_some_and(|succeeded| succeeded.status == "True")
+            && configuration == Some(&children::hash(&children::worker_yaml(config)?)),
+    )
 }
 
 /// The offsets, if they are those of the topic that the resources tell of.

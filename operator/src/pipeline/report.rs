@@ -78,7 +78,10 @@ fn run_that_ended(
     now: &DataPipelineStatus,
 ) -> Option<(EventType, &'static str, String)> {
     let run = now.last_run.as_ref()?;
-    let known = before.last_run.as_ref().filter(|known| known.name == run.name);
+    let known = before
+        .last_run
+        .as_ref()
+        .filter(|known| known.name == run.name);
     if known.is_some_and(|known| known.outcome == run.outcome) {
         return None;
     }

@@ -209,7 +209,8 @@ fn expectations_are_checked_against_the_result() {
 
 /// A pipeline with other fields.
 fn pipeline_with(fields: &serde_json::Value) -> DataPipeline {
-    let mut json = serde_json::to_value(pipeline(&sink("SELECT id, name FROM records", BY_ID))).unwrap();
+    let mut json =
+        serde_json::to_value(pipeline(&sink("SELECT id, name FROM records", BY_ID))).unwrap();
     for (field, value) in fields.as_object().unwrap() {
         json["spec"][field] = value.clone();
     }
@@ -224,11 +225,36 @@ fn what_cannot_run_by_schedule_is_refused() {
     let daily = || json!({"cron": "@daily"});
     let minute = || json!({"cron": "@daily", "runFor": "1m"});
     for (source, schedule, after, said) in [
-        (http.clone(), daily(), json!([]), "schedule.runFor: the source has no end"),
-        (generator(json!({})), daily(), json!([]), "schedule.runFor: the source has no end"),
-        (generator(json!({"count": 1})), minute(), json!([]), "take runFor out"),
-        (http.clone(), json!({"cron": "x", "runFor": "1m"}), json!([]), "schedule.cron: `x`"),
-        (http.clone(), minute(), json!(["users"]), "after: the pipeline would wait for itself"),
+        (
+            http.clone(),
+            daily(),
+            json!([]),
+            "schedule.runFor: the source has no end",
+        ),
+        (
+            generator(json!({})),
+            daily(),
+            json!([]),
+            "schedule.runFor: the source has no end",
+        ),
+        (
+            generator(json!({"count": 1})),
+            minute(),
+            json!([]),
+            "take runFor out",
+        ),
+        (
+            http.clone(),
+            json!({"cron": "x", "runFor": "1m"}),
+            json!([]),
+            "schedule.cron: `x`",
+        ),
+        (
+            http.clone(),
+            minute(),
+            json!(["users"]),
+            "after: the pipeline would wait for itself",
+        ),
     ] {
         let fields = json!({"source": source, "schedule": schedule, "after": after});
         let refused = accept(&pipeline_with(&fields), &[]).unwrap_err();

@@ -309,7 +309,10 @@ fn it_has_succeeded_when_the_source_was_complete_before_all_was_stored() {
         )
     );
     let ready = conditions::find(&done.conditions, condition::READY).unwrap();
-    assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("True", "Succeeded"));
+    assert_eq!(
+        (ready.status.as_str(), ready.reason.as_str()),
+        ("True", "Succeeded")
+    );
 
     // No pod is left to ask, and others put records into the topic: it stays so.
     let mut resting = Observed {
@@ -318,7 +321,13 @@ fn it_has_succeeded_when_the_source_was_complete_before_all_was_stored() {
     };
     resting.stages.insert(Stage::Ingest, stage(0, 0));
     let later = status(&pipeline, &done, &Ok(()), &resting);
-    assert_eq!(later.conditions[..1].iter().map(|c| c.reason.as_str()).collect::<Vec<_>>(), ["Succeeded"]);
+    assert_eq!(
+        later.conditions[..1]
+            .iter()
+            .map(|c| c.reason.as_str())
+            .collect::<Vec<_>>(),
+        ["Succeeded"]
+    );
     assert_eq!(succeeded_of(&later), succeeded_of(&done));
     // With another configuration it is to be seen.
     let changed = Observed {

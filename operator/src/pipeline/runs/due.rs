@@ -129,7 +129,10 @@ mod tests {
         assert_eq!(decide(deadline("179s"), &away, "10:33:00"), missed);
         // Passed over, and not looked at again.
         let passed = standing("10:30:00");
-        assert_eq!(decide(deadline("179s"), &passed, "10:33:05"), Decision::Wait);
+        assert_eq!(
+            decide(deadline("179s"), &passed, "10:33:05"),
+            Decision::Wait
+        );
         let next = Decision::Begin(at("10:40:00"));
         assert_eq!(decide(deadline("179s"), &passed, "10:40:01"), next);
     }
@@ -146,8 +149,7 @@ mod tests {
                     };
                     let now = format!("10:{:02}:{:02}", second / 60, second % 60);
                     let decision = decide(json!({"concurrencyPolicy": policy}), &busy, &now);
-                    let begins =
-                        matches!(decision, Decision::Begin(_) | Decision::BeginAsked);
+                    let begins = matches!(decision, Decision::Begin(_) | Decision::BeginAsked);
                     assert!(!begins, "{policy} {now}: {decision:?}");
                 }
             }

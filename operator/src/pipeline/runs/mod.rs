@@ -227,7 +227,10 @@ impl Runs {
         let known = pipeline.status.iter().flat_map(|status| &status.runs);
         let known: Vec<&RunStatus> = known.collect();
         let limits = [
-            (RunOutcome::Succeeded, schedule.successful_runs_history_limit),
+            (
+                RunOutcome::Succeeded,
+                schedule.successful_runs_history_limit,
+            ),
             (RunOutcome::Failed, schedule.failed_runs_history_limit),
         ];
         for (outcome, limit) in limits {
@@ -280,7 +283,10 @@ async fn progress(pipeline: &DataPipeline, context: &Context) -> Option<RunProgr
     };
     let found = found.await;
     if let Err(error) = &found {
-        tracing::debug!(pipeline = pipeline.name_any(), "the run's count isn't known: {error}");
+        tracing::debug!(
+            pipeline = pipeline.name_any(),
+            "the run's count isn't known: {error}"
+        );
     }
     found.ok().flatten()
 }

@@ -82,7 +82,11 @@ fn a_run_that_was_begun_isnt_begun_again_though_the_status_doesnt_tell() {
     assert_eq!(standing.decided.0, at("10:30:00"));
     assert_eq!(standing.run_now.as_deref(), Some("b"));
     let lost = standing_of(&before, &jobs[..1]);
-    assert_eq!(lost.run_now.as_deref(), Some("a"), "it is still to be begun");
+    assert_eq!(
+        lost.run_now.as_deref(),
+        Some("a"),
+        "it is still to be begun"
+    );
 }
 
 #[test]
@@ -109,7 +113,10 @@ fn a_run_has_succeeded_when_all_of_it_is_stored() {
     let (seen, _) = outcomes(&runs, &DataPipelineStatus::default(), false);
     assert_eq!(seen, [(Failed, None), (Storing, Some(7)), (Running, None)]);
     let (seen, statuses) = outcomes(&runs, &DataPipelineStatus::default(), true);
-    assert_eq!(seen, [(Failed, None), (Succeeded, Some(7)), (Running, None)]);
+    assert_eq!(
+        seen,
+        [(Failed, None), (Succeeded, Some(7)), (Running, None)]
+    );
     // It stays so, with its count, when others are under way.
     let before = DataPipelineStatus {
         runs: statuses.clone(),

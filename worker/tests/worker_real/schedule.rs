@@ -1,15 +1,8 @@
 //! Runs of a pipeline with a schedule, as worker processes against the real Kafka and Cassandra.
-//! Skipped where `MILLSTREAM_ENVIRONMENT` doesn't name them.
 
-#![allow(clippy::unwrap_used)]
-
-// Each of the tests takes what it needs.
-#[allow(dead_code)]
-mod support;
-
+use crate::support::{Environment, Pipeline, Settings};
 use millstream_api::worker::{CommitMetadata, RunProgress};
 use serde_json::{Value, json};
-use support::{Environment, Pipeline, Settings};
 
 const IDS: Settings = Settings {
     schema: "id UUID, name TEXT",
@@ -51,13 +44,19 @@ async fn a_run_ends_with_its_source_and_the_next_one_begins_anew() {
         let worker = pipeline.ingest_with(source(), &["--run", "one"]);
         assert_eq!(worker.ended().await, Some(0));
         let run = run_of(&pipeline.kept().await);
-        assert_eq!((run.name.as_str(), run.records, run.done), ("one", 500, true));
+        assert_eq!(
+            (run.name.as_str(), run.records, run.done),
+            ("one", 500, true)
+        );
         assert_eq!(in_topic(&pipeline).await, 500);
     }
     let worker = pipeline.ingest_with(source(), &["--run", "two"]);
     assert_eq!(worker.ended().await, Some(0));
     let run = run_of(&pipeline.kept().await);
-    assert_eq!((run.name.as_str(), run.records, run.done), ("two", 500, true));
+    assert_eq!(
+        (run.name.as_str(), run.records, run.done),
+        ("two", 500, true)
+    );
     assert_eq!(in_topic(&pipeline).await, 1_000);
 }
 
@@ -82,7 +81,11 @@ async fn a_worker_killed_in_a_run_leaves_its_count_exact() {
     let worker = pipeline.ingest_with(source(), &["--run", "one"]);
     worker.await_status(|_| true).await;
     let (code, _) = worker.terminate().await;
-    assert_ne!(code, Some(0), "whoever started it must not take it for done");
+    assert_ne!(
+        code,
+        Some(0),
+        "whoever started it must not take it for done"
+    );
     let worker = pipeline.ingest_with(source(), &["--run", "one"]);
     assert_eq!(worker.ended().await, Some(0));
     let run = run_of(&pipeline.kept().await);
@@ -120,6 +123,10 @@ async fn a_source_without_an_end_is_read_for_a_time_and_goes_on_in_the_next_run(
     let process = pipeline.process();
     pipeline.await_progress(rows(all)).await;
     let ids: Vec<(uuid::Uuid,)> = pipeline.select("id").await;
-    assert_eq!(ids.len() as i64, all, "none is read twice, and none left out");
+    assert_eq!(
+        ids.len() as i64,
+        all,
+        "none is read twice, and none left out"
+    );
     process.kill();
 }
