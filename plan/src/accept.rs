@@ -13,7 +13,8 @@ use millstream_api::{
 };
 
 use crate::{
-    Expectations, RecordSchema, Refusal, SinkPlan, check_records, key_pointers,
+    Calendar, Expectations, RecordSchema, Refusal, SinkPlan, check_records, key_pointers,
+    schedule::{accept_after, accept_schedule},
     serve::accept::accept_service,
 };
 
@@ -28,6 +29,8 @@ pub struct Accepted {
     pub sinks: Vec<SinkConfig>,
     /// By keyspace: the tables that the pipeline declares itself.
     pub declared: BTreeMap<String, Vec<TableSpec>>,
+    /// When its runs begin, where it has a schedule.
+    pub calendar: Option<Calendar>,
 }
 
 /// Field manager under which a pipeline declares tables: each has its own, so that several can
@@ -41,6 +44,8 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
     let manager = keyspace_manager(&pipeline.name_any());
     let schema = RecordSchema::parse(&pipeline.spec.schema)?;
     check_records(pipeline, &schema)?;
+    accept_after(pipeline)?;
+    let calendar = accept_schedule(pipeline)?;
     let mut planned = Vec::new();
     let mut declared: BTreeMap<String, Vec<TableSpec>> = BTreeMap::new();
     for sink in &pipeline.spec.sinks {
@@ -86,6 +91,7 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
         key,
         sinks,
         declared,
+        calendar,
     })
 }
 

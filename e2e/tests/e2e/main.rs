@@ -13,6 +13,7 @@ mod mistakes;
 mod operators;
 mod orders;
 mod scaling;
+mod schedule;
 mod serve;
 mod steady;
 mod topic;

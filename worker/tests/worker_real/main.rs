@@ -10,6 +10,7 @@ mod file;
 mod files;
 mod kafka;
 mod pipeline;
+mod schedule;
 mod serve;
 mod serving;
 mod state;

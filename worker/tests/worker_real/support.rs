@@ -180,10 +180,32 @@ impl Pipeline {
 
     /// Starts a worker that ingests from the source.
     pub fn ingest(&self, source: Value) -> Worker {
+        self.ingest_with(source, &[])
+    }
+
+    /// Starts a worker that ingests from the source, with more arguments.
+    pub fn ingest_with(&self, source: Value, arguments: &[&str]) -> Worker {
         let mut config = self.config("ingest");
         config["key"] = json!([self.settings.key]);
         config["source"] = source;
-        self.start(&config)
+        self.start_with(&config, arguments)
+    }
+
+    /// What the ingest stage has kept; null where that is nothing.
+    pub async fn kept(&self) -> Value {
+        let mut config = self.client();
+        config.set("group.id", self.reference().ingest_group());
+        let topic = self.name.clone();
+        tokio::task::spawn_blocking(move || {
+            let consumer: BaseConsumer = config.create().expect("consumer");
+            let mut list = TopicPartitionList::new();
+            list.add_partition(&topic, 0);
+            let committed = consumer.committed_offsets(list, TIMEOUT).expect("offsets");
+            let metadata = committed.elements()[0].metadata().to_owned();
+            serde_json::from_str(&metadata).unwrap_or_default()
+        })
+        .await
+        .expect("the task ends")
     }
 
     /// Starts a worker that processes.
@@ -240,6 +262,10 @@ impl Pipeline {
     }
 
     fn start(&self, config: &Value) -> Worker {
+        self.start_with(config, &[])
+    }
+
+    fn start_with(&self, config: &Value, arguments: &[&str]) -> Worker {
         let folder = self.folder.path();
         for (name, text) in [
             ("cassandra-username", &self.environment.user),
@@ -250,7 +276,7 @@ impl Pipeline {
         let stage = config["stage"].as_str().unwrap_or_default();
         let path = folder.join(format!("{stage}.yaml"));
         std::fs::write(&path, config.to_string()).expect("configuration");
-        Worker::start(path, folder.to_owned())
+        Worker::start(path, folder.to_owned(), arguments)
     }
 
     /// Produces records to the topic, past any source.
@@ -268,27 +294,20 @@ impl Pipeline {
 
     /// Waits until the ingest stage has kept a position.
     pub async fn await_position(&self, expected: Value) {
-        let mut config = self.client();
-        config.set("group.id", self.reference().ingest_group());
-        let topic = self.name.clone();
-        tokio::task::spawn_blocking(move || {
-            let consumer: BaseConsumer = config.create().expect("consumer");
-            let deadline = Instant::now() + Duration::from_secs(30);
-            loop {
-                let mut list = TopicPartitionList::new();
-                list.add_partition(&topic, 0);
-                let committed = consumer.committed_offsets(list, TIMEOUT).expect("offsets");
-                let metadata = committed.elements()[0].metadata().to_owned();
-                let kept: Value = serde_json::from_str(&metadata).unwrap_or_default();
-                if kept["position"] == expected {
-                    return;
-                }
-                assert!(Instant::now() < deadline, "the position is {kept}");
-                std::thread::sleep(Duration::from_millis(50));
+        self.await_kept(|kept| kept["position"] == expected).await;
+    }
+
+    /// Waits until the ingest stage has kept what is wanted.
+    pub async fn await_kept(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let kept = self.kept().await;
+            if wanted(&kept) {
+                return kept;
             }
-        })
-        .await
-        .expect("the task ends");
+            assert!(Instant::now() < deadline, "what is kept is {kept}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Produces records with their keys, many at once, in this order.
@@ -450,7 +469,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    fn start(config: PathBuf, credentials: PathBuf) -> Self {
+    fn start(config: PathBuf, credentials: PathBuf, arguments: &[&str]) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = free.local_addr().expect("its address").port();
         drop(free);
@@ -461,6 +480,7 @@ impl Worker {
             .arg("--credentials-dir")
             .arg(credentials)
             .args(["--http-port", &port.to_string(), "--log-format", "human"])
+            .args(arguments)
             .stdin(Stdio::null())
             .spawn()
             .expect("the worker starts");
@@ -502,6 +522,18 @@ impl Worker {
     pub fn kill(mut self) {
         self.child.kill().expect("killed");
         self.child.wait().expect("gone");
+    }
+
+    /// Waits until it ends by itself; the exit code.
+    pub async fn ended(mut self) -> Option<i32> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the child") {
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "it doesn't end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// SIGTERM; the exit code and the time that it took.
