@@ -36,6 +36,13 @@ impl Apis {
         let Some((name, form)) = file.split_once('.') else {
             return Ok(None);
         };
+        // It mustn't lead out of the folder.
+        if !name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        {
+            return Ok(None);
+        }
         let pack: fn(&str, Vec<u8>) -> io::Result<Vec<u8>> = match form {
             "ndjson" => |_, lines| Ok(lines),
             "ndjson.gz" => |_, lines| gzip(&lines),
@@ -48,7 +55,6 @@ impl Apis {
 
     fn lines(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
         if let Some(folder) = &self.files {
-            // The name has neither a dot nor a slash in it: it can't lead out of the folder.
             for (ending, packed) in [("ndjson", false), ("ndjson.gz", true)] {
                 match fs::read(folder.join(format!("{name}.{ending}"))) {
                     Ok(bytes) if packed => return gunzip(&bytes).map(Some),

@@ -405,7 +405,8 @@ async fn files_of_the_folder_take_the_place_of_generated_ones() {
     let mut packed = flate2::write::GzEncoder::new(file, Default::default());
     packed.write_all(b"{\"a\":1}\n").unwrap();
     packed.finish().unwrap();
-    std::fs::write(folder.path().join("secret"), "x").unwrap();
+    std::fs::write(folder.path().join("secret.ndjson"), "{}\n").unwrap();
+    let path = folder.path().display().to_string().replace('/', "%2F");
     let server = Server::start_with(Options {
         files: Some(folder.path().to_owned()),
         ..Options::default()
@@ -416,9 +417,9 @@ async fn files_of_the_folder_take_the_place_of_generated_ones() {
     let text = server.get("/files/meetup_rsvps.ndjson", &[]).await;
     assert!(text.text().await.unwrap().len() > 1_000);
     for path in [
-        "/files/secret",
+        "/files/nothing.ndjson",
         "/files/..%2Fsecret.ndjson",
-        "/files/%2Fetc%2Fpasswd",
+        &format!("/files/{path}%2Fsecret.ndjson"),
     ] {
         assert_eq!(server.get(path, &[]).await.status(), StatusCode::NOT_FOUND);
     }
