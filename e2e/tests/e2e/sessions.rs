@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::jiff::{Timestamp, ToSpan, Unit, tz::TimeZone};
+use k8s_openapi::jiff::{Timestamp, ToSpan, tz::TimeZone};
 use kube::Api;
 use millstream_api::DataPipeline;
 use millstream_e2e::{Namespace, PATIENCE, Volume, eventually, with_temp_namespace};
@@ -123,7 +123,7 @@ fn sessions_and_what_is_served_of_them_are_those_of_the_recording() {
 /// The first midnight after a recorded time.
 fn midnight_after(ts: &str) -> Result<i64> {
     let ts: Timestamp = format!("{ts}Z").parse()?;
-    let day = ts.to_zoned(TimeZone::UTC).round(Unit::Second)?;
+    let day = ts.to_zoned(TimeZone::UTC);
     Ok(day
         .start_of_day()?
         .checked_add(1.day())?

@@ -56,7 +56,7 @@ fn places(seed: &str, venue: u64) -> (Value, Value) {
         "O'Hara's Pub & Grill",
         "Public Library, Room 2",
         "Geschäftsstelle <Süd>",
-        "図書館",
+        "Кафе «Заря»",
     ];
     const CITIES: &[(&str, &str, f64, f64)] = &[
         ("Abu Dhabi", "ae", 24.47, 54.37),
