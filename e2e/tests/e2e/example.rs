@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use millstream_e2e::{Apis, Data, Namespace, PATIENCE, eventually};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// The root of the project.
 pub fn root() -> PathBuf {
@@ -26,11 +26,15 @@ pub fn pipeline(namespace: &Namespace, name: &str) -> Result<Value> {
     let mut pipeline = manifests.pop().context("a DataPipeline")?;
     ensure!(pipeline["metadata"]["name"] == name && manifests.is_empty());
     let spec = &mut pipeline["spec"];
-    let renamed = |value: &Value| value.as_str().map(|name| json!(namespace.unique(name)));
-    spec["topic"]["name"] = renamed(&spec["topic"]["name"]).context("the topic's name")?;
+    let renamed = |name: &Value| {
+        name.as_str()
+            .map_or(Value::Null, |name| namespace.unique(name).into())
+    };
+    spec["topic"]["name"] = renamed(&spec["topic"]["name"]);
     for sink in spec["sinks"].as_array_mut().context("sinks")? {
-        let keyspace = &mut sink["cassandra"]["keyspace"];
-        *keyspace = renamed(keyspace).context("the keyspace's name")?;
+        if let Some(keyspace) = sink.pointer_mut("/cassandra/keyspace") {
+            *keyspace = renamed(keyspace);
+        }
     }
     Ok(pipeline)
 }
