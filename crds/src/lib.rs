@@ -12,6 +12,7 @@ pub mod keyspace;
 pub mod pipeline;
 pub mod scaling;
 pub mod serve;
+pub mod sink;
 pub mod source;
 pub mod topic;
 pub mod worker;

@@ -144,14 +144,14 @@ pub fn keyspace(
 pub fn credentials(
     pipeline: &DataPipeline,
     stage: Stage,
-    files: &BTreeMap<&'static str, String>,
+    files: &BTreeMap<String, String>,
 ) -> Value {
     let name = credentials_name(pipeline, stage);
     let mut object = child(pipeline, "Secret", &name, None);
     object["apiVersion"] = json!("v1");
     let data: BTreeMap<_, _> = files
         .iter()
-        .map(|(file, value)| (*file, ByteString(value.clone().into_bytes())))
+        .map(|(file, value)| (file, ByteString(value.clone().into_bytes())))
         .collect();
     object["data"] = json!(data);
     object

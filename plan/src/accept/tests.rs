@@ -61,7 +61,8 @@ fn a_table_that_a_person_declares_is_checked_and_left_to_them() {
     let pipeline = pipeline(&sink("SELECT id, age FROM records", ""));
     let accepted = accept(&pipeline, &[keyspace("kubectl", "bigint")]).unwrap();
     assert!(accepted.declared["ks"].is_empty());
-    assert_eq!(accepted.sinks[0].table.columns.len(), 2);
+    let table = &accepted.sinks[0].cassandra().unwrap().table;
+    assert_eq!(table.columns.len(), 2);
 }
 
 #[test]

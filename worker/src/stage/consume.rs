@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use futures::{FutureExt, StreamExt, stream::FuturesOrdered};
-use millstream_api::worker::{CommitMetadata, SinkConfig};
+use millstream_api::worker::{CommitMetadata, Destination, SinkConfig};
 use millstream_plan::{Expectations, SinkPlan};
 use rdkafka::{
     ClientConfig, Message,
@@ -49,6 +49,7 @@ const IN_FLIGHT: usize = 3;
 const COMMIT_INTERVAL: Duration = Duration::from_millis(200);
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 const READ: &str = "read";
+const NO_CASSANDRA: &str = "the sink needs Cassandra, and the configuration has none";
 const EXPECTATIONS: &str = "expectations";
 /// A batch for groups: each of them is written once, so that larger batches cost less. Smaller than
 /// what is decoded at once.
@@ -100,22 +101,31 @@ impl SinkStage {
     pub async fn open(
         parts: Parts,
         plan: &SinkPlan,
-        session: Arc<Session>,
+        session: Option<Arc<Session>>,
         timestamp_base: i64,
     ) -> anyhow::Result<Self> {
         let groups = match plan.is_grouped() {
-            true => Some(open_groups(&parts, plan, session.clone(), timestamp_base).await?),
+            true => {
+                let session = session.clone().context(NO_CASSANDRA)?;
+                Some(open_groups(&parts, plan, session, timestamp_base).await?)
+            }
             false => None,
         };
-        let sink = CassandraSink::open(
-            session,
-            &parts.config,
-            plan,
-            timestamp_base,
-            parts.status.clone(),
-            parts.stage_metrics.clone(),
-        )
-        .await?;
+        let sink: Box<dyn Sink> = match &parts.config.destination {
+            Destination::Cassandra(table) => {
+                let sink = CassandraSink::open(
+                    session.context(NO_CASSANDRA)?,
+                    table,
+                    parts.config.ttl_seconds(),
+                    plan,
+                    timestamp_base,
+                    parts.status.clone(),
+                    parts.stage_metrics.clone(),
+                );
+                Box::new(sink.await?)
+            }
+            Destination::Delta(_) => anyhow::bail!("Delta Lake isn't written yet"),
+        };
         let decode = match &parts.avro {
             Some(topic) => Decode::avro(plan, topic.clone()),
             None => Decode::new(plan)?,
@@ -124,7 +134,7 @@ impl SinkStage {
         Ok(SinkStage {
             transform: Mutex::new(Transform::with(plan, decode).expecting(expectations.clone())),
             expectations,
-            sink: Box::new(sink),
+            sink,
             groups,
             known: Known::default(),
             parts,
@@ -429,16 +439,26 @@ async fn open_groups(
     session: Arc<Session>,
     timestamp_base: i64,
 ) -> anyhow::Result<Groups> {
+    let beside = parts.config.cassandra().context(NO_CASSANDRA)?;
+    let ttl = parts.config.ttl_seconds();
     let table = StateTable::open(
         session,
-        &parts.config,
+        beside,
+        ttl,
         plan,
         &parts.group,
         parts.status.clone(),
         parts.stage_metrics.clone(),
     );
     let table = table.await?;
-    Groups::new(plan, &parts.config, table, &parts.group, timestamp_base)
+    Groups::new(
+        plan,
+        &beside.table,
+        ttl,
+        table,
+        &parts.group,
+        timestamp_base,
+    )
 }
 
 /// Why a consumer ends before shutdown.

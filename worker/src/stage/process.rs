@@ -43,9 +43,12 @@ pub async fn run(
         .iter()
         .map(|sink| status.part(&sink.name))
         .collect();
-    let session = tokio::select! {
-        session = cassandra::connect(&config.cassandra, credentials, &parts) => session?,
-        () = shutdown.cancelled() => return Ok(()),
+    let session = match &config.cassandra {
+        None => None,
+        Some(cassandra) => tokio::select! {
+            session = cassandra::connect(cassandra, credentials, &parts) => Some(session?),
+            () = shutdown.cancelled() => return Ok(()),
+        },
     };
     let mut sinks = JoinSet::new();
     for (sink, status) in config.sinks.iter().zip(parts) {

@@ -205,12 +205,14 @@ impl Pipeline {
         config["sinks"] = json!([{
             "name": "rows",
             "sql": self.settings.sql,
-            "keyspace": self.name,
-            "table": {
-                "name": "rows", "columns": columns,
-                "primaryKey": {"partitionKey": [self.settings.columns[0].0]},
+            "cassandra": {
+                "keyspace": self.name,
+                "table": {
+                    "name": "rows", "columns": columns,
+                    "primaryKey": {"partitionKey": [self.settings.columns[0].0]},
+                },
+                "consistency": "LOCAL_QUORUM",
             },
-            "consistency": "LOCAL_QUORUM",
             "stateTtl": self.state_ttl,
         }]);
         for (name, value) in sink.as_object().expect("an object") {

@@ -148,7 +148,7 @@ fn a_keyspace_that_a_person_made_is_given_tables_only() {
 #[test]
 fn credentials_and_configuration_are_objects_that_kubernetes_knows() {
     let pipeline = pipeline();
-    let files = BTreeMap::from([("kafka-password", "geheim".to_string())]);
+    let files = BTreeMap::from([("kafka-password".to_string(), "geheim".to_string())]);
     let secret: Secret =
         serde_json::from_value(credentials(&pipeline, Stage::Process, &files)).unwrap();
     let data = secret.data.unwrap();
