@@ -45,7 +45,7 @@ pub fn keyspace_manager(pipeline: &str) -> String {
 pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepted, Refusal> {
     let schema = RecordSchema::parse(&pipeline.spec.schema)?;
     check_records(pipeline, &schema)?;
-    let mut planned = Vec::new();
+    let mut planned: Vec<(SinkPlan, TableSpec, SinkConfig)> = Vec::new();
     let mut declared = Declared::new();
     for sink in &pipeline.spec.sinks {
         let plan = SinkPlan::new(&schema, &sink.name, &sink.sql)?;
@@ -71,6 +71,7 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
             state,
             state_ttl: sink.state_ttl,
         };
+        delta::check_alone(&config, planned.iter().map(|(_, _, before)| before))?;
         if let Some(beside) = config.cassandra() {
             let owner = owner(pipeline).sink_group(&sink.name);
             if let Some(state) = plan.state_table(&beside.table, &owner) {

@@ -43,7 +43,7 @@ pub struct DeltaSink {
     #[serde(default = "ten_seconds")]
     #[schemars(extend("pattern" = DURATION))]
     pub commit_interval: Duration,
-    /// Records after which rows are committed earlier. 32 MiB of records are committed at any rate.
+    /// Records after which rows are committed earlier. 16 MiB of records are committed at any rate.
     #[serde(default = "hundred_thousand")]
     #[schemars(range(min = 1, max = 1000000))]
     pub commit_rows: u32,

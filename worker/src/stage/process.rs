@@ -69,11 +69,13 @@ pub async fn run(
             consumer: kafka::consumer_config(&client, &group),
             group,
             topic: config.topic.name.clone(),
+            topic_id: config.topic.id.clone(),
             dead_letters,
             status,
             metrics: metrics.clone(),
             stage_metrics,
             avro: avro.clone(),
+            credentials: credentials.clone(),
         };
         let (session, base) = (session.clone(), config.topic.timestamp_base);
         let shutdown = shutdown.clone();

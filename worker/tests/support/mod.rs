@@ -218,6 +218,10 @@ impl Pipeline {
         for (name, value) in sink.as_object().expect("an object") {
             config["sinks"][0][name] = value.clone();
         }
+        if let Some(sink) = config["sinks"][0].as_object_mut() {
+            // Null is for what isn't to be there.
+            sink.retain(|_, value| !value.is_null());
+        }
         self.start(&config)
     }
 

@@ -232,3 +232,34 @@ fn the_ingest_pod_has_the_volumes_of_its_files() {
     );
     assert!(volumes(Stage::Process).0.is_empty());
 }
+
+#[test]
+fn the_process_pod_has_the_volumes_of_its_tables() {
+    let mut pipeline = pipeline();
+    let sink = serde_saphyr::from_str(
+        "{name: events, sql: SELECT, delta: {volume: \
+           {persistentVolumeClaim: {claimName: lake}, path: r_events}}}",
+    );
+    pipeline.spec.sinks.push(sink.unwrap());
+    let worker = worker();
+    let pods = |stage| Pods {
+        stage,
+        replicas: 1,
+        worker: &worker,
+        yaml: "",
+        credentials: None,
+    };
+    let pod = |stage| deployment(&pipeline, &pods(stage))["spec"]["template"]["spec"].clone();
+    let process = pod(Stage::Process);
+    // Its place among the sinks is in the name: that of a sink may be too long.
+    let name = process["volumes"][1]["name"].clone();
+    assert_eq!(
+        process["volumes"][1],
+        json!({"name": name, "persistentVolumeClaim": {"claimName": "lake"}})
+    );
+    assert_eq!(
+        process["containers"][0]["volumeMounts"][1],
+        json!({"name": name, "mountPath": "/delta/events"})
+    );
+    assert_eq!(pod(Stage::Ingest)["volumes"].as_array().unwrap().len(), 1);
+}
