@@ -153,7 +153,7 @@ pub struct ColumnSpec {
 }
 
 /// The primary key of a table.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct PrimaryKey {
     /// The columns that choose the node.

@@ -13,6 +13,7 @@ pub mod pipeline;
 pub mod scaling;
 pub mod schedule;
 pub mod serve;
+pub mod sink;
 pub mod source;
 pub mod topic;
 pub mod worker;

@@ -6,18 +6,18 @@ use k8s_openapi::{
     api::core::v1::ResourceRequirements,
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
 };
-use kube::{CustomResource, KubeSchema, ResourceExt, core::Duration};
+use kube::{CustomResource, KubeSchema, ResourceExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     DeletionPolicy,
     connection::{CassandraConnection, KafkaConnection, SchemaRegistryConnection},
-    keyspace::PrimaryKey,
     scaling::Scaling,
     schedule::{RunStatus, Schedule, ScheduleStatus},
     serve::{Serve, ServeStatus},
-    source::{DURATION, Source},
+    sink::Sink,
+    source::Source,
 };
 
 /// A pipeline: records come from a source, go through a Kafka topic and SQL, and become rows.
@@ -185,39 +185,6 @@ impl Default for PipelineTopic {
     }
 }
 
-/// A sink: a query over the topic's records, and the table that takes its rows.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Sink {
-    /// Name of the sink, unique in the pipeline.
-    #[schemars(
-        length(min = 1, max = 63),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
-    )]
-    pub name: String,
-    /// A `SELECT` over `records`. Besides the schema's columns there are `_key`, `_partition`,
-    /// `_offset` and `_timestamp`. With a `GROUP BY` the row of each group is kept up to date for
-    /// ever; its keys are the table's primary key, one of them a field of the record as it is
-    /// (unless the topic has one partition). The state is kept in a table named after the sink's
-    /// with `__state` behind it. GROUP BY, aggregates and WHERE of such a sink can't be changed.
-    #[schemars(length(min = 1, max = 65536))]
-    pub sql: String,
-    /// What has to hold for every row of the SQL's result, and what becomes of rows for which it
-    /// doesn't. A row is held to all of them; each counts its own failures. Of several that fail,
-    /// `Fail` comes before `DeadLetter`, and `DeadLetter` before `Drop`. Not for SQL with a GROUP BY.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
-    pub expectations: Vec<Expectation>,
-    /// How long a group without records is kept, where the SQL has a `GROUP BY`: after that its row
-    /// and its state expire, by Cassandra's clock, and the next record begins it anew. From `1s` to
-    /// `175200h` (20 years); for ever where absent. What is written already keeps its own time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("pattern" = DURATION))]
-    pub state_ttl: Option<Duration>,
-    /// The Cassandra table that takes the rows.
-    pub cassandra: CassandraSink,
-}
-
 /// A condition that has to hold for every row of a sink.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
@@ -251,50 +218,6 @@ pub enum OnFailure {
     /// The sink stops before the record, and goes on when the pipeline is changed: rows before it
     /// are written, nothing after it is committed.
     Fail,
-}
-
-/// A Cassandra table that takes rows.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct CassandraSink {
-    /// Name of the keyspace in Cassandra. It is made where neither a Keyspace resource nor
-    /// Cassandra has it.
-    #[schemars(length(min = 1, max = 48), regex(pattern = r"^[a-z][a-z0-9_]*$"))]
-    pub keyspace: String,
-    /// Name of the table.
-    #[schemars(length(min = 1, max = 48), regex(pattern = r"^[a-z][a-z0-9_]*$"))]
-    pub table: String,
-    /// The primary key, where the pipeline declares the table (from the SQL's result); absent where
-    /// a Keyspace resource declares it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub primary_key: Option<PrimaryKey>,
-    /// Consistency level of the writes.
-    #[serde(default)]
-    pub consistency: ConsistencyLevel,
-}
-
-/// How many replicas must have a row before it counts as written.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ConsistencyLevel {
-    /// One replica.
-    #[serde(rename = "ONE")]
-    One,
-    /// One replica in the local datacenter.
-    #[serde(rename = "LOCAL_ONE")]
-    LocalOne,
-    /// Most replicas of the local datacenter.
-    #[default]
-    #[serde(rename = "LOCAL_QUORUM")]
-    LocalQuorum,
-    /// Most replicas of all datacenters.
-    #[serde(rename = "QUORUM")]
-    Quorum,
-    /// Most replicas of each datacenter.
-    #[serde(rename = "EACH_QUORUM")]
-    EachQuorum,
-    /// All replicas.
-    #[serde(rename = "ALL")]
-    All,
 }
 
 /// What happens when records are gone that a sink hasn't read.

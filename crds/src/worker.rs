@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     connection::{CassandraConnection, KafkaConnection, SchemaRegistryConnection},
     keyspace::TableSpec,
-    pipeline::{ConsistencyLevel, Expectation},
+    pipeline::Expectation,
     serve::Serve,
+    sink::{ConsistencyLevel, DeltaSink},
     source::Source,
 };
 
@@ -195,8 +196,9 @@ pub struct ProcessConfig {
     pub pipeline: PipelineRef,
     /// The Kafka cluster.
     pub kafka: KafkaConnection,
-    /// The Cassandra cluster.
-    pub cassandra: CassandraConnection,
+    /// The Cassandra cluster, where a sink has rows or states in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cassandra: Option<CassandraConnection>,
     /// Where the records come from.
     pub topic: TopicRef,
     /// Where the records go that can't be processed.
@@ -221,18 +223,61 @@ pub struct SinkConfig {
     /// What has to hold for every row of the result.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expectations: Vec<Expectation>,
-    /// Keyspace of the table.
-    pub keyspace: String,
-    /// The table as it is declared.
-    pub table: TableSpec,
-    /// Consistency level of the writes.
-    pub consistency: ConsistencyLevel,
+    /// Where the rows go.
+    #[serde(flatten)]
+    pub destination: Destination,
+    /// The table beside which the states of groups are, if the rows go elsewhere: its name and its
+    /// primary key count, there is no such table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<CassandraTable>,
     /// How long a group without records is kept; for ever where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_ttl: Option<Duration>,
 }
 
+/// Where the rows of a sink go.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub enum Destination {
+    /// Into a Cassandra table.
+    Cassandra(CassandraTable),
+    /// Into a Delta Lake table.
+    Delta(DeltaTable),
+}
+
+/// A table in Cassandra.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct CassandraTable {
+    /// Its keyspace.
+    pub keyspace: String,
+    /// The table as it is declared.
+    pub table: TableSpec,
+    /// Consistency level of the writes.
+    pub consistency: ConsistencyLevel,
+}
+
+/// A Delta Lake table.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct DeltaTable {
+    /// The table's folder in the pod; absent where the table is in a bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The sink, as in the DataPipeline.
+    #[serde(flatten)]
+    pub sink: DeltaSink,
+}
+
 impl SinkConfig {
+    /// The table in Cassandra that has the rows, or beside which the states of their groups are.
+    pub fn cassandra(&self) -> Option<&CassandraTable> {
+        match &self.destination {
+            Destination::Cassandra(table) => Some(table),
+            Destination::Delta(_) => self.state.as_ref(),
+        }
+    }
+
     /// Seconds for which rows and states are kept.
     pub fn ttl_seconds(&self) -> Option<u64> {
         let ttl = std::time::Duration::from(self.state_ttl?);

@@ -8,6 +8,7 @@ use millstream_api::{
     CassandraConnection, KafkaConnection, SchemaRegistryConnection,
     connection::{SecretKeyReference, SecretReference},
     serve::ServeAuth,
+    sink::Sink,
     worker::credentials as file,
 };
 use millstream_plan::Refusal;
@@ -140,23 +141,20 @@ impl Connection for SchemaRegistryConnection {
 
 impl<C: Connection> Access<C> {
     /// The files that a worker finds in its credentials folder.
-    pub fn files(&self) -> BTreeMap<&'static str, String> {
+    pub fn files(&self) -> BTreeMap<String, String> {
         self.files_as(C::FILES)
     }
 }
 
 impl<C> Access<C> {
-    fn files_as(
-        &self,
-        [username, password, ca]: [&'static str; 3],
-    ) -> BTreeMap<&'static str, String> {
+    fn files_as(&self, [username, password, ca]: [&'static str; 3]) -> BTreeMap<String, String> {
         let mut files = BTreeMap::new();
         if let Some(login) = &self.login {
-            files.insert(username, login.username.clone());
-            files.insert(password, login.password.reveal().into());
+            files.insert(username.into(), login.username.clone());
+            files.insert(password.into(), login.password.reveal().into());
         }
         if let Some(pem) = &self.ca {
-            files.insert(ca, pem.clone());
+            files.insert(ca.into(), pem.clone());
         }
         files
     }
@@ -232,7 +230,7 @@ impl Credentials {
         &self,
         namespace: &str,
         source: &millstream_api::source::Source,
-    ) -> Result<BTreeMap<&'static str, String>, Error> {
+    ) -> Result<BTreeMap<String, String>, Error> {
         let mut files = BTreeMap::new();
         let Some(topic) = &source.topic else {
             return Ok(files);
@@ -253,11 +251,26 @@ impl Credentials {
         &self,
         namespace: &str,
         source: &millstream_api::source::Source,
-    ) -> Result<BTreeMap<&'static str, String>, Error> {
+    ) -> Result<BTreeMap<String, String>, Error> {
         let secrets = self.source(namespace, true);
         let mut files = self.source_connections(namespace, source).await?;
         for (file, secret) in source.secrets() {
             let value = secrets.value(&secret.name, &secret.key, file).await?;
+            files.insert(file.into(), value);
+        }
+        Ok(files)
+    }
+
+    /// The files with the Secrets of sinks, as a worker finds them in its credentials folder.
+    pub async fn sink_files(
+        &self,
+        namespace: &str,
+        sinks: &[Sink],
+    ) -> Result<BTreeMap<String, String>, Error> {
+        let secrets = self.source(namespace, true);
+        let mut files = BTreeMap::new();
+        for (file, secret) in sinks.iter().flat_map(Sink::secrets) {
+            let value = secrets.value(&secret.name, &secret.key, &file).await?;
             files.insert(file, value);
         }
         Ok(files)
@@ -268,7 +281,7 @@ impl Credentials {
         &self,
         namespace: &str,
         auth: &ServeAuth,
-    ) -> Result<BTreeMap<&'static str, String>, Error> {
+    ) -> Result<BTreeMap<String, String>, Error> {
         let mut files = BTreeMap::new();
         for (file, secret) in [
             (file::SERVE_API_KEYS, &auth.api_keys_secret),
@@ -277,7 +290,7 @@ impl Credentials {
             if let Some(secret) = secret {
                 let all = self.whole(namespace, &secret.name).await?;
                 // Names and texts: they serialize.
-                files.insert(file, serde_json::to_string(&all).unwrap_or_default());
+                files.insert(file.into(), serde_json::to_string(&all).unwrap_or_default());
             }
         }
         Ok(files)

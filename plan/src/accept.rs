@@ -1,5 +1,7 @@
 //! Whether a pipeline makes sense: schema, SQL, tables, key.
 
+mod delta;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry};
@@ -8,8 +10,8 @@ use millstream_api::{
     DataPipeline, Keyspace,
     condition::{READY, holds},
     keyspace::{PrimaryKey, TableSpec},
-    pipeline::Sink,
-    worker::{PipelineRef, SinkConfig},
+    sink::{CassandraSink, Sink, Target},
+    worker::{CassandraTable, Destination, PipelineRef, SinkConfig},
 };
 
 use crate::{
@@ -33,6 +35,9 @@ pub struct Accepted {
     pub calendar: Option<Calendar>,
 }
 
+/// By keyspace: tables that a pipeline declares.
+type Declared = BTreeMap<String, Vec<TableSpec>>;
+
 /// Field manager under which a pipeline declares tables: each has its own, so that several can
 /// share a Keyspace.
 pub fn keyspace_manager(pipeline: &str) -> String {
@@ -41,51 +46,52 @@ pub fn keyspace_manager(pipeline: &str) -> String {
 
 /// Checks a pipeline against the Keyspaces of its namespace.
 pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepted, Refusal> {
-    let manager = keyspace_manager(&pipeline.name_any());
     let schema = RecordSchema::parse(&pipeline.spec.schema)?;
     check_records(pipeline, &schema)?;
     accept_after(pipeline)?;
     let calendar = accept_schedule(pipeline)?;
-    let mut planned = Vec::new();
-    let mut declared: BTreeMap<String, Vec<TableSpec>> = BTreeMap::new();
+    let mut planned: Vec<(SinkPlan, TableSpec, SinkConfig)> = Vec::new();
+    let mut declared = Declared::new();
     for sink in &pipeline.spec.sinks {
         let plan = SinkPlan::new(&schema, &sink.name, &sink.sql)?;
         Expectations::new(&plan, &sink.expectations)?;
         check_ttl(sink, &plan)?;
-        let keyspace = find_keyspace(keyspaces, &sink.cassandra.keyspace);
-        let (table, mine) = table(sink, &plan, keyspace, &manager)?;
-        if mine {
-            let tables = declared.entry(sink.cassandra.keyspace.clone()).or_default();
-            declare(tables, &table, &sink.name)?;
-        } else {
-            declared.entry(sink.cassandra.keyspace.clone()).or_default();
-        }
-        let owner = owner(pipeline).sink_group(&sink.name);
-        if let Some(state) = plan.state_table(&table, &owner) {
-            same_state(sink, &state, keyspace)?;
-            let tables = declared.entry(sink.cassandra.keyspace.clone()).or_default();
-            declare_state(tables, state, sink)?;
-        }
-        planned.push((sink, plan, table));
-    }
-    let with_tables: Vec<_> = planned
-        .iter()
-        .map(|(_, plan, table)| (plan, table))
-        .collect();
-    let topic = &pipeline.spec.topic;
-    let key = key_pointers(&topic.key, topic.partitions, &with_tables)?;
-    let sinks = planned
-        .into_iter()
-        .map(|(sink, _, table)| SinkConfig {
+        let (rows, destination) = match sink.target() {
+            Some(Target::Cassandra(to)) => {
+                let to = accept_table(pipeline, sink, to, &plan, keyspaces, &mut declared)?;
+                (to.table.clone(), Destination::Cassandra(to))
+            }
+            Some(Target::Delta(to)) => delta::accept_delta(sink, to, &plan)?,
+            None => return Err(not_one_target(sink)),
+        };
+        let state = match destination {
+            Destination::Cassandra(_) => None,
+            Destination::Delta(_) => state_beside(sink, &plan, &rows)?,
+        };
+        let config = SinkConfig {
             name: sink.name.clone(),
             sql: sink.sql.clone(),
             expectations: sink.expectations.clone(),
-            keyspace: sink.cassandra.keyspace.clone(),
-            table,
-            consistency: sink.cassandra.consistency,
+            destination,
+            state,
             state_ttl: sink.state_ttl,
-        })
-        .collect::<Vec<_>>();
+        };
+        delta::check_alone(&config, planned.iter().map(|(_, _, before)| before))?;
+        if let Some(beside) = config.cassandra() {
+            let owner = owner(pipeline).sink_group(&sink.name);
+            if let Some(state) = plan.state_table(&beside.table, &owner) {
+                let keyspace = find_keyspace(keyspaces, &beside.keyspace);
+                same_state(sink, beside, &state, keyspace)?;
+                let tables = declared.entry(beside.keyspace.clone()).or_default();
+                declare_state(tables, state, sink, beside)?;
+            }
+        }
+        planned.push((plan, rows, config));
+    }
+    let with_tables: Vec<_> = planned.iter().map(|(plan, rows, _)| (plan, rows)).collect();
+    let topic = &pipeline.spec.topic;
+    let key = key_pointers(&topic.key, topic.partitions, &with_tables)?;
+    let sinks: Vec<_> = planned.into_iter().map(|(_, _, config)| config).collect();
     accept_service(pipeline, keyspaces, &sinks)?;
     Ok(Accepted {
         key,
@@ -93,6 +99,63 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
         declared,
         calendar,
     })
+}
+
+fn not_one_target(sink: &Sink) -> Refusal {
+    Refusal::InvalidSpec(format!(
+        "sink `{}`: exactly one of cassandra and delta must be set",
+        sink.name
+    ))
+}
+
+/// A Cassandra table that takes rows; declares it where nobody else does.
+fn accept_table(
+    pipeline: &DataPipeline,
+    sink: &Sink,
+    to: &CassandraSink,
+    plan: &SinkPlan,
+    keyspaces: &[Keyspace],
+    declared: &mut Declared,
+) -> Result<CassandraTable, Refusal> {
+    let manager = keyspace_manager(&pipeline.name_any());
+    let keyspace = find_keyspace(keyspaces, &to.keyspace);
+    let (table, mine) = table(&sink.name, to, plan, keyspace, &manager)?;
+    let tables = declared.entry(to.keyspace.clone()).or_default();
+    if mine {
+        declare(tables, &table, &sink.name)?;
+    }
+    Ok(CassandraTable {
+        keyspace: to.keyspace.clone(),
+        table,
+        consistency: to.consistency,
+    })
+}
+
+/// The table beside which the states of groups are whose rows don't go to Cassandra: `rows`, which
+/// isn't there.
+fn state_beside(
+    sink: &Sink,
+    plan: &SinkPlan,
+    rows: &TableSpec,
+) -> Result<Option<CassandraTable>, Refusal> {
+    let problem = match (&sink.state, plan.is_grouped()) {
+        (None, false) => return Ok(None),
+        (Some(state), true) => {
+            return Ok(Some(CassandraTable {
+                keyspace: state.keyspace.clone(),
+                table: rows.clone(),
+                consistency: state.consistency,
+            }));
+        }
+        (None, true) => {
+            "the SQL has a GROUP BY, whose state is kept in Cassandra: say where with state.keyspace and state.table"
+        }
+        (Some(_), false) => "state: the SQL has no GROUP BY, and so no state: take it out",
+    };
+    Err(Refusal::InvalidSpec(format!(
+        "sink `{}`: {problem}",
+        sink.name
+    )))
 }
 
 /// The Keyspace that has a keyspace: of several that claim it the oldest, as it is the one that
@@ -109,12 +172,13 @@ pub fn find_keyspace<'a>(keyspaces: &'a [Keyspace], name: &str) -> Option<&'a Ke
 
 /// The table of a sink, and whether the pipeline declares it.
 fn table(
-    sink: &Sink,
+    sink: &str,
+    to: &CassandraSink,
     plan: &SinkPlan,
     keyspace: Option<&Keyspace>,
     manager: &str,
 ) -> Result<(TableSpec, bool), Refusal> {
-    let name = &sink.cassandra.table;
+    let name = &to.table;
     let there = keyspace.and_then(|keyspace| {
         let table = keyspace
             .spec
@@ -128,17 +192,17 @@ fn table(
             .all(|owner| owner.starts_with(&keyspace_manager("")));
         (!others.is_empty()).then_some((keyspace, table, by_pipelines))
     });
-    match (there, &sink.cassandra.primary_key) {
+    match (there, &to.primary_key) {
         (None, Some(primary_key)) => {
             let mine = plan.declare_table(name, primary_key)?;
             if let Some(settled) = keyspace.and_then(|keyspace| settled(keyspace, name)) {
-                fits_settled(sink, &mine, settled)?;
+                fits_settled(sink, to, &mine, settled)?;
             }
             Ok((mine, true))
         }
         (None, None) => Err(Refusal::InvalidSpec(format!(
             "sink `{}`: no Keyspace of this namespace declares table {}.{name}: give cassandra.primaryKey here and the pipeline declares the table, or declare it in a Keyspace",
-            sink.name, sink.cassandra.keyspace
+            sink, to.keyspace
         ))),
         (Some((keyspace, table, by_pipelines)), wanted) => {
             if let Some(wanted) = wanted {
@@ -150,7 +214,7 @@ fn table(
                     return Ok((mine, true));
                 }
             }
-            plan.check_table(&sink.cassandra.keyspace, table)?;
+            plan.check_table(&to.keyspace, table)?;
             Ok((table.clone(), false))
         }
     }
@@ -170,13 +234,18 @@ fn settled<'a>(keyspace: &'a Keyspace, table: &str) -> Option<&'a TableSpec> {
 
 /// Refuses a change that Cassandra can't make, before the Keyspace is asked for it: others have
 /// tables in it.
-fn fits_settled(sink: &Sink, mine: &TableSpec, settled: &TableSpec) -> Result<(), Refusal> {
-    let table = format!("{}.{}", sink.cassandra.keyspace, mine.name);
+fn fits_settled(
+    sink: &str,
+    to: &CassandraSink,
+    mine: &TableSpec,
+    settled: &TableSpec,
+) -> Result<(), Refusal> {
+    let table = format!("{}.{}", to.keyspace, mine.name);
     if mine.primary_key != settled.primary_key {
         let columns = settled.primary_key.columns().collect::<Vec<_>>().join(", ");
         return Err(Refusal::Incompatible(format!(
             "sink `{}`: the primary key of table {table} is ({columns}) in Cassandra and can't be changed: go back to it, or use a new table",
-            sink.name
+            sink
         )));
     }
     for column in &mine.columns {
@@ -186,7 +255,7 @@ fn fits_settled(sink: &Sink, mine: &TableSpec, settled: &TableSpec) -> Result<()
         {
             return Err(Refusal::Incompatible(format!(
                 "sink `{}`: column `{}` of table {table} is `{}` in Cassandra and `{}` here; Cassandra can't change a column's type: CAST it, or use a new column or table",
-                sink.name, column.name, there.cql_type, column.cql_type
+                sink, column.name, there.cql_type, column.cql_type
             )));
         }
     }
@@ -194,7 +263,7 @@ fn fits_settled(sink: &Sink, mine: &TableSpec, settled: &TableSpec) -> Result<()
 }
 
 fn same_primary_key(
-    sink: &Sink,
+    sink: &str,
     wanted: &PrimaryKey,
     keyspace: &Keyspace,
     table: &TableSpec,
@@ -205,7 +274,7 @@ fn same_primary_key(
     let columns = |key: &PrimaryKey| key.columns().collect::<Vec<_>>().join(", ");
     Err(Refusal::InvalidSpec(format!(
         "sink `{}`: primaryKey ({}) isn't that of table {} in Keyspace `{}` ({}): take it out here, or make them the same",
-        sink.name,
+        sink,
         columns(wanted),
         table.name,
         keyspace.name_any(),
@@ -214,7 +283,7 @@ fn same_primary_key(
 }
 
 fn same_types(
-    sink: &Sink,
+    sink: &str,
     mine: &TableSpec,
     keyspace: &Keyspace,
     theirs: &TableSpec,
@@ -229,7 +298,7 @@ fn same_types(
         {
             return Err(Refusal::InvalidSql(format!(
                 "sink `{}`: column `{}` of table {} is `{}` here and `{}` for another pipeline in Keyspace `{}`: CAST it to the same type",
-                sink.name,
+                sink,
                 column.name,
                 mine.name,
                 column.cql_type,
@@ -286,6 +355,7 @@ fn check_ttl(sink: &Sink, plan: &SinkPlan) -> Result<(), Refusal> {
         () if !plan.is_grouped() => {
             "the SQL has no GROUP BY, and so no state: take it out, or set the table's option defaultTimeToLive"
         }
+        () if sink.cassandra.is_none() => "rows expire in Cassandra alone: take it out",
         () if !(1..=MAX_TTL_SECONDS).contains(&seconds) => {
             "Cassandra keeps from a second to 20 years: take a duration from 1s to 175200h, or take it out to keep groups for ever"
         }
@@ -302,11 +372,12 @@ fn declare_state(
     tables: &mut Vec<TableSpec>,
     state: TableSpec,
     sink: &Sink,
+    beside: &CassandraTable,
 ) -> Result<(), Refusal> {
     if tables.iter().any(|known| known.name == state.name) {
         return Err(Refusal::InvalidSpec(format!(
             "sink `{}`: another sink keeps groups in table {} too, and a row can have but one state: give each a table of its own",
-            sink.name, sink.cassandra.table
+            sink.name, beside.table.name
         )));
     }
     tables.push(state);
@@ -315,7 +386,12 @@ fn declare_state(
 
 /// Refuses other groups than those whose states are kept already: the records that are in them
 /// don't come again.
-fn same_state(sink: &Sink, state: &TableSpec, keyspace: Option<&Keyspace>) -> Result<(), Refusal> {
+fn same_state(
+    sink: &Sink,
+    beside: &CassandraTable,
+    state: &TableSpec,
+    keyspace: Option<&Keyspace>,
+) -> Result<(), Refusal> {
     let comment = |table: &TableSpec| table.options.as_ref()?.comment.clone();
     let mut tables = keyspace.iter().flat_map(|keyspace| &keyspace.spec.tables);
     let there = tables.find(|table| table.name == state.name);
@@ -323,7 +399,7 @@ fn same_state(sink: &Sink, state: &TableSpec, keyspace: Option<&Keyspace>) -> Re
         Some(there) if Some(&there) != comment(state).as_ref() => {
             Err(Refusal::Incompatible(format!(
                 "sink `{}`: the states in table {}.{} are those of another GROUP BY, other aggregates, another WHERE or another sink, and the records that made them don't come again: go back to the former SQL, or let a sink of a new name write into a new table",
-                sink.name, sink.cassandra.keyspace, state.name
+                sink.name, beside.keyspace, state.name
             )))
         }
         _ => Ok(()),

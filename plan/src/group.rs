@@ -693,6 +693,12 @@ impl Grouping {
 }
 
 impl SinkPlan {
+    /// Whether there are groups that have no row.
+    pub fn has_having(&self) -> bool {
+        self.grouping()
+            .is_some_and(|grouping| grouping.having.is_some())
+    }
+
     /// Whether the query has groups, so that the sink keeps a state.
     pub fn is_grouped(&self) -> bool {
         self.grouping().is_some()

@@ -41,6 +41,7 @@ pub fn key_pointers(
 fn keys(asked: &[String], sinks: &[Sink<'_>]) -> Result<Vec<String>, PlanError> {
     let keyed: Vec<Sink<'_>> = sinks
         .iter()
+        .filter(|sink| has_key(sink))
         .filter(|sink| !has_virtual(sink, VirtualColumn::Partition))
         .filter(|sink| !has_virtual(sink, VirtualColumn::Key))
         .copied()
@@ -52,6 +53,7 @@ fn keys(asked: &[String], sinks: &[Sink<'_>]) -> Result<Vec<String>, PlanError> 
     let Some(first) = keyed.first() else {
         let without = sinks
             .iter()
+            .filter(|sink| has_key(sink))
             .find(|sink| !has_virtual(sink, VirtualColumn::Partition));
         return match without {
             Some((plan, _)) => Err(KeyProblem::NoKey {
@@ -63,6 +65,11 @@ fn keys(asked: &[String], sinks: &[Sink<'_>]) -> Result<Vec<String>, PlanError> 
     };
     let paths = derive(first, &keyed)?;
     Ok(paths.iter().map(|path| pointer(path)).collect())
+}
+
+/// Rows without a key never replace one another: they may come from any partition.
+fn has_key((_, table): &Sink<'_>) -> bool {
+    !table.primary_key.partition_key.is_empty()
 }
 
 fn has_virtual((plan, table): &Sink<'_>, column: VirtualColumn) -> bool {

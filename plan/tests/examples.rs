@@ -21,8 +21,9 @@ fn plan(example: &str) -> (Vec<String>, Vec<String>) {
     for sink in &pipeline.spec.sinks {
         let plan = SinkPlan::new(&schema, &sink.name, &sink.sql).unwrap();
         Expectations::new(&plan, &sink.expectations).unwrap();
-        let key = sink.cassandra.primary_key.as_ref().unwrap();
-        let table = plan.declare_table(&sink.cassandra.table, key).unwrap();
+        let to = sink.cassandra.as_ref().unwrap();
+        let key = to.primary_key.as_ref().unwrap();
+        let table = plan.declare_table(&to.table, key).unwrap();
         plans.push((plan, table));
     }
     let columns = |table: &millstream_api::keyspace::TableSpec| {

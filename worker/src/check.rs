@@ -117,10 +117,11 @@ fn summary(pipeline: &DataPipeline, accepted: &Accepted) -> String {
         [] => "without a key".to_owned(),
         key => format!("by {}", key.join(", ")),
     };
-    let sinks: Vec<_> = accepted
+    let sinks: Vec<_> = pipeline
+        .spec
         .sinks
         .iter()
-        .map(|sink| format!("{} → {}.{}", sink.name, sink.keyspace, sink.table.name))
+        .map(|sink| format!("{} → {}", sink.name, sink.place()))
         .collect();
     format!(
         "topic {} {key}; {}",

@@ -9,7 +9,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::Context;
 use bytes::Bytes;
 use clap::ValueEnum;
-use millstream_api::DataPipeline;
+use millstream_api::{DataPipeline, worker::SinkConfig};
 use millstream_plan::{Accepted, RecordSchema, SinkPlan};
 
 use self::rows::{SinkRows, Topic};
@@ -159,9 +159,10 @@ async fn preview(
     let mut previewed = Vec::with_capacity(planned.len());
     for (sink, plan) in planned {
         let mut tables = accepted.iter().flat_map(|accepted| &accepted.sinks);
-        let table = tables.find(|known| known.name == sink.name);
+        let config = tables.find(|known| known.name == sink.name);
+        let table = config.and_then(SinkConfig::cassandra).map(|to| &to.table);
         let rows = topic
-            .through(sink, &plan, table.map(|sink| &sink.table))
+            .through(sink, &plan, table)
             .with_context(|| format!("sink `{}`", sink.name))?;
         previewed.push(rows);
     }

@@ -105,8 +105,9 @@ impl Writer {
     async fn connect(config: &ProcessConfig, credentials: &Path) -> Result<Self> {
         let secret = |name: &str| fs::read_to_string(credentials.join(name));
         let profile = ExecutionProfile::builder().consistency(Consistency::LocalQuorum);
+        let cassandra = config.cassandra.as_ref().context("no Cassandra")?;
         let session = SessionBuilder::new()
-            .known_nodes(&config.cassandra.contact_points)
+            .known_nodes(&cassandra.contact_points)
             .user(
                 secret(credentials::CASSANDRA_USERNAME)?,
                 secret(credentials::CASSANDRA_PASSWORD)?,
@@ -114,14 +115,14 @@ impl Writer {
             .default_execution_profile_handle(profile.build().into_handle())
             .build()
             .await?;
-        let sink = &config.sinks[0];
+        let to = config.sinks[0].cassandra().context("no table")?;
         let insert = session
             .prepare(format!(
                 "INSERT INTO {}.{} (id, first_name, last_name, gender, address, post_code, email, \
                  username, registered_date, phone, picture) VALUES (:id, :first_name, :last_name, \
                  :gender, :address, :post_code, :email, :username, :registered_date, :phone, \
                  :picture) USING TIMESTAMP :written",
-                sink.keyspace, sink.table.name
+                to.keyspace, to.table.name
             ))
             .await?;
         Ok(Self {

@@ -151,14 +151,14 @@ pub fn keyspace(
 pub fn credentials(
     pipeline: &DataPipeline,
     stage: Stage,
-    files: &BTreeMap<&'static str, String>,
+    files: &BTreeMap<String, String>,
 ) -> Value {
     let name = credentials_name(pipeline, stage);
     let mut object = child(pipeline, "Secret", &name, None);
     object["apiVersion"] = json!("v1");
     let data: BTreeMap<_, _> = files
         .iter()
-        .map(|(file, value)| (*file, ByteString(value.clone().into_bytes())))
+        .map(|(file, value)| (file, ByteString(value.clone().into_bytes())))
         .collect();
     object["data"] = json!(data);
     object
@@ -281,13 +281,14 @@ fn pod(pipeline: &DataPipeline, pods: &Pods) -> Value {
         let path = "/etc/millstream-credentials";
         mounts.push(json!({"name": "credentials", "mountPath": path, "readOnly": true}));
     }
-    if let Some(files) = pipeline.spec.source.files()
-        && pods.stage == Stage::Ingest
-    {
-        for (volume, mount) in volumes::of(files) {
-            volumes.push(volume);
-            mounts.push(mount);
-        }
+    let more = match pods.stage {
+        Stage::Ingest => pipeline.spec.source.files().map(volumes::of),
+        Stage::Process => Some(volumes::of_sinks(&pipeline.spec.sinks)),
+        Stage::Serve => None,
+    };
+    for (volume, mount) in more.into_iter().flatten() {
+        volumes.push(volume);
+        mounts.push(mount);
     }
     let resources = pipeline
         .spec

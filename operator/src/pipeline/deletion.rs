@@ -202,7 +202,8 @@ fn used_by_others(pipeline: &DataPipeline, context: &Context, keyspace: &str, ta
         .iter()
         .filter(|other| other.uid() != pipeline.uid() && other.meta().deletion_timestamp.is_none())
         .flat_map(|other| &other.spec.sinks)
-        .any(|sink| sink.cassandra.keyspace == keyspace && sink.cassandra.table == table)
+        .filter_map(|sink| sink.cassandra.as_ref())
+        .any(|sink| sink.keyspace == keyspace && sink.table == table)
 }
 
 /// Takes the schema of the records' topic away, which is deleted too.

@@ -86,7 +86,7 @@ fn users(
         guard.0.as_ref().is_ok_and(|pipeline| {
             let mut sinks = pipeline.spec.sinks.iter();
             pipeline.namespace() == keyspace.namespace()
-                && sinks.any(|sink| sink.cassandra.keyspace == name)
+                && sinks.any(|sink| sink.keyspace() == Some(&name))
         })
     });
     uses.map(|guard| ObjectRef::from_obj(guard.as_ref()))

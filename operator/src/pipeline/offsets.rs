@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use kube::ResourceExt;
 use millstream_api::{
     DataPipeline, Topic,
-    pipeline::{ExpectationStatus, Sink, SinkStatus},
+    pipeline::{ExpectationStatus, SinkStatus},
+    sink::Sink,
     worker::CommitMetadata,
 };
 

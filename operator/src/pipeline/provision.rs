@@ -25,7 +25,7 @@ use millstream_api::{
     keyspace::TableSpec,
     pipeline::Encoding,
     source::TopicEncoding,
-    worker::{IngestConfig, PipelineRef, ProcessConfig, TopicRef, WorkerConfig},
+    worker::{IngestConfig, PipelineRef, ProcessConfig, SinkConfig, TopicRef, WorkerConfig},
 };
 use millstream_plan::{Accepted, PlanError, RecordSchema, find_keyspace, keyspace_manager};
 
@@ -73,7 +73,10 @@ pub async fn provision(
     }
     // 3. Every sink has a place to start from.
     let kafka = kafka_access(pipeline, context).await?;
-    let cassandra = cassandra_access(pipeline, context).await?;
+    let cassandra = match accepted.declared.is_empty() {
+        true => None,
+        false => Some(cassandra_access(pipeline, context).await?),
+    };
     let admin = context.kafka(&kafka).await?;
     let offsets = known(offsets, &topic)?;
     let stopped = start(pipeline, context, &admin, &topic, offsets).await?;
@@ -406,8 +409,8 @@ pub fn await_keyspace(
             let status = keyspace.and_then(|keyspace| keyspace.status.as_ref());
             let mut refused = status.into_iter().flat_map(|status| &status.refused_tables);
             let is_mine = |table: &str| {
-                let mut sinks = accepted.sinks.iter();
-                sinks.any(|sink| sink.keyspace == name && sink.table.name == table)
+                let mut tables = accepted.sinks.iter().filter_map(SinkConfig::cassandra);
+                tables.any(|mine| mine.keyspace == name && mine.table.name == table)
             };
             match refused.find(|table| is_mine(&table.name)) {
                 Some(table) => Err(Error::Child {
@@ -466,7 +469,8 @@ async fn register_schema(
 /// The connections that workers get.
 struct Accesses {
     kafka: Access<KafkaConnection>,
-    cassandra: Access<CassandraConnection>,
+    /// Where a sink needs it.
+    cassandra: Option<Access<CassandraConnection>>,
     registry: Option<Access<SchemaRegistryConnection>>,
 }
 
@@ -479,9 +483,11 @@ async fn apply_credentials(
     let namespace = namespace(pipeline);
     let source = &pipeline.spec.source;
     let mut files: BTreeMap<_, _> = access.kafka.files();
-    files.extend(access.cassandra.files());
+    files.extend(access.cassandra.iter().flat_map(Access::files));
     files.extend(access.registry.iter().flat_map(|registry| registry.files()));
     files.extend(context.credentials.source_files(&namespace, source).await?);
+    let sinks = &pipeline.spec.sinks;
+    files.extend(context.credentials.sink_files(&namespace, sinks).await?);
     apply_secret(pipeline, context, Stage::Process, &files).await
 }
 
@@ -490,7 +496,7 @@ pub async fn apply_secret(
     pipeline: &DataPipeline,
     context: &Context,
     stage: Stage,
-    files: &BTreeMap<&'static str, String>,
+    files: &BTreeMap<String, String>,
 ) -> Result<Option<String>, Error> {
     if files.is_empty() {
         return Ok(None);
@@ -501,7 +507,9 @@ pub async fn apply_secret(
     if let Some(live) = &live {
         check_owner(pipeline, live)?;
         let there = live.data.iter().flatten();
-        let wanted = files.iter().map(|(file, value)| (*file, value.as_bytes()));
+        let wanted = files
+            .iter()
+            .map(|(file, value)| (file.as_str(), value.as_bytes()));
         if there
             .map(|(file, value)| (file.as_str(), value.0.as_slice()))
             .eq(wanted)
@@ -538,10 +546,11 @@ fn configs(
         schema_registry: registry.clone(),
         avro_schema_id: avro,
     };
+    let cassandra = access.cassandra.as_ref();
     let process = ProcessConfig {
         pipeline: pipeline_ref(pipeline),
         kafka: access.kafka.connection.clone(),
-        cassandra: access.cassandra.connection.clone(),
+        cassandra: cassandra.map(|access| access.connection.clone()),
         topic: topic.clone(),
         dead_letter_topic: pipeline.dead_letter_topic_name(),
         schema: pipeline.spec.schema.clone(),

@@ -61,7 +61,8 @@ fn a_table_that_a_person_declares_is_checked_and_left_to_them() {
     let pipeline = pipeline(&sink("SELECT id, age FROM records", ""));
     let accepted = accept(&pipeline, &[keyspace("kubectl", "bigint")]).unwrap();
     assert!(accepted.declared["ks"].is_empty());
-    assert_eq!(accepted.sinks[0].table.columns.len(), 2);
+    let table = &accepted.sinks[0].cassandra().unwrap().table;
+    assert_eq!(table.columns.len(), 2);
 }
 
 #[test]
@@ -265,4 +266,78 @@ fn what_cannot_run_by_schedule_is_refused() {
         let accepted = accept(&pipeline_with(&fields), &[]).unwrap();
         assert!(accepted.calendar.is_some());
     }
+}
+
+fn lake(sql: &str, more: &str) -> String {
+    let volume = "volume: {persistentVolumeClaim: {claimName: lake}, path: a/b}";
+    format!("    - {{name: s, sql: '{sql}', {more}, {volume}}}}}\n")
+}
+
+#[test]
+fn a_delta_lake_table_needs_no_keyspace_and_rows_without_a_key_no_topic_key() {
+    let plain = pipeline(&lake(
+        "SELECT name, age FROM records",
+        "delta: {partitionBy: [name]",
+    ));
+    let accepted = accept(&plain, &[]).unwrap();
+    assert_eq!(accepted.key, [""; 0]);
+    assert!(accepted.declared.is_empty());
+    let Destination::Delta(table) = &accepted.sinks[0].destination else {
+        panic!("{accepted:?}");
+    };
+    assert_eq!(table.path.as_deref(), Some("/delta/s/a/b"));
+    let merged = pipeline(&lake(
+        "SELECT id, age FROM records",
+        "delta: {mode: merge, mergeKeys: [id]",
+    ));
+    assert_eq!(accept(&merged, &[]).unwrap().key, ["/id"]);
+}
+
+#[test]
+fn groups_in_a_delta_lake_table_have_their_states_where_it_is_said() {
+    let state = "state: {keyspace: ks, table: t}, delta: {mode: merge, mergeKeys: [id]";
+    let accepted = accept(&pipeline(&lake(COUNTS, state)), &[]).unwrap();
+    assert_eq!(accepted.key, ["/id"]);
+    let tables = &accepted.declared["ks"];
+    let names: Vec<_> = tables.iter().map(|table| table.name.as_str()).collect();
+    assert_eq!(names, ["t__state"]);
+    let beside = accepted.sinks[0].cassandra().unwrap();
+    assert_eq!((&*beside.keyspace, &*beside.table.name), ("ks", "t"));
+    // A worker reads back what it is told.
+    let told = serde_json::to_string(&accepted.sinks).unwrap();
+    let read: Vec<SinkConfig> = serde_json::from_str(&told).unwrap();
+    assert_eq!(read, accepted.sinks);
+}
+
+#[test]
+fn says_what_is_wrong_with_a_delta_lake_table() {
+    let having = "SELECT id, count(*) AS n FROM records GROUP BY id HAVING count(*) > 1";
+    let merge = "delta: {mode: merge, mergeKeys: [id]";
+    let state = "state: {keyspace: ks, table: t}, delta: {mode: merge, mergeKeys: [id]";
+    let cases = [
+        lake("SELECT id FROM records", "delta: {partitionBy: [idd]"),
+        lake("SELECT id FROM records", "delta: {mode: merge"),
+        lake("SELECT id, CAST(name AS TIME) AS t FROM records", merge),
+        lake("SELECT id FROM records", "delta: {partitionBy: [id]"),
+        lake(
+            COUNTS,
+            "state: {keyspace: ks, table: t}, delta: {mode: append",
+        ),
+        lake(COUNTS, merge),
+        lake("SELECT id FROM records", state),
+        lake(having, state),
+        lake(
+            "SELECT name FROM records",
+            "delta: {mode: merge, mergeKeys: [name]",
+        )
+        .replace("sql:", "stateTtl: 1h, sql:"),
+    ];
+    let said: Vec<_> = cases
+        .iter()
+        .map(|sinks| {
+            let error = accept(&pipeline(sinks), &[]).unwrap_err();
+            format!("{}: {error}", error.reason())
+        })
+        .collect();
+    insta::assert_snapshot!(said.join("\n"));
 }

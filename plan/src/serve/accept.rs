@@ -1,6 +1,10 @@
 //! Whether a pipeline's REST service makes sense, against the tables that are known.
 
-use millstream_api::{DataPipeline, Keyspace, keyspace::TableSpec, worker::SinkConfig};
+use millstream_api::{
+    DataPipeline, Keyspace,
+    keyspace::TableSpec,
+    worker::{CassandraTable, Destination, SinkConfig},
+};
 
 use super::{Readable, ServeError, plan_service};
 
@@ -22,9 +26,7 @@ pub(crate) fn accept_service(
 
 /// The tables of the sinks and of the Keyspaces, by keyspace.
 fn tables(keyspaces: &[Keyspace], sinks: &[SinkConfig]) -> Vec<(String, TableSpec)> {
-    let own = sinks
-        .iter()
-        .map(|sink| (sink.keyspace.clone(), sink.table.clone()));
+    let own = of_rows(sinks).map(|table| (table.keyspace.clone(), table.table.clone()));
     let mut tables: Vec<_> = own.collect();
     for keyspace in keyspaces {
         let name = keyspace.keyspace_name();
@@ -49,8 +51,16 @@ fn tables(keyspaces: &[Keyspace], sinks: &[SinkConfig]) -> Vec<(String, TableSpe
 
 /// The keyspaces of the sinks: no others can be read.
 pub fn readable_keyspaces(sinks: &[SinkConfig]) -> Vec<String> {
-    let mut names: Vec<_> = sinks.iter().map(|sink| sink.keyspace.clone()).collect();
+    let mut names: Vec<_> = of_rows(sinks).map(|table| table.keyspace.clone()).collect();
     names.sort();
     names.dedup();
     names
+}
+
+/// The tables in Cassandra that have rows.
+fn of_rows(sinks: &[SinkConfig]) -> impl Iterator<Item = &CassandraTable> {
+    sinks.iter().filter_map(|sink| match &sink.destination {
+        Destination::Cassandra(table) => Some(table),
+        Destination::Delta(_) => None,
+    })
 }

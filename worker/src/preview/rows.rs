@@ -7,7 +7,7 @@ use datafusion::arrow::{
     array::{BooleanArray, RecordBatch},
     compute::filter_record_batch,
 };
-use millstream_api::{keyspace::TableSpec, pipeline::Sink};
+use millstream_api::{keyspace::TableSpec, sink::Sink};
 use millstream_plan::SinkPlan;
 
 use crate::{
@@ -29,7 +29,7 @@ pub struct Topic {
 /// What a sink makes of the records.
 pub struct SinkRows {
     pub sink: String,
-    /// `keyspace.table`.
+    /// Where the rows would go, for people.
     pub table: String,
     /// Records that it read.
     pub records: usize,
@@ -77,7 +77,7 @@ impl Topic {
         let mut rejected = Vec::new();
         for batch in &self.batches {
             let transformed = transform.run(batch)?;
-            let unfit = match table {
+            let unfit = match table.filter(|_| sink.cassandra.is_some()) {
                 Some(table) => refused(plan, table, batch, &transformed.rows)?,
                 None => Vec::new(),
             };
@@ -101,7 +101,7 @@ impl Topic {
         plan: &SinkPlan,
         table: Option<&TableSpec>,
     ) -> anyhow::Result<SinkRows> {
-        let table = table.context("the groups' rows need the table's primary key: give cassandra.primaryKey, or the Keyspace that declares the table")?;
+        let table = table.context("the groups' rows need the table's primary key: give cassandra.primaryKey, or the Keyspace that declares the table, or mend what the note says")?;
         anyhow::ensure!(
             self.records <= GROUPED_RECORDS,
             "groups are previewed over {GROUPED_RECORDS} records at most: give a smaller --limit"
@@ -134,7 +134,7 @@ impl Topic {
         rejected.sort_by_key(|(record, _)| *record);
         SinkRows {
             sink: sink.name.clone(),
-            table: format!("{}.{}", sink.cassandra.keyspace, sink.cassandra.table),
+            table: sink.place(),
             records: self.records,
             rows,
             rejected,

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use futures::{FutureExt, StreamExt, stream::FuturesOrdered};
-use millstream_api::worker::{CommitMetadata, SinkConfig};
+use millstream_api::worker::{CommitMetadata, Destination, SinkConfig};
 use millstream_plan::{Expectations, SinkPlan};
 use rdkafka::{
     ClientConfig, Message,
@@ -22,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     avro::decode::AvroTopic,
-    batch::{Batch, Rejected},
+    batch::{Batch, MAX_BYTES, MAX_RECORDS, Rejected},
+    config::Credentials,
     dead_letter::DeadLetters,
     decode::Decode,
     expectations::Failed,
@@ -30,8 +31,9 @@ use crate::{
     metrics::{Metrics, StageMetrics},
     retry::Delays,
     sink::{
-        Sink,
+        Pace, Sink,
         cassandra::{CassandraSink, StateTable},
+        delta::DeltaSink,
     },
     stage::{
         assignment::{Acknowledged, Assignment, Known},
@@ -43,19 +45,27 @@ use crate::{
     transform::{Rows, Transform, Transformed},
 };
 
-/// Batches of a sink that are being transformed or written at once.
-const IN_FLIGHT: usize = 3;
 /// Between commits.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(200);
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 const READ: &str = "read";
+const NO_CASSANDRA: &str = "the sink needs Cassandra, and the configuration has none";
 const EXPECTATIONS: &str = "expectations";
-/// A batch for groups: each of them is written once, so that larger batches cost less. Smaller than
+/// Where the sink has no needs of its own.
+const PACE: Pace = Pace {
+    records: MAX_RECORDS,
+    bytes: MAX_BYTES,
+    linger: Duration::ZERO,
+    in_flight: 3,
+};
+/// For groups: each of them is written once a batch, so that larger batches cost less. Smaller than
 /// what is decoded at once.
-const GROUPED_RECORDS: usize = 10_000;
-const GROUPED_BYTES: usize = 8 * 1024 * 1024;
-/// How long such a batch waits for more records.
-const LINGER: Duration = Duration::from_millis(100);
+const GROUPED: Pace = Pace {
+    records: 10_000,
+    bytes: 8 * 1024 * 1024,
+    linger: Duration::from_millis(100),
+    in_flight: 3,
+};
 
 /// What a sink's loop is made of.
 pub struct Parts {
@@ -64,12 +74,16 @@ pub struct Parts {
     /// The consumer group; states of groups are known by it.
     pub group: String,
     pub topic: String,
+    /// The topic's identity.
+    pub topic_id: String,
     pub dead_letters: DeadLetters,
     pub status: StatusPart,
     pub metrics: Arc<Metrics>,
     pub stage_metrics: StageMetrics,
     /// Where the records are Avro.
     pub avro: Option<AvroTopic>,
+    /// Those of the sinks.
+    pub credentials: Credentials,
 }
 
 /// A sink, and what leads to it.
@@ -78,6 +92,7 @@ pub struct SinkStage {
     transform: Mutex<Transform>,
     expectations: Expectations,
     sink: Box<dyn Sink>,
+    pace: Pace,
     /// Where the query has a GROUP BY.
     groups: Option<Groups>,
     known: Known,
@@ -100,22 +115,44 @@ impl SinkStage {
     pub async fn open(
         parts: Parts,
         plan: &SinkPlan,
-        session: Arc<Session>,
+        session: Option<Arc<Session>>,
         timestamp_base: i64,
     ) -> anyhow::Result<Self> {
         let groups = match plan.is_grouped() {
-            true => Some(open_groups(&parts, plan, session.clone(), timestamp_base).await?),
+            true => {
+                let session = session.clone().context(NO_CASSANDRA)?;
+                Some(open_groups(&parts, plan, session, timestamp_base).await?)
+            }
             false => None,
         };
-        let sink = CassandraSink::open(
-            session,
-            &parts.config,
-            plan,
-            timestamp_base,
-            parts.status.clone(),
-            parts.stage_metrics.clone(),
-        )
-        .await?;
+        let sink: Box<dyn Sink> = match &parts.config.destination {
+            Destination::Cassandra(table) => {
+                let sink = CassandraSink::open(
+                    session.context(NO_CASSANDRA)?,
+                    table,
+                    parts.config.ttl_seconds(),
+                    plan,
+                    timestamp_base,
+                    parts.status.clone(),
+                    parts.stage_metrics.clone(),
+                );
+                Box::new(sink.await?)
+            }
+            Destination::Delta(table) => Box::new(DeltaSink::open(
+                &parts.config.name,
+                table,
+                plan,
+                timestamp_base,
+                format!("{}/{}", parts.group, parts.topic_id),
+                &parts.credentials,
+                parts.status.clone(),
+            )?),
+        };
+        let pace = match groups {
+            Some(_) => GROUPED,
+            None => PACE,
+        };
+        let pace = sink.pace().unwrap_or(pace);
         let decode = match &parts.avro {
             Some(topic) => Decode::avro(plan, topic.clone()),
             None => Decode::new(plan)?,
@@ -124,7 +161,8 @@ impl SinkStage {
         Ok(SinkStage {
             transform: Mutex::new(Transform::with(plan, decode).expecting(expectations.clone())),
             expectations,
-            sink: Box::new(sink),
+            sink,
+            pace,
             groups,
             known: Known::default(),
             parts,
@@ -231,7 +269,7 @@ impl SinkStage {
                     commit.start(consumer);
                     flow.adjust(consumer, self.is_full(&batch))?;
                 }
-                () = tokio::time::sleep_until(since + LINGER), if self.waits(&batch, since) => {}
+                () = tokio::time::sleep_until(since + self.pace.linger), if self.waits(&batch, since) => {}
                 Some(record) = records.next(), if flow.paused || !self.is_full(&batch) => {
                     if batch.is_empty() {
                         since = Instant::now();
@@ -244,7 +282,7 @@ impl SinkStage {
                 }
             }
             let ready = !batch.is_empty() && !self.waits(&batch, since);
-            if ready && in_flight.len() < IN_FLIGHT {
+            if ready && in_flight.len() < self.pace.in_flight {
                 let stage = self.clone();
                 let next = spare.pop().unwrap_or_default();
                 let batch = std::mem::replace(&mut batch, next);
@@ -264,16 +302,13 @@ impl SinkStage {
 
     /// Whether no more records should be added to a batch.
     fn is_full(&self, batch: &Batch) -> bool {
-        match self.groups {
-            Some(_) => batch.len() >= GROUPED_RECORDS || batch.bytes() >= GROUPED_BYTES,
-            None => batch.is_full(),
-        }
+        batch.len() >= self.pace.records || batch.bytes() >= self.pace.bytes
     }
 
     /// Whether a batch waits for more records.
     fn waits(&self, batch: &Batch, since: Instant) -> bool {
         let full = batch.is_empty() || self.is_full(batch);
-        self.groups.is_some() && !full && since.elapsed() < LINGER
+        !full && since.elapsed() < self.pace.linger
     }
 
     /// Adds a record to the batch, and all that are there already.
@@ -429,16 +464,26 @@ async fn open_groups(
     session: Arc<Session>,
     timestamp_base: i64,
 ) -> anyhow::Result<Groups> {
+    let beside = parts.config.cassandra().context(NO_CASSANDRA)?;
+    let ttl = parts.config.ttl_seconds();
     let table = StateTable::open(
         session,
-        &parts.config,
+        beside,
+        ttl,
         plan,
         &parts.group,
         parts.status.clone(),
         parts.stage_metrics.clone(),
     );
     let table = table.await?;
-    Groups::new(plan, &parts.config, table, &parts.group, timestamp_base)
+    Groups::new(
+        plan,
+        &beside.table,
+        ttl,
+        table,
+        &parts.group,
+        timestamp_base,
+    )
 }
 
 /// Why a consumer ends before shutdown.

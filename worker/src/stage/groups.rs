@@ -13,7 +13,7 @@ use datafusion::arrow::{
     compute::{concat_batches, filter_record_batch, not, take, take_record_batch},
     datatypes::Schema,
 };
-use millstream_api::{keyspace::TableSpec, worker::SinkConfig};
+use millstream_api::keyspace::TableSpec;
 use millstream_plan::{ExecError, Fold, SinkPlan};
 use tokio::sync::Mutex;
 
@@ -100,14 +100,15 @@ impl Groups {
     /// The groups of a plan, with their states in the table. `owner` is whose they are.
     pub fn new(
         plan: &SinkPlan,
-        config: &SinkConfig,
+        rows: &TableSpec,
+        ttl_seconds: Option<u64>,
         table: StateTable,
         owner: &str,
         base: i64,
     ) -> anyhow::Result<Self> {
-        let ttl = config.ttl_seconds().map(Duration::from_secs);
+        let ttl = ttl_seconds.map(Duration::from_secs);
         Ok(Groups {
-            shape: Shape::new(plan, &config.table, base, owner)?,
+            shape: Shape::new(plan, rows, base, owner)?,
             table,
             cache: Mutex::new(Cache::new(CACHE_BYTES, ttl)),
         })

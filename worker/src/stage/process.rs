@@ -43,9 +43,12 @@ pub async fn run(
         .iter()
         .map(|sink| status.part(&sink.name))
         .collect();
-    let session = tokio::select! {
-        session = cassandra::connect(&config.cassandra, credentials, &parts) => session?,
-        () = shutdown.cancelled() => return Ok(()),
+    let session = match &config.cassandra {
+        None => None,
+        Some(cassandra) => tokio::select! {
+            session = cassandra::connect(cassandra, credentials, &parts) => Some(session?),
+            () = shutdown.cancelled() => return Ok(()),
+        },
     };
     let mut sinks = JoinSet::new();
     for (sink, status) in config.sinks.iter().zip(parts) {
@@ -66,11 +69,13 @@ pub async fn run(
             consumer: kafka::consumer_config(&client, &group),
             group,
             topic: config.topic.name.clone(),
+            topic_id: config.topic.id.clone(),
             dead_letters,
             status,
             metrics: metrics.clone(),
             stage_metrics,
             avro: avro.clone(),
+            credentials: credentials.clone(),
         };
         let (session, base) = (session.clone(), config.topic.timestamp_base);
         let shutdown = shutdown.clone();

@@ -227,16 +227,22 @@ impl Pipeline {
         config["sinks"] = json!([{
             "name": "rows",
             "sql": self.settings.sql,
-            "keyspace": self.name,
-            "table": {
-                "name": "rows", "columns": columns,
-                "primaryKey": {"partitionKey": [self.settings.columns[0].0]},
+            "cassandra": {
+                "keyspace": self.name,
+                "table": {
+                    "name": "rows", "columns": columns,
+                    "primaryKey": {"partitionKey": [self.settings.columns[0].0]},
+                },
+                "consistency": "LOCAL_QUORUM",
             },
-            "consistency": "LOCAL_QUORUM",
             "stateTtl": self.state_ttl,
         }]);
         for (name, value) in sink.as_object().expect("an object") {
             config["sinks"][0][name] = value.clone();
+        }
+        if let Some(sink) = config["sinks"][0].as_object_mut() {
+            // Null is for what isn't to be there.
+            sink.retain(|_, value| !value.is_null());
         }
         self.start(&config)
     }

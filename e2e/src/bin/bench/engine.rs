@@ -14,8 +14,11 @@ use millstream_api::{
     connection::SecretReference,
     cql::CqlType,
     keyspace::{ColumnSpec, PrimaryKey, TableSpec},
-    pipeline::ConsistencyLevel,
-    worker::{PipelineRef, ProcessConfig, SinkConfig, TopicRef, WorkerConfig, credentials},
+    sink::ConsistencyLevel,
+    worker::{
+        CassandraTable, Destination, PipelineRef, ProcessConfig, SinkConfig, TopicRef,
+        WorkerConfig, credentials,
+    },
 };
 use millstream_e2e::Environment;
 use tempfile::TempDir;
@@ -214,14 +217,14 @@ fn config(environment: &Environment, topic: &str, keyspace: &str, table: &str) -
             sasl: None,
             tls: None,
         },
-        cassandra: CassandraConnection {
+        cassandra: Some(CassandraConnection {
             contact_points: vec![environment.addresses.cassandra.clone()],
             datacenter: None,
             credentials_secret: Some(SecretReference {
                 name: "bench".into(),
             }),
             tls: None,
-        },
+        }),
         topic: TopicRef {
             name: topic.into(),
             id: Uuid::new_v4().to_string(),
@@ -235,20 +238,23 @@ fn config(environment: &Environment, topic: &str, keyspace: &str, table: &str) -
             name: SINK.into(),
             sql: SQL.into(),
             expectations: Vec::new(),
-            keyspace: keyspace.into(),
-            table: TableSpec {
-                name: table.into(),
-                columns: [column("id", CqlType::Uuid)]
-                    .into_iter()
-                    .chain(texts)
-                    .collect(),
-                primary_key: PrimaryKey {
-                    partition_key: vec!["id".into()],
-                    clustering_key: Vec::new(),
+            destination: Destination::Cassandra(CassandraTable {
+                keyspace: keyspace.into(),
+                table: TableSpec {
+                    name: table.into(),
+                    columns: [column("id", CqlType::Uuid)]
+                        .into_iter()
+                        .chain(texts)
+                        .collect(),
+                    primary_key: PrimaryKey {
+                        partition_key: vec!["id".into()],
+                        clustering_key: Vec::new(),
+                    },
+                    options: None,
                 },
-                options: None,
-            },
-            consistency: ConsistencyLevel::LocalQuorum,
+                consistency: ConsistencyLevel::LocalQuorum,
+            }),
+            state: None,
             state_ttl: None,
         }],
     }

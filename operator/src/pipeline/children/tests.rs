@@ -174,7 +174,7 @@ fn a_keyspace_that_a_person_made_is_given_tables_only() {
 #[test]
 fn credentials_and_configuration_are_objects_that_kubernetes_knows() {
     let pipeline = pipeline();
-    let files = BTreeMap::from([("kafka-password", "geheim".to_string())]);
+    let files = BTreeMap::from([("kafka-password".to_string(), "geheim".to_string())]);
     let secret: Secret =
         serde_json::from_value(credentials(&pipeline, Stage::Process, &files)).unwrap();
     let data = secret.data.unwrap();
@@ -257,4 +257,35 @@ fn the_ingest_pod_has_the_volumes_of_its_files() {
         ]
     );
     assert!(volumes(Stage::Process).0.is_empty());
+}
+
+#[test]
+fn the_process_pod_has_the_volumes_of_its_tables() {
+    let mut pipeline = pipeline();
+    let sink = serde_saphyr::from_str(
+        "{name: events, sql: SELECT, delta: {volume: \
+           {persistentVolumeClaim: {claimName: lake}, path: r_events}}}",
+    );
+    pipeline.spec.sinks.push(sink.unwrap());
+    let worker = worker();
+    let pods = |stage| Pods {
+        stage,
+        replicas: 1,
+        worker: &worker,
+        yaml: "",
+        credentials: None,
+    };
+    let pod = |stage| deployment(&pipeline, &pods(stage))["spec"]["template"]["spec"].clone();
+    let process = pod(Stage::Process);
+    // Its place among the sinks is in the name: that of a sink may be too long.
+    let name = process["volumes"][1]["name"].clone();
+    assert_eq!(
+        process["volumes"][1],
+        json!({"name": name, "persistentVolumeClaim": {"claimName": "lake"}})
+    );
+    assert_eq!(
+        process["containers"][0]["volumeMounts"][1],
+        json!({"name": name, "mountPath": "/delta/events"})
+    );
+    assert_eq!(pod(Stage::Ingest)["volumes"].as_array().unwrap().len(), 1);
 }

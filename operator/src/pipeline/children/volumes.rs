@@ -1,6 +1,9 @@
-//! The volumes of a pod that reads files.
+//! The volumes of a pod that reads files, or writes tables.
 
-use millstream_api::source::file::{DATA_PATH, FileSource, LANDING_PATH, Volume};
+use millstream_api::{
+    sink::{Sink, delta::DELTA_PATH},
+    source::file::{DATA_PATH, FileSource, LANDING_PATH, Volume},
+};
 use serde_json::{Value, json};
 
 /// Volumes with their mounts.
@@ -24,6 +27,22 @@ pub fn of(files: &FileSource) -> Vec<(Value, Value)> {
         json!({"name": "scratch", "mountPath": "/tmp"}),
     );
     data.into_iter().chain(landing).chain([scratch]).collect()
+}
+
+/// The volumes that sinks write to, with their mounts.
+pub fn of_sinks(sinks: &[Sink]) -> Vec<(Value, Value)> {
+    let volumes = sinks.iter().enumerate().filter_map(|(index, sink)| {
+        let volume = sink.delta.as_ref()?.volume.as_ref()?;
+        let claim = &volume.persistent_volume_claim;
+        // A sink's name may be too long for the name of a volume.
+        let name = format!("delta-{index}");
+        let path = format!("{DELTA_PATH}/{}", sink.name);
+        Some((
+            json!({"name": name, "persistentVolumeClaim": claim}),
+            json!({"name": name, "mountPath": path}),
+        ))
+    });
+    volumes.collect()
 }
 
 fn data(volume: &Volume) -> Value {

@@ -13,7 +13,7 @@ pub use state::{GroupKeys, StateTable};
 use std::sync::Arc;
 
 use futures::{FutureExt, future::BoxFuture};
-use millstream_api::{keyspace::TableSpec, pipeline::ConsistencyLevel, worker::SinkConfig};
+use millstream_api::{keyspace::TableSpec, sink::ConsistencyLevel, worker::CassandraTable};
 use millstream_plan::SinkPlan;
 use scylla::{
     client::session::Session,
@@ -46,16 +46,17 @@ impl CassandraSink {
     /// Prepares the statement; tries until Cassandra has the table.
     pub async fn open(
         session: Arc<Session>,
-        config: &SinkConfig,
+        to: &CassandraTable,
+        ttl_seconds: Option<u64>,
         plan: &SinkPlan,
         timestamp_base: i64,
         status: StatusPart,
         metrics: StageMetrics,
     ) -> anyhow::Result<Self> {
-        plan.check_table(&config.keyspace, &config.table)?;
-        let binder = Binder::new(plan, &config.table, timestamp_base)?;
-        let insert = insert_statement(config, &config.table.name, binder.columns());
-        let prepared = prepare(&session, &insert, config.consistency, &status).await;
+        plan.check_table(&to.keyspace, &to.table)?;
+        let binder = Binder::new(plan, &to.table, timestamp_base)?;
+        let insert = insert_statement(&to.keyspace, &to.table.name, binder.columns(), ttl_seconds);
+        let prepared = prepare(&session, &insert, to.consistency, &status).await;
         let writer = Writer::new(session, insert, prepared, status, metrics);
         Ok(CassandraSink { binder, writer })
     }
@@ -120,16 +121,15 @@ fn configure(prepared: &mut PreparedStatement, consistency: ConsistencyLevel) {
 }
 
 fn insert_statement<'a>(
-    config: &SinkConfig,
+    keyspace: &str,
     table: &str,
     columns: impl Iterator<Item = &'a str>,
+    ttl_seconds: Option<u64>,
 ) -> String {
-    let keyspace = &config.keyspace;
     let columns: Vec<_> = columns.map(|column| format!("\"{column}\"")).collect();
     let markers = vec!["?"; columns.len()].join(", ");
     let columns = columns.join(", ");
-    let ttl = config.ttl_seconds();
-    let ttl = ttl.map_or_else(String::new, |seconds| format!(" AND TTL {seconds}"));
+    let ttl = ttl_seconds.map_or_else(String::new, |seconds| format!(" AND TTL {seconds}"));
     format!(
         "INSERT INTO \"{keyspace}\".\"{table}\" ({columns}) VALUES ({markers}) USING TIMESTAMP ?{ttl}"
     )
@@ -141,16 +141,10 @@ mod tests {
 
     #[test]
     fn the_statement_carries_the_timestamp() {
-        let mut config: SinkConfig = serde_json::from_value(serde_json::json!({
-            "name": "s", "sql": "", "keyspace": "shop", "consistency": "ONE",
-            "table": {"name": "users", "columns": [], "primaryKey": {"partitionKey": []}},
-        }))
-        .unwrap();
-        let statement =
-            |config: &SinkConfig| insert_statement(config, "users", ["id", "name"].into_iter());
+        let columns = || ["id", "name"].into_iter();
+        let statement = |ttl| insert_statement("shop", "users", columns(), ttl);
         let plain = r#"INSERT INTO "shop"."users" ("id", "name") VALUES (?, ?) USING TIMESTAMP ?"#;
-        assert_eq!(statement(&config), plain);
-        config.state_ttl = Some(std::time::Duration::from_secs(90).into());
-        assert_eq!(statement(&config), format!("{plain} AND TTL 90"));
+        assert_eq!(statement(None), plain);
+        assert_eq!(statement(Some(90)), format!("{plain} AND TTL 90"));
     }
 }

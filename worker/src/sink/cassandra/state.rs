@@ -6,7 +6,7 @@ use anyhow::Context;
 use datafusion::arrow::array::RecordBatch;
 use futures::{StreamExt, stream};
 use millstream_api::{
-    cql::CqlType, keyspace::TableSpec, pipeline::ConsistencyLevel, worker::SinkConfig,
+    cql::CqlType, keyspace::TableSpec, sink::ConsistencyLevel, worker::CassandraTable,
 };
 use millstream_plan::{STATE_COLUMN, SinkPlan};
 use scylla::{client::session::Session, statement::prepared::PreparedStatement};
@@ -97,8 +97,8 @@ pub struct StateTable {
     session: Arc<Session>,
     select: PreparedStatement,
     states: Writer,
-    /// Deletes rows of the sink's table.
-    rows: Writer,
+    /// Deletes rows of the sink's table, where groups may have none.
+    rows: Option<Writer>,
     fingerprint: u64,
     table: String,
     status: StatusPart,
@@ -109,27 +109,28 @@ impl StateTable {
     /// are.
     pub async fn open(
         session: Arc<Session>,
-        config: &SinkConfig,
+        beside: &CassandraTable,
+        ttl_seconds: Option<u64>,
         plan: &SinkPlan,
         owner: &str,
         status: StatusPart,
         metrics: StageMetrics,
     ) -> anyhow::Result<Self> {
         let spec = plan
-            .state_table(&config.table, owner)
+            .state_table(&beside.table, owner)
             .context("the query has no groups")?;
         let keys: Vec<&str> = spec.primary_key.columns().collect();
         let condition: Vec<_> = keys.iter().map(|key| format!("\"{key}\" = ?")).collect();
         let condition = condition.join(" AND ");
-        let table = format!("\"{}\".\"{}\"", config.keyspace, spec.name);
+        let table = format!("\"{}\".\"{}\"", beside.keyspace, spec.name);
         let select = format!("SELECT \"{STATE_COLUMN}\" FROM {table} WHERE {condition}");
         let columns = keys.iter().copied().chain([STATE_COLUMN]);
-        let insert = insert_statement(config, &spec.name, columns);
+        let insert = insert_statement(&beside.keyspace, &spec.name, columns, ttl_seconds);
         let delete = format!(
             "DELETE FROM \"{}\".\"{}\" USING TIMESTAMP ? WHERE {condition}",
-            config.keyspace, config.table.name
+            beside.keyspace, beside.table.name
         );
-        let (write, read) = levels(config.consistency);
+        let (write, read) = levels(beside.consistency);
         let writer = |statement, prepared| {
             Writer::new(
                 session.clone(),
@@ -140,11 +141,17 @@ impl StateTable {
             )
         };
         let states = prepare(&session, &insert, write, &status).await;
-        let rows = prepare(&session, &delete, config.consistency, &status).await;
+        let rows = match plan.has_having() {
+            true => {
+                let prepared = prepare(&session, &delete, beside.consistency, &status).await;
+                Some(writer(delete, prepared))
+            }
+            false => None,
+        };
         Ok(StateTable {
             select: prepare(&session, &select, read, &status).await,
             states: writer(insert, states),
-            rows: writer(delete, rows),
+            rows,
             fingerprint: plan.state_fingerprint(owner).unwrap_or_default(),
             table,
             session,
@@ -208,7 +215,10 @@ impl StateTable {
 
     /// Deletes rows; their cells are the timestamp and the keys'.
     pub async fn delete(&self, rows: &BoundRows) -> anyhow::Result<()> {
-        match self.rows.write(rows).await.into_iter().next() {
+        let Some(writer) = &self.rows else {
+            return Ok(());
+        };
+        match writer.write(rows).await.into_iter().next() {
             None => Ok(()),
             Some(rejected) => anyhow::bail!("{}", rejected.reason),
         }

@@ -30,6 +30,7 @@ use tokio::{
     task::JoinSet,
 };
 
+pub use self::origin::Bucket;
 use self::{
     error::ReadError,
     format::Formats,
