@@ -80,13 +80,8 @@ fn a_run_that_is_asked_for_is_a_job_and_succeeds_with_its_count() {
         let first = ended(namespace, 1, RunOutcome::Succeeded).await?;
         assert_eq!(first.records, Some(300));
         assert!(first.completion_time >= first.start_time, "{first:?}");
-        let succeeded = await_condition(
-            &namespace.api::<DataPipeline>(),
-            ORDERS,
-            SUCCEEDED,
-            PATIENCE,
-        );
-        succeeded.await?;
+        let pipelines = namespace.api::<DataPipeline>();
+        await_condition(&pipelines, ORDERS, SUCCEEDED, PATIENCE).await?;
         let complete = [
             "wait",
             "--for=condition=Complete",
