@@ -118,7 +118,7 @@ pub(super) const EXAMPLES: [Example; 5] = [
         port: Some(8000),
         open: &[
             "http://localhost:8000/docs",
-            "http://localhost:8000/insights/plot-completed-per-country?format=svg",
+            "http://localhost:8000/insights/plot-completed-per-country",
         ],
     },
 ];
