@@ -58,16 +58,21 @@ impl Volume {
         Ok(Volume { name, folder })
     }
 
+    /// Where it is; none where it is on another machine.
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_ref().map(|folder| folder.path())
+    }
+
     /// The files in it, in the order of their paths; none where it is on another machine.
     ///
     /// # Errors
     /// When they can't be read.
     pub fn files(&self) -> Result<Option<Vec<PathBuf>>> {
-        let Some(folder) = &self.folder else {
+        let Some(folder) = self.folder() else {
             return Ok(None);
         };
         let mut files = Vec::new();
-        walk(folder.path(), &mut files)?;
+        walk(folder, &mut files)?;
         files.sort();
         Ok(Some(files))
     }

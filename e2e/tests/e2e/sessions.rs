@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use crate::example::{self, get, get_json};
 
 const SESSIONS: &str = "sessions";
-/// Debug mode: a slice of the data. Enough to go through all dates of the generated one.
-const SLICE: usize = 10_000;
+/// Debug mode: a slice of the data, less than there is of either kind.
+const SLICE: usize = 5_000;
 
 /// A session, put together here.
 #[derive(Default)]

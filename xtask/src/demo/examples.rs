@@ -6,8 +6,8 @@ pub(super) struct Example {
     pub name: &'static str,
     /// What it is about, for `--help`.
     pub about: &'static str,
-    /// A claim of its own that needs a volume.
-    pub claim: Option<&'static str>,
+    /// Claims of its own that need volumes.
+    pub claims: &'static [&'static str],
     pub until: Until,
     /// CQL whose rows are shown.
     pub queries: &'static [&'static str],
@@ -39,7 +39,7 @@ pub(super) const EXAMPLES: [Example; 5] = [
     Example {
         name: "users",
         about: "a polled API becomes a table",
-        claim: None,
+        claims: &[],
         until: Until::Rows(300),
         queries: &[
             "SELECT count(*) AS rows FROM spark_streams.created_users",
@@ -52,7 +52,7 @@ pub(super) const EXAMPLES: [Example; 5] = [
     Example {
         name: "users-avro",
         about: "by Avro and a schema registry into the tables of three routes",
-        claim: None,
+        claims: &[],
         until: Until::Rows(600),
         queries: &[
             "SELECT count(*) AS rows FROM spark_streams.created_users",
@@ -66,7 +66,7 @@ pub(super) const EXAMPLES: [Example; 5] = [
     Example {
         name: "licenses",
         about: "a paged API, all of it",
-        claim: None,
+        claims: &[],
         until: Until::Complete,
         queries: &[
             "SELECT count(*) AS rows FROM nyc.licenses",
@@ -80,7 +80,7 @@ pub(super) const EXAMPLES: [Example; 5] = [
     Example {
         name: "meetup",
         about: "counts by venue, served as JSON, HTML table and plot",
-        claim: None,
+        claims: &[],
         until: Until::Complete,
         queries: &["SELECT venue_name, group_city, count FROM meetup.venues LIMIT 5"],
         pages: &[
@@ -98,7 +98,7 @@ pub(super) const EXAMPLES: [Example; 5] = [
     Example {
         name: "sessions",
         about: "a zip replayed date by date, one row a session, models and insights served",
-        claim: Some("landing"),
+        claims: &["landing"],
         until: Until::Complete,
         queries: &[
             "SELECT player_id, country, start_ts, end_ts, session_status FROM games.sessions LIMIT 5",
@@ -118,7 +118,7 @@ pub(super) const EXAMPLES: [Example; 5] = [
         port: Some(8000),
         open: &[
             "http://localhost:8000/docs",
-            "http://localhost:8000/insights/plot-completed-per-country?format=svg",
+            "http://localhost:8000/insights/plot-completed-per-country",
         ],
     },
 ];
@@ -137,6 +137,9 @@ mod tests {
                 yaml.contains(&format!("name: {}\n", example.name)),
                 "{yaml}"
             );
+            for claim in example.claims {
+                assert!(yaml.contains(&format!("claimName: {claim}}}")), "{claim}");
+            }
             for query in example.queries {
                 let table = query.split(" FROM ").nth(1).unwrap();
                 let table = table.split(' ').next().unwrap();

@@ -71,7 +71,7 @@ fn show(example: &Example, progress: &Progress) -> Result<()> {
     let shell = dist::binary("cql")?;
     let (environment, images) = test::installed(progress)?;
     serve_apis(&environment, &images.apis.reference)?;
-    if let Some(claim) = example.claim {
+    for claim in example.claims {
         volume(&environment, claim)?;
     }
     let manifests = format!("examples/{}/pipeline.yaml", example.name);
