@@ -6,6 +6,7 @@ mod crashes;
 mod crd;
 mod dead_letter;
 mod deletion;
+mod delta;
 mod gap;
 mod ingest;
 mod keyspace;
