@@ -1,17 +1,14 @@
 //! The file source in worker processes, against the real Kafka and Cassandra. Skipped where
 //! `MILLSTREAM_ENVIRONMENT` doesn't name them.
 
-#![allow(clippy::unwrap_used)]
-
-mod files;
-#[allow(dead_code)]
-mod support;
-
 use std::{fmt::Write, time::Duration};
 
+use crate::{
+    files,
+    support::{Environment, Pipeline, Settings},
+};
 use futures::TryStreamExt;
 use serde_json::json;
-use support::{Environment, Pipeline, Settings};
 
 const RECORDS: i32 = 120_000;
 const KILLS: i32 = 6;

@@ -1,14 +1,10 @@
 //! The serve stage against the real Cassandra. Skipped where `MILLSTREAM_ENVIRONMENT` doesn't name
 //! one.
 
-#![allow(clippy::unwrap_used)]
-
-mod serving;
-
 use std::collections::BTreeSet;
 
+use crate::serving::{self, Gate, Serving, hours_ago};
 use serde_json::{Value, json};
-use serving::{Gate, Serving, hours_ago};
 
 /// A service over three tables: rows by key, counts, and one column of each type.
 async fn sessions() -> Option<Serving> {

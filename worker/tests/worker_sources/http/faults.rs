@@ -13,7 +13,7 @@ use axum::{
 use futures::{StreamExt, stream};
 use serde_json::json;
 
-use crate::{Api, open, status, texts};
+use super::{Api, open, status, texts};
 
 /// Each fault in turn, then an answer: what the status says meanwhile.
 async fn outlive(faults: Vec<fn() -> Response>) -> Vec<String> {

@@ -4,11 +4,11 @@ use flate2::read::GzDecoder;
 use millstream_api::worker::CommitMetadata;
 use serde_json::json;
 
-use crate::{
+use super::{
     registry::{self, Gate},
-    support::{Environment, Pipeline, Settings},
     upstream::{Upstream, plain},
 };
+use crate::support::{Environment, Pipeline, Settings};
 
 // `dob.date` isn't a time in all that was recorded: without personal data two are cut off.
 const USERS: Settings = Settings {

@@ -3,11 +3,11 @@ use std::time::Duration;
 use millstream_api::worker::CommitMetadata;
 use serde_json::{Value, json};
 
-use crate::{
+use super::{
     registry,
-    support::{Environment, Pipeline, Settings, Worker},
     upstream::{Upstream, plain},
 };
+use crate::support::{Environment, Pipeline, Settings, Worker};
 
 pub const NUMBERS: Settings = Settings {
     schema: "id BIGINT, name TEXT",
@@ -93,7 +93,10 @@ async fn an_ingest_that_is_killed_loses_nothing() {
         ingest = pipeline.ingest(source.clone());
     }
     await_ids(&pipeline, 0..9_000).await;
-    // One that starts again goes on where it was.
+    // One that starts again goes on where it was: once that is kept, nothing is copied again.
+    pipeline
+        .await_position(json!({"offsets": [3_000, 3_000, 3_000]}))
+        .await;
     ingest.terminate().await;
     pipeline.await_commits().await;
     let before = pipeline.progress().await.0.rows;

@@ -1,7 +1,5 @@
 //! The HTTP source against servers that behave as they should, and that don't.
 
-#![allow(clippy::unwrap_used)]
-
 mod auth;
 mod cache;
 mod faults;

@@ -1,12 +1,8 @@
 //! The file source: every format and compression, and files that are damaged, cut or changed.
 
-#![allow(clippy::unwrap_used)]
-
-mod files;
-
 use std::{path::Path, time::Duration};
 
-use files::{Server, collect, open, packed, records, schema, status, texts, written};
+use crate::files::{self, Server, collect, open, packed, records, schema, status, texts, written};
 use futures::StreamExt;
 use serde_json::{Value, json};
 

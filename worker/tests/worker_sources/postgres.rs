@@ -1,7 +1,5 @@
 //! The database source against a real PostgreSQL, started here. Skipped where none is installed.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{
     collections::BTreeSet,
     net::TcpListener,

@@ -1,20 +1,14 @@
 //! Worker processes against the real Kafka and Cassandra. Skipped where `MILLSTREAM_ENVIRONMENT`
 //! doesn't name them.
 
-#![allow(clippy::unwrap_used)]
-
-// Each of the tests takes what it needs.
-#[allow(dead_code)]
-mod support;
-
 use std::{collections::HashMap, time::Duration};
 
+use crate::support::{Environment, Pipeline, Settings};
 use millstream_api::worker::CommitMetadata;
 use millstream_apis::{Apis, Options, dataset::Dataset, router};
 use millstream_plan::RecordSchema;
 use millstream_worker::source::generator::Generator;
 use serde_json::{Value, json};
-use support::{Environment, Pipeline, Settings};
 
 const BASE: i64 = 1_700_000_000_000_000;
 

@@ -15,7 +15,7 @@ use millstream_apis::{Apis, Options, router};
 use millstream_worker::metrics::Metrics;
 use serde_json::{Value, json};
 
-use crate::{Api, ids, open, records, serve, source, status, texts, try_open};
+use super::{Api, ids, open, records, serve, source, status, texts, try_open};
 
 const SECRET: &str = "s3cr&t";
 

@@ -4,11 +4,11 @@
 use rdkafka::ClientConfig;
 use serde_json::{Value, json};
 
-use crate::{
-    support::{Environment, Pipeline},
+use super::{
     topic::{NUMBERS, ids, rows},
     upstream::Upstream,
 };
+use crate::support::{Environment, Pipeline};
 
 struct Secure {
     servers: String,

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use millstream_worker::source::SourceBatch;
 use serde_json::{Value, json};
 
-use crate::{Api, Asked, all, ids, open, records, status, texts};
+use super::{Api, Asked, all, ids, open, records, status, texts};
 
 #[tokio::test]
 async fn one_answer_is_one_batch_with_its_bytes() {

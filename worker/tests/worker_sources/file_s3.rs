@@ -1,11 +1,7 @@
 //! Files in an object store that speaks S3. Skipped where `MILLSTREAM_S3` names none: its URL, with
 //! any keys accepted.
 
-#![allow(clippy::unwrap_used)]
-
-mod files;
-
-use files::{packed, records, schema, status, texts, written};
+use crate::files::{packed, records, schema, status, texts, written};
 use futures::StreamExt;
 use millstream_worker::{
     config::Credentials,

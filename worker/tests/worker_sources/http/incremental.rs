@@ -7,7 +7,7 @@ use futures::StreamExt;
 use millstream_worker::source::SourceBatch;
 use serde_json::{Value, json};
 
-use crate::{Api, open, status};
+use super::{Api, open, status};
 
 /// A log of changes: each pass finds what has a later time than it asks for, two on a page.
 async fn changes() -> (Api, &'static Mutex<Vec<Option<String>>>) {

@@ -16,7 +16,7 @@ use millstream_worker::{metrics::Metrics, source::SourceBatch};
 use redis::AsyncCommands;
 use serde_json::{Value, json};
 
-use crate::{Api, ids, records, serve, source, status, texts, try_open};
+use super::{Api, ids, records, serve, source, status, texts, try_open};
 
 /// A Redis server; it ends with the test.
 struct Redis {
