@@ -7,6 +7,7 @@ mod crd;
 mod dead_letter;
 mod deletion;
 mod example;
+mod delta;
 mod gap;
 mod ingest;
 mod keyspace;

@@ -138,15 +138,18 @@ impl SinkStage {
                 );
                 Box::new(sink.await?)
             }
-            Destination::Delta(table) => Box::new(DeltaSink::open(
-                &parts.config.name,
-                table,
-                plan,
-                timestamp_base,
-                format!("{}/{}", parts.group, parts.topic_id),
-                &parts.credentials,
-                parts.status.clone(),
-            )?),
+            Destination::Delta(table) => {
+                let sink = DeltaSink::open(
+                    &parts.config.name,
+                    table,
+                    plan,
+                    timestamp_base,
+                    format!("{}/{}", parts.group, parts.topic_id),
+                    &parts.credentials,
+                    parts.status.clone(),
+                );
+                Box::new(sink.await?)
+            }
         };
         let pace = match groups {
             Some(_) => GROUPED,

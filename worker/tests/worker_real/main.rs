@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod delta;
 mod file;
 #[path = "../worker_sources/files.rs"]
 mod files;

@@ -52,9 +52,9 @@ pub struct DeltaSink {
 }
 
 impl DeltaSink {
-    /// Gets ready; the table is looked at, and made, with the first rows. `reader` is who reads the
-    /// topic: its offsets are known by it.
-    pub fn open(
+    /// Looks at the table, or makes it; tries until that can be done. `reader` is who reads the topic:
+    /// its offsets are known by it.
+    pub async fn open(
         sink: &str,
         config: &Config,
         plan: &SinkPlan,
@@ -73,13 +73,16 @@ impl DeltaSink {
             in_flight: 1,
         };
         let table = Table::new(place, config.sink.clone(), shape.clone(), reader)?;
-        Ok(DeltaSink {
+        let none = TableRows::none(&shape);
+        let sink = DeltaSink {
             shape,
             table: Arc::new(Mutex::new(table)),
             pace,
             threads: Threads::new()?,
             status,
-        })
+        };
+        sink.commit(none).await;
+        Ok(sink)
     }
 
     /// Commits rows, for as long as it takes.

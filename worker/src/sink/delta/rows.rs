@@ -76,10 +76,7 @@ impl Shape {
 
     /// Takes rows; gives the records whose rows the table can't take.
     pub fn rows(&self, batch: &Batch, rows: &[Rows]) -> (TableRows, Vec<Rejected>) {
-        let mut taken = TableRows {
-            shape: self.clone(),
-            parts: Vec::new(),
-        };
+        let mut taken = TableRows::none(self);
         let mut rejected = Vec::new();
         for rows in rows {
             match self.part(batch, rows, &mut rejected) {
@@ -174,6 +171,13 @@ struct Part {
 }
 
 impl TableRows {
+    pub fn none(shape: &Shape) -> Self {
+        TableRows {
+            shape: shape.clone(),
+            parts: Vec::new(),
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.parts.iter().all(|part| part.places.is_empty())
     }

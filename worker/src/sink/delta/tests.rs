@@ -40,7 +40,7 @@ impl Lake {
         serde_json::from_value(config).unwrap()
     }
 
-    fn open(&self) -> DeltaSink {
+    async fn open(&self) -> DeltaSink {
         let status = Arc::new(Status::default()).part("lake");
         DeltaSink::open(
             "lake",
@@ -51,6 +51,7 @@ impl Lake {
             &Credentials::new("/nowhere".into()),
             status,
         )
+        .await
         .unwrap()
     }
 
@@ -103,13 +104,13 @@ fn record(id: i64, name: &str) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_come_again_are_added_once() {
     let lake = Lake::new("SELECT * FROM records", json!({"partitionBy": ["name"]}));
-    let sink = lake.open();
+    let sink = lake.open().await;
     let first = [(0, 1, record(1, "x")), (1, 1, record(2, "y"))];
     assert!(lake.write(&sink, &first).await.is_empty());
     lake.write(&sink, &first).await;
     drop(sink);
     // A worker that comes after knows nothing but the table.
-    let sink = lake.open();
+    let sink = lake.open().await;
     let again = [
         (0, 1, record(1, "x")),
         (0, 2, record(3, "x")),
@@ -128,7 +129,7 @@ async fn rows_that_come_again_are_added_once() {
 async fn the_newest_row_of_a_key_stays() {
     let sql = "SELECT id, name FROM records";
     let mut lake = Lake::new(sql, json!({"mode": "merge", "mergeKeys": ["id"]}));
-    let sink = lake.open();
+    let sink = lake.open().await;
     let records = [
         (0, 1, record(1, "old")),
         (0, 2, record(1, "new")),
@@ -141,7 +142,7 @@ async fn the_newest_row_of_a_key_stays() {
     // One of the topic that was before this one.
     (lake.base, lake.reader) = (900_000, "group/former".into());
     lake.write(
-        &lake.open(),
+        &lake.open().await,
         &[(0, 70, record(1, "older")), (0, 71, record(3, "only"))],
     )
     .await;
@@ -154,12 +155,15 @@ async fn the_newest_row_of_a_key_stays() {
 #[tokio::test(flavor = "multi_thread")]
 async fn columns_that_the_result_gains_are_added() {
     let mut lake = Lake::new("SELECT id FROM records", json!({}));
-    lake.write(&lake.open(), &[(0, 1, record(1, "x"))]).await;
+    lake.write(&lake.open().await, &[(0, 1, record(1, "x"))])
+        .await;
     lake.sql = "SELECT name, id FROM records".into();
-    lake.write(&lake.open(), &[(0, 2, record(2, "y"))]).await;
+    lake.write(&lake.open().await, &[(0, 2, record(2, "y"))])
+        .await;
     // One that it loses is null from then on.
     lake.sql = "SELECT id FROM records".into();
-    lake.write(&lake.open(), &[(0, 3, record(3, "z"))]).await;
+    lake.write(&lake.open().await, &[(0, 3, record(3, "z"))])
+        .await;
     let rows = lake.select("SELECT * FROM t ORDER BY id").await;
     insta::assert_snapshot!(rows, @"");
 
@@ -200,7 +204,7 @@ async fn writers_at_the_same_time_lose_nothing_and_double_nothing() {
         let writers = [0, 1, 1].map(|partition| {
             let lake = &lake;
             async move {
-                let sink = lake.open();
+                let sink = lake.open().await;
                 for offset in 0..6 {
                     let row = record(i64::from(partition) * 100 + offset, "x");
                     lake.write(&sink, &[(partition, offset, row)]).await;
@@ -215,11 +219,57 @@ async fn writers_at_the_same_time_lose_nothing_and_double_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn small_files_are_put_together() {
     let lake = Lake::new("SELECT id FROM records", json!({}));
-    let sink = lake.open();
+    let sink = lake.open().await;
     for offset in 0..34 {
         lake.write(&sink, &[(0, offset, record(offset, "x"))]).await;
     }
     assert_eq!(lake.count().await, "34 of 34");
     let files = lake.table().await.get_file_uris().unwrap().count();
     assert!(files < 10, "{files} files");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_holds_a_table_that_several_write() {
+    let Ok(endpoint) = std::env::var("MILLSTREAM_S3") else {
+        eprintln!("skipped: MILLSTREAM_S3 names no object store");
+        return;
+    };
+    let bucket = format!("millstream-{}", uuid::Uuid::new_v4().simple());
+    let put = reqwest::Client::new().put(format!("{endpoint}/{bucket}"));
+    assert!(put.send().await.unwrap().status().is_success());
+    let keys = tempfile::tempdir().unwrap();
+    for file in millstream_api::sink::s3_files("lake") {
+        std::fs::write(keys.path().join(file), "any").unwrap();
+    }
+    let credentials = Credentials::new(keys.path().into());
+    let secret = json!({"name": "s", "key": "k"});
+    let config: Config = serde_json::from_value(json!({"s3": {
+        "bucket": bucket, "prefix": "lake/t", "endpoint": endpoint, "allowHttp": true,
+        "accessKeyIdSecret": secret, "secretAccessKeySecret": secret,
+    }}))
+    .unwrap();
+    let lake = Lake::new("SELECT id, name FROM records", json!({}));
+    let writers = [0, 1, 1].map(|partition| {
+        let (lake, config, credentials) = (&lake, &config, &credentials);
+        async move {
+            let status = Arc::new(Status::default()).part("lake");
+            let reader = lake.reader.clone();
+            let plan = lake.plan();
+            let sink = DeltaSink::open("lake", config, &plan, 0, reader, credentials, status);
+            let sink = sink.await.unwrap();
+            for offset in 0..4 {
+                let row = record(i64::from(partition) * 100 + offset, "x");
+                lake.write(&sink, &[(partition, offset, row)]).await;
+            }
+        }
+    });
+    futures::future::join_all(writers).await;
+    let place = Place::new("lake", &config, &credentials).unwrap();
+    let mut table = place.table().unwrap();
+    table.load().await.unwrap();
+    let session = session();
+    let provider = table.table_provider().await.unwrap();
+    session.register_table("t", provider).unwrap();
+    let rows = session.sql("SELECT id FROM t").await.unwrap();
+    assert_eq!(rows.count().await.unwrap(), 8);
 }

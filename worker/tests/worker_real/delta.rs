@@ -1,18 +1,12 @@
 //! Delta Lake tables by worker processes, from the real Kafka, states in the real Cassandra. Skipped
 //! where `MILLSTREAM_ENVIRONMENT` doesn't name them.
 
-#![allow(clippy::unwrap_used)]
-
-// Each of the tests takes what it needs.
-#[allow(dead_code)]
-mod support;
-
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
+use crate::support::{Environment, Pipeline, Settings, Worker};
 use datafusion::{arrow::array::AsArray, arrow::datatypes::Int64Type, prelude::SessionContext};
 use deltalake::DeltaTableBuilder;
 use serde_json::{Value, json};
-use support::{Environment, Pipeline, Settings, Worker};
 use url::Url;
 
 const SETTINGS: Settings = Settings {
