@@ -34,6 +34,8 @@ pub struct Addresses {
     /// The listener that wants SASL PLAIN or SCRAM-SHA-512.
     pub kafka_sasl: String,
     pub cassandra: String,
+    /// URL of the schema registry's API, as Confluent defines it.
+    pub registry: String,
 }
 
 impl Environment {

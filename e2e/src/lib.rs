@@ -13,6 +13,7 @@ mod kafka;
 mod kubectl;
 mod metrics;
 mod namespace;
+mod volume;
 mod wait;
 mod workloads;
 
@@ -25,6 +26,7 @@ pub use kafka::{Kafka, Record, header};
 pub use kubectl::Outcome;
 pub use metrics::{OPERATOR_NAMESPACE, external_writes, operator_pod};
 pub use namespace::{Namespace, with_temp_namespace};
+pub use volume::Volume;
 pub use wait::eventually;
 pub use workloads::is_ready;
 

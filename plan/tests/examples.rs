@@ -90,3 +90,39 @@ fn topic() {
     assert_eq!(key, ["/order_id"]);
     assert!(tables[0].contains("total decimal"), "{}", tables[0]);
 }
+
+#[test]
+fn users_avro() {
+    let (key, tables) = plan("users-avro");
+    assert_eq!(key, ["/login/uuid"]);
+    assert_eq!(tables[0], plan("users").1[0]);
+    assert_eq!(
+        tables[1],
+        "seniors: country text, id uuid, name text, age int"
+    );
+    assert_eq!(tables[2], tables[1].replace("seniors", "juniors"));
+}
+
+#[test]
+fn meetup() {
+    let (key, tables) = plan("meetup");
+    assert_eq!(key, ["/venue/venue_id"]);
+    assert_eq!(
+        tables,
+        [
+            "venues: venue_id bigint, count bigint, group_city text, lat text, lon text, \
+          venue_name text"
+        ]
+    );
+}
+
+#[test]
+fn sessions() {
+    let (key, tables) = plan("sessions");
+    assert_eq!(key, ["/session_id"]);
+    assert_eq!(
+        tables[1],
+        "sessions: player_id text, session_id text, country text, start_ts timestamp, \
+         end_ts timestamp, session_status int, dl_insert_ts timestamp, dl_update_ts timestamp"
+    );
+}

@@ -64,11 +64,11 @@ enum Command {
     Codegen(codegen::Options),
     /// Builds the container images.
     Dist(dist::Options),
-    /// Brings everything up, runs examples/users and shows the rows.
+    /// Brings everything up, runs one of the examples and shows its result.
     Demo(demo::Options),
     /// Runs everything that must hold, from formatting to the real cluster.
     Test(test::Options),
-    /// Measures the worker next to a hand-written consumer.
+    /// Measures the worker next to a hand-written consumer, and its REST service.
     Bench(bench::Options),
 }
 
