@@ -58,7 +58,10 @@ impl Users {
             ..USERS
         };
         let pipeline = Pipeline::create(environment, settings).await;
-        let documents = client.unwrap().database("worker").collection(&pipeline.name);
+        let documents = client
+            .unwrap()
+            .database("worker")
+            .collection(&pipeline.name);
         let users = Users {
             pipeline,
             documents,
@@ -238,10 +241,16 @@ async fn a_worker_that_comes_too_late_changes_nothing() {
         },
     });
     let newer = users.process_with("SELECT login.uuid AS id, -1 AS age FROM records");
-    newer.await_metric("millstream_worker_rows_total", 600).await;
+    newer
+        .await_metric("millstream_worker_rows_total", 600)
+        .await;
     let after = users.stored().await;
     assert_eq!(after.len(), 500);
-    assert!(after.values().all(|found| found.get_i64("age").ok() == Some(-1)));
+    assert!(
+        after
+            .values()
+            .all(|found| found.get_i64("age").ok() == Some(-1))
+    );
     drop(newer);
     users.drop().await;
 }
@@ -262,7 +271,10 @@ async fn documents_that_the_server_refuses_go_to_the_dead_letters() {
         .collect();
     records.push(record(300, r#""age": 7"#));
     records.push((String::new(), br#"{"age": 301}"#.to_vec()));
-    records.push((String::new(), br#"{"login": {"uuid": "nobody"}, "age": 302}"#.to_vec()));
+    records.push((
+        String::new(),
+        br#"{"login": {"uuid": "nobody"}, "age": 302}"#.to_vec(),
+    ));
     records.push(record(303, r#""age": 303"#));
     users.pipeline.produce_all(&records).await;
     let worker = users.process();

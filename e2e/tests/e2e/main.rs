@@ -10,6 +10,7 @@ mod example;
 mod gap;
 mod ingest;
 mod keyspace;
+mod licenses;
 mod meetup;
 mod mistakes;
 mod operators;

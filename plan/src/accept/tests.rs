@@ -317,7 +317,10 @@ fn documents_that_make_no_sense_are_refused_with_the_way_out() {
             "choose another column",
         ),
         (documents("d", groups, by_id), "state.keyspace"),
-        (documents("d", &having, by_id), "documents are never deleted"),
+        (
+            documents("d", &having, by_id),
+            "documents are never deleted",
+        ),
         (twice, "sink `a` writes into shop.c too"),
     ] {
         let refusal = accept(&pipeline(&sinks), &[]).unwrap_err().to_string();

@@ -187,7 +187,10 @@ impl Binder {
 }
 
 fn fields_size(fields: &Document) -> usize {
-    fields.iter().map(|(name, value)| name.len() + size(value)).sum()
+    fields
+        .iter()
+        .map(|(name, value)| name.len() + size(value))
+        .sum()
 }
 
 fn size(value: &Bson) -> usize {

@@ -1,7 +1,7 @@
 //! Arrow values as BSON has them.
 
 use chrono::NaiveTime;
-use datafusion::arrow::{array::Array, datatypes::DataType};
+use datafusion::arrow::datatypes::DataType;
 use millstream_api::cql::CqlType;
 use mongodb::bson::{Binary, Bson, DateTime, spec::BinarySubtype};
 use uuid::Uuid;
@@ -107,7 +107,7 @@ mod tests {
     use std::sync::Arc;
 
     use datafusion::arrow::array::{
-        ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array,
+        Array, ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array,
         Int16Array, Int64Array, ListArray, StringArray, Time64NanosecondArray,
         TimestampMicrosecondArray, types::Int32Type,
     };
@@ -135,7 +135,10 @@ mod tests {
             (of(StringArray::from(vec!["Zoë"]), "text"), bson!("Zoë")),
             (of(StringArray::from(vec![text]), "text"), bson!(text)),
             (of(StringArray::from(vec![text]), "uuid"), bson!(uuid)),
-            (of(StringArray::from(vec![None::<&str>]), "uuid"), Bson::Null),
+            (
+                of(StringArray::from(vec![None::<&str>]), "uuid"),
+                Bson::Null,
+            ),
             (
                 of(Date32Array::from(vec![-1]), "date"),
                 DateTime::from_millis(-MILLIS_OF_DAY).into(),

@@ -20,9 +20,7 @@ use super::{
     bind::{ID, Upsert, VERSION},
     reply::{self, Failure, Problem, Reply, number},
 };
-use crate::{
-    batch::Rejected, metrics::StageMetrics, retry::Delays, status::StatusPart,
-};
+use crate::{batch::Rejected, metrics::StageMetrics, retry::Delays, status::StatusPart};
 
 /// Documents of a command.
 const BULK: usize = 250;
@@ -166,7 +164,10 @@ impl Writer {
     /// Looks whether the documents that weren't updated are there as new as can be. One that isn't
     /// there at all could be inserted but for another unique index.
     async fn newer(&self, upserts: &[(usize, &Upsert)]) -> Result<Refused, Failure> {
-        let ids: Vec<_> = upserts.iter().map(|(_, upsert)| upsert.id.clone()).collect();
+        let ids: Vec<_> = upserts
+            .iter()
+            .map(|(_, upsert)| upsert.id.clone())
+            .collect();
         let find = doc! {
             "find": &self.collection,
             "filter": {ID: {"$in": ids}},

@@ -58,7 +58,10 @@ fn records_of_one_document_are_put_together_and_can_be_taken_apart() {
     assert_eq!(b.version(), BASE + 1);
     let [older, newer] = a.halves().unwrap();
     assert_eq!((older.version(), newer.version()), (BASE, BASE + 2));
-    assert_eq!(newer.fields(), doc! {"id": "a", "name": "3", "_version": BASE + 2});
+    assert_eq!(
+        newer.fields(),
+        doc! {"id": "a", "name": "3", "_version": BASE + 2}
+    );
     assert_eq!(newer.halves(), None);
 }
 
@@ -71,9 +74,8 @@ fn a_record_that_was_replayed_stays_alone() {
         record: 0,
     };
     let bound = [(1, true), (2, false), (3, false), (4, true), (5, false)];
-    let bound = bound.map(|(version, replayed)| {
-        (b"a".to_vec(), Bson::from("a"), part(version, replayed))
-    });
+    let bound =
+        bound.map(|(version, replayed)| (b"a".to_vec(), Bson::from("a"), part(version, replayed)));
     let rounds: Vec<Vec<_>> = rounds(bound.into())
         .iter()
         .map(|round| round[0].parts.iter().map(|part| part.version).collect())
