@@ -33,9 +33,9 @@ impl Documents {
     /// # Errors
     /// What the server says.
     pub async fn all(&self, collection: &str) -> Result<Vec<Document>> {
-        let found = self.0.collection::<Document>(collection).find(doc! {});
-        let found = found.await.context("asking for documents")?;
-        Ok(found.try_collect().await?)
+        let collection = self.0.collection::<Document>(collection);
+        let found = collection.find(doc! {}).await;
+        Ok(found.context("asking for documents")?.try_collect().await?)
     }
 
     /// Removes the database.
