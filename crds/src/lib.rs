@@ -11,6 +11,7 @@ pub mod cql;
 pub mod keyspace;
 pub mod pipeline;
 pub mod scaling;
+pub mod schedule;
 pub mod serve;
 pub mod sink;
 pub mod source;

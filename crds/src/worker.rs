@@ -319,6 +319,22 @@ pub struct WorkerStatus {
     pub warnings: BTreeMap<String, String>,
 }
 
+/// How far a run is: kept with the source's position, so that it moves exactly when that does.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct RunProgress {
+    /// Name of the run.
+    pub name: String,
+    /// Milliseconds since 1970 when its first worker began.
+    pub since: i64,
+    /// Records that the source gave in it.
+    #[serde(default)]
+    pub records: i64,
+    /// Whether it has come to its end.
+    #[serde(default)]
+    pub done: bool,
+}
+
 /// Cumulative counts of a sink and a topic partition, kept as the metadata of the committed offset:
 /// they move exactly when the offset moves.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]

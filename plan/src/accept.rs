@@ -16,7 +16,8 @@ use millstream_api::{
 };
 
 use crate::{
-    Expectations, RecordSchema, Refusal, SinkPlan, check_records, key_pointers,
+    Calendar, Expectations, RecordSchema, Refusal, SinkPlan, check_records, key_pointers,
+    schedule::{accept_after, accept_schedule},
     serve::accept::accept_service,
 };
 
@@ -31,6 +32,8 @@ pub struct Accepted {
     pub sinks: Vec<SinkConfig>,
     /// By keyspace: the tables that the pipeline declares itself.
     pub declared: BTreeMap<String, Vec<TableSpec>>,
+    /// When its runs begin, where it has a schedule.
+    pub calendar: Option<Calendar>,
 }
 
 /// By keyspace: tables that a pipeline declares.
@@ -46,6 +49,8 @@ pub fn keyspace_manager(pipeline: &str) -> String {
 pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepted, Refusal> {
     let schema = RecordSchema::parse(&pipeline.spec.schema)?;
     check_records(pipeline, &schema)?;
+    accept_after(pipeline)?;
+    let calendar = accept_schedule(pipeline)?;
     let mut planned: Vec<(SinkPlan, TableSpec, SinkConfig)> = Vec::new();
     let mut declared = Declared::new();
     for sink in &pipeline.spec.sinks {
@@ -94,6 +99,7 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
         key,
         sinks,
         declared,
+        calendar,
     })
 }
 

@@ -16,6 +16,7 @@ mod mistakes;
 mod operators;
 mod orders;
 mod scaling;
+mod schedule;
 mod serve;
 mod sessions;
 mod steady;

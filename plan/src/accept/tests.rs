@@ -208,6 +208,66 @@ fn expectations_are_checked_against_the_result() {
     );
 }
 
+/// A pipeline with other fields.
+fn pipeline_with(fields: &serde_json::Value) -> DataPipeline {
+    let mut json =
+        serde_json::to_value(pipeline(&sink("SELECT id, name FROM records", BY_ID))).unwrap();
+    for (field, value) in fields.as_object().unwrap() {
+        json["spec"][field] = value.clone();
+    }
+    serde_json::from_value(json).unwrap()
+}
+
+#[test]
+fn what_cannot_run_by_schedule_is_refused() {
+    use serde_json::json;
+    let generator = |generator| json!({"generator": generator});
+    let http = json!({"http": {"url": "http://x", "poll": {"interval": "1s"}}});
+    let daily = || json!({"cron": "@daily"});
+    let minute = || json!({"cron": "@daily", "runFor": "1m"});
+    for (source, schedule, after, said) in [
+        (
+            http.clone(),
+            daily(),
+            json!([]),
+            "schedule.runFor: the source has no end",
+        ),
+        (
+            generator(json!({})),
+            daily(),
+            json!([]),
+            "schedule.runFor: the source has no end",
+        ),
+        (
+            generator(json!({"count": 1})),
+            minute(),
+            json!([]),
+            "take runFor out",
+        ),
+        (
+            http.clone(),
+            json!({"cron": "x", "runFor": "1m"}),
+            json!([]),
+            "schedule.cron: `x`",
+        ),
+        (
+            http.clone(),
+            minute(),
+            json!(["users"]),
+            "after: the pipeline would wait for itself",
+        ),
+    ] {
+        let fields = json!({"source": source, "schedule": schedule, "after": after});
+        let refused = accept(&pipeline_with(&fields), &[]).unwrap_err();
+        assert!(refused.to_string().contains(said), "{fields}: {refused}");
+    }
+    for (source, schedule) in [(http, minute()), (generator(json!({"count": 1})), daily())] {
+        let fields = json!({"source": source, "schedule": schedule, "after": ["orders"]});
+        let accepted = accept(&pipeline_with(&fields), &[]).unwrap();
+        assert!(accepted.calendar.is_some());
+    }
+}
+
 fn lake(sql: &str, more: &str) -> String {
     let volume = "volume: {persistentVolumeClaim: {claimName: lake}, path: a/b}";
     format!("    - {{name: s, sql: '{sql}', {more}, {volume}}}}}\n")

@@ -1,5 +1,6 @@
 use k8s_openapi::api::{
     apps::v1::Deployment,
+    batch::v1::Job,
     core::v1::{ConfigMap, Secret, Service},
 };
 use millstream_api::{KeyspaceSpec, Topic};
@@ -62,6 +63,31 @@ fn pods_of_a_stage() {
     // What Kubernetes' own types don't know would be lost in reading it.
     let read: Deployment = serde_json::from_value(object.clone()).unwrap();
     assert_eq!(serde_json::to_value(read).unwrap(), object);
+}
+
+#[test]
+fn a_run() {
+    let pipeline = pipeline();
+    let pods = Pods {
+        stage: Stage::Ingest,
+        replicas: 1,
+        worker: &worker(),
+        yaml: "stage: ingest",
+        credentials: Some("77"),
+    };
+    let schedule = serde_saphyr::from_str("{cron: '@daily', runFor: 1m30s}").unwrap();
+    let note = (AT, "2026-11-21T10:00:00Z");
+    let object = job(&pipeline, &pods, "users-29900000", note, &schedule);
+    let read: Job = serde_json::from_value(object.clone()).unwrap();
+    assert_eq!(serde_json::to_value(read).unwrap(), object);
+    let container = &object["spec"]["template"]["spec"]["containers"][0];
+    let arguments = container["args"].as_array().unwrap();
+    assert_eq!(
+        arguments[arguments.len() - 4..],
+        ["--run", "users-29900000", "--run-for", "90"]
+    );
+    assert_eq!(object["spec"]["podReplacementPolicy"], "Failed");
+    assert_eq!(object["metadata"]["annotations"][AT], note.1);
 }
 
 #[test]
