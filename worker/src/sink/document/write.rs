@@ -1,8 +1,8 @@
 //! Upserts to a collection: in bulk, for as long as it takes.
 //!
-//! What is new is inserted, and what is there already is updated if it is older. A conditional
-//! upsert would be one command, but where the document is newer it fails with a duplicate key, at
-//! which some servers leave the rest of the command undone.
+//! What is new is inserted, and what is there already is looked at, and updated if it is older. A
+//! conditional upsert would be one command, but where the document is newer it fails with a duplicate
+//! key, at which some servers leave the rest of the command undone.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -30,7 +30,7 @@ const BULK_BYTES: usize = 1024 * 1024;
 const UPDATES: usize = 10;
 /// Bulks that are being written at once.
 const IN_FLIGHT: usize = 2;
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the server waits for most of its replicas.
 const REPLICAS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between attempts; short, for a whole collection waits.
@@ -129,41 +129,23 @@ impl Writer {
                 Problem::Refused(reason) => refused.push((index, reason)),
             }
         }
-        for part in there.chunks(UPDATES) {
-            refused.extend(self.update(part).await?);
+        if !there.is_empty() {
+            let (older, missing) = self.older(&there).await?;
+            for part in older.chunks(UPDATES) {
+                self.update(part).await?;
+            }
+            refused.extend(missing);
         }
         refused.retain(|(index, _)| *index < bulk.len());
         Ok(refused)
     }
 
-    /// Updates the documents that are older than what is to be written.
-    async fn update(&self, upserts: &[(usize, &Upsert)]) -> Result<Refused, Failure> {
-        let updates = upserts.iter().map(|(_, upsert)| {
-            // Also where there is no version: then it isn't ours, and older.
-            let older = doc! {"$not": {"$gte": upsert.version()}};
-            Bson::Document(doc! {
-                "q": {ID: upsert.id.clone(), VERSION: older},
-                "u": {"$set": upsert.fields()},
-            })
-        });
-        let updates: Vec<_> = updates.collect();
-        let count = updates.len() as i64;
-        let reply = self
-            .send(doc! {"update": &self.collection, "updates": updates})
-            .await?;
-        // Some servers stop at the first problem, and don't say whose it is.
-        let problem = reply.problems.into_iter().next();
-        match problem.map(|(_, problem)| problem) {
-            Some(Problem::Refused(reason)) => Err(Failure::Refused(reason)),
-            Some(Problem::IsThere) => Err(Failure::Refused(ANOTHER_INDEX.into())),
-            None if reply.taken < count => self.newer(upserts).await,
-            None => Ok(Refused::new()),
-        }
-    }
-
-    /// Looks whether the documents that weren't updated are there as new as can be. One that isn't
-    /// there at all could be inserted but for another unique index.
-    async fn newer(&self, upserts: &[(usize, &Upsert)]) -> Result<Refused, Failure> {
+    /// Those of the documents that are there and older than what is to be written. One that isn't
+    /// there could be inserted but for another unique index.
+    async fn older<'a>(
+        &self,
+        upserts: &[(usize, &'a Upsert)],
+    ) -> Result<(Vec<&'a Upsert>, Refused), Failure> {
         let ids: Vec<_> = upserts
             .iter()
             .map(|(_, upsert)| upsert.id.clone())
@@ -172,7 +154,7 @@ impl Writer {
             "find": &self.collection,
             "filter": {ID: {"$in": ids}},
             "projection": {VERSION: 1},
-            "batchSize": UPDATES as i32,
+            "batchSize": BULK as i32,
             "singleBatch": true,
         };
         let answer = self.run(find).await?;
@@ -183,23 +165,43 @@ impl Writer {
         let versions: Vec<_> = found
             .iter()
             .filter_map(Bson::as_document)
-            .map(|found| (found.get(ID), number(found, VERSION)))
+            .filter_map(|found| Some((found.get(ID)?, number(found, VERSION))))
             .collect();
-        let mut refused = Refused::new();
+        let mut older = Vec::new();
+        let mut missing = Refused::new();
         for (index, upsert) in upserts {
-            let found = versions
-                .iter()
-                .find(|(id, _)| id.is_some_and(|id| same(id, &upsert.id)));
-            match found {
-                None => refused.push((*index, ANOTHER_INDEX.into())),
+            match versions.iter().find(|(id, _)| same(id, &upsert.id)) {
+                None => missing.push((*index, ANOTHER_INDEX.into())),
                 Some((_, version)) if *version >= Some(upsert.version()) => {}
-                Some(_) => {
-                    let reason = format!("the document {} wasn't updated", upsert.id);
-                    return Err(Failure::Passing(reason));
-                }
+                Some(_) => older.push(*upsert),
             }
         }
-        Ok(refused)
+        Ok((older, missing))
+    }
+
+    /// Updates documents that are older than what is to be written, still.
+    async fn update(&self, upserts: &[&Upsert]) -> Result<(), Failure> {
+        let updates = upserts.iter().map(|upsert| {
+            // Also where there is no version: then it isn't ours, and older.
+            let older = doc! {"$not": {"$gte": upsert.version()}};
+            Bson::Document(doc! {
+                "q": {ID: upsert.id.clone(), VERSION: older},
+                "u": {"$set": upsert.fields()},
+            })
+        });
+        let updates: Vec<_> = updates.collect();
+        let count = updates.len() as i64;
+        let update = doc! {"update": &self.collection, "updates": updates};
+        let reply = self.send(update).await?;
+        // Some servers stop at the first problem, and don't say whose it is.
+        match reply.problems.into_iter().next() {
+            Some((_, Problem::Refused(reason))) => Err(Failure::Refused(reason)),
+            Some((_, Problem::IsThere)) => Err(Failure::Refused(ANOTHER_INDEX.into())),
+            None if reply.taken == count => Ok(()),
+            None => Err(Failure::Passing(
+                "another worker writes the same documents".into(),
+            )),
+        }
     }
 
     /// Sends a write that is acknowledged by most replicas.
