@@ -13,7 +13,7 @@ use crate::{
     keyspace::TableSpec,
     pipeline::Expectation,
     serve::Serve,
-    sink::{ConsistencyLevel, DeltaSink},
+    sink::{ConsistencyLevel, DeltaSink, DocumentSink},
     source::Source,
 };
 
@@ -243,6 +243,8 @@ pub enum Destination {
     Cassandra(CassandraTable),
     /// Into a Delta Lake table.
     Delta(DeltaTable),
+    /// Into a collection of documents.
+    Document(DocumentSink),
 }
 
 /// A table in Cassandra.
@@ -274,7 +276,7 @@ impl SinkConfig {
     pub fn cassandra(&self) -> Option<&CassandraTable> {
         match &self.destination {
             Destination::Cassandra(table) => Some(table),
-            Destination::Delta(_) => self.state.as_ref(),
+            Destination::Delta(_) | Destination::Document(_) => self.state.as_ref(),
         }
     }
 

@@ -1,8 +1,10 @@
 //! The server of `examples/apis` as a pod: it knows what it served, and fails on request.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 
 use anyhow::{Context, Result};
+use flate2::{Compression, write::GzEncoder};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -16,7 +18,7 @@ use crate::{Environment, Namespace, PATIENCE, eventually};
 pub enum Data<'a> {
     /// So many generated records under `/resource/`, and no end of users under `/api/`.
     Generated(u64),
-    /// Recorded records, as JSON; less than a ConfigMap may hold (1 MiB).
+    /// Recorded records, as JSON; packed, less than a ConfigMap may hold (1 MiB).
     Recorded(&'a str),
     /// A file under `/files/`, by its name there (`NAME.ndjson.gz`); as large at most.
     File(&'a str, Vec<u8>),
@@ -41,8 +43,10 @@ impl<'a> Apis<'a> {
                 ("nothing", Vec::new())
             }
             Data::Recorded(text) => {
-                arguments.push("--data=/data/records.json".to_owned());
-                ("records.json", text.as_bytes().to_vec())
+                arguments.push("--data=/data/records.json.gz".to_owned());
+                let mut packed = GzEncoder::new(Vec::new(), Compression::best());
+                packed.write_all(text.as_bytes())?;
+                ("records.json.gz", packed.finish()?)
             }
             Data::File(name, bytes) => {
                 arguments.push("--files=/data".to_owned());

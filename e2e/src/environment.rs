@@ -36,6 +36,9 @@ pub struct Addresses {
     pub cassandra: String,
     /// URL of the schema registry's API, as Confluent defines it.
     pub registry: String,
+    pub redis: String,
+    /// A server that MongoDB's clients can speak to.
+    pub documents: String,
 }
 
 impl Environment {

@@ -1,6 +1,7 @@
 //! Whether a pipeline makes sense: schema, SQL, tables, key.
 
 mod delta;
+mod document;
 
 use std::collections::BTreeMap;
 
@@ -62,11 +63,12 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
                 (to.table.clone(), Destination::Cassandra(to))
             }
             Some(Target::Delta(to)) => delta::accept_delta(sink, to, &plan)?,
+            Some(Target::Document(to)) => document::accept_document(pipeline, sink, to, &plan)?,
             None => return Err(not_one_target(sink)),
         };
         let state = match destination {
             Destination::Cassandra(_) => None,
-            Destination::Delta(_) => state_beside(sink, &plan, &rows)?,
+            Destination::Delta(_) | Destination::Document(_) => state_beside(sink, &plan, &rows)?,
         };
         let config = SinkConfig {
             name: sink.name.clone(),
@@ -103,7 +105,7 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
 
 fn not_one_target(sink: &Sink) -> Refusal {
     Refusal::InvalidSpec(format!(
-        "sink `{}`: exactly one of cassandra and delta must be set",
+        "sink `{}`: exactly one of cassandra, delta and document must be set",
         sink.name
     ))
 }

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use millstream_api::DataPipeline;
+use millstream_api::{DataPipeline, keyspace::PrimaryKey};
 use millstream_plan::{Expectations, RecordSchema, SinkPlan, key_pointers};
 
 /// Plans a pipeline as the operator does; gives the record's key and the tables' columns.
@@ -21,9 +21,19 @@ fn plan(example: &str) -> (Vec<String>, Vec<String>) {
     for sink in &pipeline.spec.sinks {
         let plan = SinkPlan::new(&schema, &sink.name, &sink.sql).unwrap();
         Expectations::new(&plan, &sink.expectations).unwrap();
-        let to = sink.cassandra.as_ref().unwrap();
-        let key = to.primary_key.as_ref().unwrap();
-        let table = plan.declare_table(&to.table, key).unwrap();
+        let table = match (&sink.cassandra, &sink.document) {
+            (Some(to), _) => {
+                let key = to.primary_key.as_ref().unwrap();
+                plan.declare_table(&to.table, key).unwrap()
+            }
+            (_, to) => {
+                let key = PrimaryKey {
+                    partition_key: vec![to.as_ref().unwrap().id.clone()],
+                    ..PrimaryKey::default()
+                };
+                plan.declare_table(&sink.name, &key).unwrap()
+            }
+        };
         plans.push((plan, table));
     }
     let columns = |table: &millstream_api::keyspace::TableSpec| {

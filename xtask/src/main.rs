@@ -7,6 +7,7 @@ mod debian;
 mod demo;
 mod dist;
 mod environment;
+mod go;
 mod install;
 mod oci;
 mod process;
@@ -33,7 +34,7 @@ struct Xtask {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Brings up Kubernetes, Kafka, Cassandra, Redis and the schema registry on this machine.
+    /// Brings up Kubernetes, Kafka, Cassandra, Redis, a schema registry and a document server on this machine.
     Up {
         /// Where Kubernetes runs; kind where a Docker engine answers, else a node of our own.
         #[arg(long)]

@@ -341,3 +341,49 @@ fn says_what_is_wrong_with_a_delta_lake_table() {
         .collect();
     insta::assert_snapshot!(said.join("\n"));
 }
+
+fn documents(name: &str, sql: &str, more: &str) -> String {
+    format!(
+        "    - {{name: {name}, sql: '{sql}', document: {{connectionSecret: {{name: mongo, key: uri}}, database: shop, {more}}}}}\n"
+    )
+}
+
+#[test]
+fn documents_are_keyed_by_their_id_and_declare_no_table() {
+    let sink = documents("d", "SELECT id, name FROM records", "collection: c, id: id");
+    let accepted = accept(&pipeline(&sink), &[]).unwrap();
+    assert_eq!(accepted.key, ["/id"]);
+    assert!(accepted.declared.is_empty());
+    assert!(matches!(
+        accepted.sinks[0].destination,
+        Destination::Document(_)
+    ));
+}
+
+#[test]
+fn documents_that_make_no_sense_are_refused_with_the_way_out() {
+    let plain = "SELECT id, name FROM records";
+    let by_id = "collection: c, id: id";
+    let groups = "SELECT id, count(*) AS n FROM records GROUP BY id";
+    let having = format!("{groups} HAVING count(*) > 1");
+    let twice = documents("a", plain, by_id) + &documents("b", plain, by_id);
+    for (sinks, says) in [
+        (
+            documents("d", plain, "collection: c, id: nmae"),
+            "document.id: no column `nmae` in the result of the SQL; did you mean `name`?",
+        ),
+        (
+            documents("d", "SELECT 1.5 AS id FROM records", by_id),
+            "choose another column",
+        ),
+        (documents("d", groups, by_id), "state.keyspace"),
+        (
+            documents("d", &having, by_id),
+            "documents are never deleted",
+        ),
+        (twice, "sink `a` writes into shop.c too"),
+    ] {
+        let refusal = accept(&pipeline(&sinks), &[]).unwrap_err().to_string();
+        assert!(refusal.contains(says), "{refusal}");
+    }
+}

@@ -5,6 +5,7 @@
 
 pub mod cassandra;
 pub mod delta;
+pub mod document;
 
 use std::time::Duration;
 

@@ -34,6 +34,7 @@ use crate::{
         Pace, Sink,
         cassandra::{CassandraSink, StateTable},
         delta::DeltaSink,
+        document::DocumentSink,
     },
     stage::{
         assignment::{Acknowledged, Assignment, Known},
@@ -147,6 +148,18 @@ impl SinkStage {
                     format!("{}/{}", parts.group, parts.topic_id),
                     &parts.credentials,
                     parts.status.clone(),
+                );
+                Box::new(sink.await?)
+            }
+            Destination::Document(collection) => {
+                let sink = DocumentSink::open(
+                    &parts.config.name,
+                    collection,
+                    plan,
+                    timestamp_base,
+                    &parts.credentials,
+                    parts.status.clone(),
+                    parts.stage_metrics.clone(),
                 );
                 Box::new(sink.await?)
             }

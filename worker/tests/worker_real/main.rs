@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod delta;
+mod documents;
 mod file;
 #[path = "../worker_sources/files.rs"]
 mod files;

@@ -517,6 +517,24 @@ impl Worker {
         panic!("the status is {last:?}");
     }
 
+    /// Waits until a metric is so large.
+    pub async fn await_metric(&self, name: &str, value: u64) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut last = String::new();
+        while Instant::now() < deadline {
+            if let Some((200, text)) = self.get("/metrics").await {
+                let mut lines = text.lines().filter(|line| line.starts_with(name));
+                let number = lines.next().and_then(|line| line.rsplit(' ').next());
+                if number.and_then(|number| number.parse().ok()) >= Some(value) {
+                    return;
+                }
+                last = text;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{name} isn't {value}: {last}");
+    }
+
     /// Sends a signal, such as `STOP`.
     pub fn signal(&self, name: &str) {
         let id = self.child.id().to_string();

@@ -65,7 +65,7 @@ pub(super) const EXAMPLES: [Example; 5] = [
     },
     Example {
         name: "licenses",
-        about: "a paged API, all of it",
+        about: "a paged API through a cache, into tables and documents",
         claims: &[],
         until: Until::Complete,
         queries: &[
@@ -75,7 +75,10 @@ pub(super) const EXAMPLES: [Example; 5] = [
         ],
         pages: &[],
         port: None,
-        open: &[],
+        open: &[
+            "mongosh mongodb://{documents}/nyc --eval 'db.licenses.find().limit(5)'",
+            "redis-cli -u redis://{redis} LRANGE api_cached_key 0 0",
+        ],
     },
     Example {
         name: "meetup",

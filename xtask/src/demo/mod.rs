@@ -1,6 +1,7 @@
 //! `cargo xtask demo`: from a fresh machine to an example's result, in one command.
 
 mod examples;
+mod servers;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -71,6 +72,7 @@ fn show(example: &Example, progress: &Progress) -> Result<()> {
     let shell = dist::binary("cql")?;
     let (environment, images) = test::installed(progress)?;
     serve_apis(&environment, &images.apis.reference)?;
+    servers::name(&environment)?;
     for claim in example.claims {
         volume(&environment, claim)?;
     }
@@ -266,9 +268,13 @@ fn next_steps(example: &Example, environment: &Environment) -> String {
             "kubectl port-forward service/{name}-serve {port}      # and then:"
         ));
     }
-    let registry = &environment.addresses.registry;
+    let at = &environment.addresses;
     let open = example.open.iter();
-    steps.extend(open.map(|open| open.replace("{registry}", registry)));
+    steps.extend(open.map(|open| {
+        open.replace("{registry}", &at.registry)
+            .replace("{redis}", &at.redis)
+            .replace("{documents}", &at.documents)
+    }));
     for (command, what) in [
         (
             format!("kubectl get dp {name} --watch"),

@@ -68,7 +68,7 @@ impl Column {
             Null => Column::Null,
             other => {
                 return Err(format!(
-                    "results of type {other} can't be written to Cassandra"
+                    "results of type {other} can't be written"
                 ));
             }
         })

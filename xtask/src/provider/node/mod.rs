@@ -160,6 +160,7 @@ impl Node {
                 Service::Registry.port(),
                 services::REGISTRY_API
             ),
+            documents: format!("{NODE}:{}", Service::Documents.port()),
         };
         Environment {
             provider: ProviderName::Node,
