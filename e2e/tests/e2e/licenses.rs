@@ -98,7 +98,6 @@ fn document(record: &Value) -> Result<BTreeMap<String, Bson>> {
         let text = value.as_str();
         let number = value.as_f64().or(text.and_then(|text| text.parse().ok()));
         let value = match name.as_str() {
-            _ if value.is_null() => Bson::Null,
             name if TEXTS.contains(&name) => text.into(),
             name if TIMES.contains(&name) => {
                 DateTime::from_millis(millis(text.context("a time is a text")?)?).into()

@@ -76,7 +76,7 @@ pub fn failure(error: &Error) -> Failure {
             Failure::Refused(command.message.clone())
         }
         // What can't be sent at all.
-        ErrorKind::BsonSerialization(_) | ErrorKind::Bson(_) => Failure::Refused(error.to_string()),
+        ErrorKind::BsonSerialization(_) => Failure::Refused(error.to_string()),
         _ => Failure::Passing(error.to_string()),
     }
 }
