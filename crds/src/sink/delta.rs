@@ -98,8 +98,7 @@ pub struct DeltaVolume {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Compaction {
-    /// Whether they are, every 32 commits. For pipelines with one process pod alone: two compactions at
-    /// the same time may leave rows twice.
+    /// Whether they are. Only where one process pod writes the table.
     #[serde(default)]
     pub enabled: bool,
     /// Bytes that a file should have.
