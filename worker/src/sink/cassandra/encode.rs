@@ -67,9 +67,7 @@ impl Column {
             }
             Null => Column::Null,
             other => {
-                return Err(format!(
-                    "results of type {other} can't be written"
-                ));
+                return Err(format!("results of type {other} can't be written"));
             }
         })
     }
