@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     DeletionPolicy,
     connection::{CassandraConnection, KafkaConnection, SchemaRegistryConnection},
+    lookup::Lookup,
     scaling::Scaling,
     serve::{Serve, ServeStatus},
     sink::Sink,
@@ -63,6 +64,10 @@ pub struct DataPipelineSpec {
     /// The Kafka topic between the source and the sinks.
     #[serde(default)]
     pub topic: PipelineTopic,
+    /// Small tables that the sinks' SQL may join with the records.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub lookups: Vec<Lookup>,
     /// Where the rows go. Each sink has a consumer group of its own: one that stands still does not
     /// stop the others.
     #[schemars(length(min = 1, max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]

@@ -237,13 +237,14 @@ fn pod(pipeline: &DataPipeline, pods: &Pods) -> Value {
         let path = "/etc/millstream-credentials";
         mounts.push(json!({"name": "credentials", "mountPath": path, "readOnly": true}));
     }
-    if let Some(files) = pipeline.spec.source.files()
-        && pods.stage == Stage::Ingest
-    {
-        for (volume, mount) in volumes::of(files) {
-            volumes.push(volume);
-            mounts.push(mount);
-        }
+    let more = match pods.stage {
+        Stage::Ingest => pipeline.spec.source.files().map(volumes::of),
+        Stage::Process => Some(volumes::of_lookups(&pipeline.spec.lookups)),
+        Stage::Serve => None,
+    };
+    for (volume, mount) in more.into_iter().flatten() {
+        volumes.push(volume);
+        mounts.push(mount);
     }
     let resources = pipeline
         .spec

@@ -1,6 +1,10 @@
 //! The volumes of a pod that reads files.
 
-use millstream_api::source::file::{DATA_PATH, FileSource, LANDING_PATH, Volume};
+use millstream_api::{
+    Lookup,
+    lookup::LOOKUPS_PATH,
+    source::file::{DATA_PATH, FileSource, LANDING_PATH, Volume},
+};
 use serde_json::{Value, json};
 
 /// Volumes with their mounts.
@@ -9,7 +13,7 @@ pub fn of(files: &FileSource) -> Vec<(Value, Value)> {
     let landing = landing.and_then(|zone| zone.volume.as_ref());
     let data = files.volume.as_ref().map(|volume| {
         let mount = json!({"name": "data", "mountPath": DATA_PATH, "readOnly": true});
-        (data(volume), mount)
+        (data("data", volume), mount)
     });
     let landing = landing.map(|landing| {
         let claim = &landing.persistent_volume_claim;
@@ -26,9 +30,30 @@ pub fn of(files: &FileSource) -> Vec<(Value, Value)> {
     data.into_iter().chain(landing).chain([scratch]).collect()
 }
 
-fn data(volume: &Volume) -> Value {
+/// The volumes of lookups, with their mounts.
+pub fn of_lookups(lookups: &[Lookup]) -> Vec<(Value, Value)> {
+    let files = lookups.iter().enumerate();
+    let files = files.filter_map(|(index, lookup)| Some((index, lookup, lookup.file.as_ref()?)));
+    let volumes = files.clone().filter_map(|(index, lookup, file)| {
+        // A lookup's name may have a `_`, which the name of a volume can't.
+        let name = format!("lookup-{index}");
+        let path = format!("{LOOKUPS_PATH}/{}", lookup.name);
+        let mount = json!({"name": name, "mountPath": path, "readOnly": true});
+        Some((data(&name, file.volume.as_ref()?), mount))
+    });
+    // What is downloaded, or unpacked, is on the disk for a while.
+    let scratch = files.clone().next().map(|_| {
+        (
+            json!({"name": "scratch", "emptyDir": {"sizeLimit": "2Gi"}}),
+            json!({"name": "scratch", "mountPath": "/tmp"}),
+        )
+    });
+    volumes.chain(scratch).collect()
+}
+
+fn data(name: &str, volume: &Volume) -> Value {
     match (&volume.persistent_volume_claim, &volume.config_map) {
-        (Some(claim), _) => json!({"name": "data", "persistentVolumeClaim": claim}),
-        (None, map) => json!({"name": "data", "configMap": map}),
+        (Some(claim), _) => json!({"name": name, "persistentVolumeClaim": claim}),
+        (None, map) => json!({"name": name, "configMap": map}),
     }
 }
