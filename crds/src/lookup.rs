@@ -150,10 +150,7 @@ impl Lookup {
             return BTreeMap::new();
         };
         let keys = [
-            (
-                credentials::S3_ACCESS_KEY_ID,
-                &bucket.access_key_id_secret,
-            ),
+            (credentials::S3_ACCESS_KEY_ID, &bucket.access_key_id_secret),
             (
                 credentials::S3_SECRET_ACCESS_KEY,
                 &bucket.secret_access_key_secret,

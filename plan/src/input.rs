@@ -98,7 +98,11 @@ impl Origin {
             Origin::Virtual(column) => column.name().to_owned(),
             Origin::Joined {
                 qualifier, path, ..
-            } => format!("{}.{}", dotted(std::slice::from_ref(qualifier)), dotted(path)),
+            } => format!(
+                "{}.{}",
+                dotted(std::slice::from_ref(qualifier)),
+                dotted(path)
+            ),
         }
     }
 

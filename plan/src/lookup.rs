@@ -109,7 +109,10 @@ impl LookupPlan {
         let mut indexes = Vec::with_capacity(self.keys.len());
         for key in &self.keys {
             let rows = key.index(&columns)?;
-            bytes += rows.keys().map(|key| key.len() + INDEX_BYTES).sum::<usize>();
+            bytes += rows
+                .keys()
+                .map(|key| key.len() + INDEX_BYTES)
+                .sum::<usize>();
             indexes.push((Arc::clone(key), rows));
         }
         Ok(LookupTable {

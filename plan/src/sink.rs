@@ -95,12 +95,7 @@ impl SinkPlan {
         })
     }
 
-    fn plan(
-        schema: &RecordSchema,
-        lookups: &[Lookup],
-        name: &str,
-        sql: &str,
-    ) -> Placed<SinkPlan> {
+    fn plan(schema: &RecordSchema, lookups: &[Lookup], name: &str, sql: &str) -> Placed<SinkPlan> {
         let query = query::parse(sql)?;
         let mut clauses = Clauses::new(schema, &query)?;
         let mut resolver = Resolver {

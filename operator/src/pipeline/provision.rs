@@ -432,7 +432,12 @@ async fn apply_credentials(
     let sinks = &pipeline.spec.sinks;
     files.extend(context.credentials.sink_files(&namespace, sinks).await?);
     let lookups = &pipeline.spec.lookups;
-    files.extend(context.credentials.lookup_files(&namespace, lookups).await?);
+    files.extend(
+        context
+            .credentials
+            .lookup_files(&namespace, lookups)
+            .await?,
+    );
     apply_secret(pipeline, context, Stage::Process, &files).await
 }
 

@@ -10,11 +10,7 @@ use millstream_api::{
 };
 
 use super::find_keyspace;
-use crate::{
-    Lookup, PlanError, Refusal,
-    schema::SchemaType,
-    table::schema_type_name,
-};
+use crate::{Lookup, PlanError, Refusal, schema::SchemaType, table::schema_type_name};
 
 /// Cassandra and the servers of files aren't asked more often.
 const SHORTEST_REFRESH: Duration = Duration::from_secs(1);
@@ -26,9 +22,8 @@ pub(super) fn accept_lookups(
 ) -> Result<Vec<Spec>, Refusal> {
     let lookups = pipeline.spec.lookups.iter();
     let accepted = lookups.map(|lookup| {
-        accept_lookup(lookup, keyspaces).map_err(|problem| {
-            Refusal::InvalidSpec(format!("lookup `{}`: {problem}", lookup.name))
-        })
+        accept_lookup(lookup, keyspaces)
+            .map_err(|problem| Refusal::InvalidSpec(format!("lookup `{}`: {problem}", lookup.name)))
     });
     accepted.collect()
 }
@@ -48,7 +43,9 @@ fn accept_lookup(lookup: &Spec, keyspaces: &[Keyspace]) -> Result<Spec, String> 
     }
     if lookup.max_bytes().is_none() {
         let size = &lookup.max_size;
-        return Err(format!("maxSize: `{size}` isn't a size such as 64Mi or 1Gi"));
+        return Err(format!(
+            "maxSize: `{size}` isn't a size such as 64Mi or 1Gi"
+        ));
     }
     let schema = match (&lookup.cassandra, &lookup.schema) {
         (Some(_), Some(schema)) => {
@@ -88,10 +85,7 @@ fn check_columns(lookup: &Spec, schema: &str) -> Result<(), String> {
     }
 }
 
-fn declared<'a>(
-    table: &LookupTable,
-    keyspaces: &'a [Keyspace],
-) -> Result<&'a TableSpec, String> {
+fn declared<'a>(table: &LookupTable, keyspaces: &'a [Keyspace]) -> Result<&'a TableSpec, String> {
     let keyspace = find_keyspace(keyspaces, &table.keyspace);
     let mut tables = keyspace.iter().flat_map(|keyspace| &keyspace.spec.tables);
     tables

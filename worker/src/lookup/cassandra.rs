@@ -5,9 +5,7 @@ use std::ops::ControlFlow;
 use anyhow::Context;
 use millstream_api::lookup::LookupTable;
 use millstream_plan::serve::rows_schema;
-use scylla::{
-    client::session::Session, response::PagingState, statement::Consistency, value::Row,
-};
+use scylla::{client::session::Session, response::PagingState, statement::Consistency, value::Row};
 
 use super::rows::Rows;
 use crate::serve::value;
@@ -19,7 +17,9 @@ const FETCH: i32 = 1_000;
 pub async fn read(session: &Session, table: &LookupTable, mut rows: Rows) -> anyhow::Result<Rows> {
     let fields = rows.schema().fields().iter();
     let names: Vec<String> = fields.map(|field| field.name().clone()).collect();
-    let quoted = names.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\"")));
+    let quoted = names
+        .iter()
+        .map(|name| format!("\"{}\"", name.replace('"', "\"\"")));
     let statement = format!(
         "SELECT {} FROM \"{}\".\"{}\" LIMIT {}",
         quoted.collect::<Vec<_>>().join(", "),

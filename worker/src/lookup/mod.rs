@@ -131,7 +131,12 @@ impl Loader {
     }
 
     /// Reads the lookup until shutdown; shows the sinks that join it what is wrong with it.
-    pub async fn run(self, status: Vec<StatusPart>, metrics: &Metrics, shutdown: CancellationToken) {
+    pub async fn run(
+        self,
+        status: Vec<StatusPart>,
+        metrics: &Metrics,
+        shutdown: CancellationToken,
+    ) {
         tokio::select! {
             () = self.keep(&status, metrics) => {}
             () = shutdown.cancelled() => {}

@@ -7,13 +7,8 @@ use millstream_api::source::file::FileSource;
 use millstream_plan::RecordSchema;
 
 use super::{
-    Local, blocking,
-    download::download_once,
-    format::Formats,
-    origin::Origin,
-    scratch::Scratch,
-    take::Take,
-    unpack::Reading,
+    Local, blocking, download::download_once, format::Formats, origin::Origin, scratch::Scratch,
+    take::Take, unpack::Reading,
 };
 use crate::{config::Credentials, pointer::Pointer};
 
