@@ -17,6 +17,9 @@ use crate::{
 /// Where the pods find [`LookupFile::volume`]: in a folder with the name of the lookup.
 pub const LOOKUPS_PATH: &str = "/lookups";
 
+/// Room on a pod's disk for each lookup that is a file: downloads, and what has to be unpacked.
+pub const SCRATCH_GIBIBYTES: u64 = 1;
+
 /// A table that the SQL of a sink may join, kept whole in the memory of each process pod.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]

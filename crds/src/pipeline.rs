@@ -306,6 +306,9 @@ pub struct SinkStatus {
     /// The last error, while it lasts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// What is not as it should be though rows are written, such as a lookup that can't be read again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// What was last seen of an expectation.

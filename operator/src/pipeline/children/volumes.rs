@@ -2,7 +2,7 @@
 
 use millstream_api::{
     Lookup,
-    lookup::LOOKUPS_PATH,
+    lookup::{LOOKUPS_PATH, SCRATCH_GIBIBYTES},
     source::file::{DATA_PATH, FileSource, LANDING_PATH, Volume},
 };
 use serde_json::{Value, json};
@@ -42,9 +42,10 @@ pub fn of_lookups(lookups: &[Lookup]) -> Vec<(Value, Value)> {
         Some((data(&name, file.volume.as_ref()?), mount))
     });
     // What is downloaded, or unpacked, is on the disk for a while.
-    let scratch = files.clone().next().map(|_| {
+    let room = files.clone().count() as u64 * SCRATCH_GIBIBYTES;
+    let scratch = (room > 0).then(|| {
         (
-            json!({"name": "scratch", "emptyDir": {"sizeLimit": "2Gi"}}),
+            json!({"name": "scratch", "emptyDir": {"sizeLimit": format!("{room}Gi")}}),
             json!({"name": "scratch", "mountPath": "/tmp"}),
         )
     });

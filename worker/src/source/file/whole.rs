@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::ensure;
-use millstream_api::source::file::FileSource;
+use millstream_api::{lookup::SCRATCH_GIBIBYTES, source::file::FileSource};
 use millstream_plan::RecordSchema;
 
 use super::{
@@ -11,9 +11,6 @@ use super::{
     take::Take, unpack::Reading,
 };
 use crate::{config::Credentials, pointer::Pointer};
-
-/// Room on the pod's disk for one file, packed or not.
-const SCRATCH: u64 = 1 << 30;
 
 /// Gives all records of the files, in the order of their names. Tries nothing again: what was given
 /// before an error isn't the whole.
@@ -23,7 +20,7 @@ pub async fn read_whole<T: Take + Send + 'static>(
     credentials: &Credentials,
     mut take: T,
 ) -> anyhow::Result<T> {
-    let scratch = Scratch::of_lookup(SCRATCH);
+    let scratch = Scratch::of_lookup(SCRATCH_GIBIBYTES << 30);
     let origin = Origin::new(spec, credentials)?;
     let reading = Arc::new(Reading {
         compression: spec.compression,
