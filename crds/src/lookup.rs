@@ -52,9 +52,9 @@ pub struct Lookup {
     #[serde(default = "default_rows")]
     #[schemars(range(min = 1, max = 100000000))]
     pub max_rows: u32,
-    /// Memory of a pod that its columns in use and their index may take, such as `64Mi`: while it is
-    /// read again, twice as much. A lookup that takes more isn't loaded, which is an error in the
-    /// status.
+    /// Memory of a pod that its columns in use and their index may take, such as `64Mi`: up to three
+    /// times as much while it is read again. A lookup that takes more isn't loaded, which is an error
+    /// in the status.
     #[serde(default = "default_size")]
     #[schemars(regex(pattern = r"^[1-9][0-9]{0,5}[MG]i$"))]
     pub max_size: String,

@@ -98,8 +98,6 @@ fn lookups() {
     assert_eq!(key, ["/order_id"]);
     assert_eq!(
         tables,
-        [
-            "orders_by_country: order_id uuid, email text, country text, region text, price double"
-        ]
+        ["orders_by_country: order_id uuid, email text, country text, region text, price double"]
     );
 }

@@ -9,6 +9,7 @@ mod deletion;
 mod gap;
 mod ingest;
 mod keyspace;
+mod lookups;
 mod mistakes;
 mod operators;
 mod orders;

@@ -23,7 +23,7 @@ impl Limits {
         );
         anyhow::ensure!(
             bytes <= self.bytes,
-            "it takes more than {} MiB of memory: raise maxSize (and the memory of the pods, of which it takes twice as much), or select fewer of its columns",
+            "it takes more than {} MiB of memory: raise maxSize (and the memory of the pods, of which it takes up to three times as much), or select fewer of its columns",
             self.bytes >> 20
         );
         Ok(())

@@ -266,7 +266,10 @@ fn a_warning_is_shown_and_changes_no_condition() {
         ..WorkerStatus::default()
     };
     let warned = Observed {
-        workers: vec![(Stage::Process, of("since 2")), (Stage::Process, of("since 1"))],
+        workers: vec![
+            (Stage::Process, of("since 2")),
+            (Stage::Process, of("since 1")),
+        ],
         ..healthy()
     };
     let sinks = super::status(&pipeline(), &before, &Ok(()), &warned).sinks;
