@@ -1,8 +1,9 @@
-//! Lookups in worker processes, against the real Kafka and Cassandra. Skipped where
-//! `MILLSTREAM_ENVIRONMENT` doesn't name them.
+//! Lookups from files; and in worker processes, against the real Kafka and Cassandra: that is skipped
+//! where `MILLSTREAM_ENVIRONMENT` doesn't name them.
 
 #![allow(clippy::unwrap_used)]
 
+mod files;
 // Each of the tests takes what it needs.
 #[allow(dead_code)]
 mod support;
@@ -13,6 +14,8 @@ use std::{
 };
 
 use millstream_api::worker::CommitMetadata;
+use millstream_plan::{RecordSchema, SinkPlan, plan_lookups};
+use millstream_worker::{config::Credentials, lookup};
 use serde_json::{Value, json};
 use support::{Environment, Pipeline, Settings, Worker};
 
@@ -285,4 +288,81 @@ async fn records_are_joined_with_a_file_that_is_read_again() {
         row(4, Some("Nowhere"), Some(0)),
     ];
     assert_eq!(rows(&pipeline).await[3..], later);
+}
+
+/// The loader of a lookup of [`files::records`], and a query that joins it.
+fn loader(file: Value, more: Value) -> (lookup::Loader, SinkPlan) {
+    let mut spec = json!({"name": "l", "schema": files::schema(), "file": file});
+    for (name, value) in more.as_object().unwrap() {
+        spec[name] = value.clone();
+    }
+    let specs = vec![serde_json::from_value(spec).unwrap()];
+    let schema = RecordSchema::parse("id TEXT").unwrap();
+    let sql = "SELECT r.id, l.count, l.name FROM records r LEFT JOIN l ON r.id = l.id";
+    let plan = SinkPlan::joining(&schema, &plan_lookups(&specs).unwrap(), "s", sql).unwrap();
+    let credentials = Credentials::new("/nowhere".into());
+    let plans = [plan];
+    let mut loaders = lookup::loaders(&specs, &plans, None, &credentials).unwrap();
+    let [plan] = plans;
+    (loaders.remove(0), plan)
+}
+
+#[tokio::test]
+async fn files_of_every_form_are_read_and_never_in_part() {
+    const COUNT: usize = 2_500;
+    let records = files::records(COUNT);
+    let csv = files::written("csv", &records);
+    let zip = files::zip(&[("all.csv", &csv)]);
+    for (name, bytes) in [
+        ("all.ndjson", files::written("ndjson", &records)),
+        ("all.json", files::written("jsonArray", &records)),
+        ("all.csv", csv),
+        ("all.parquet", files::written("parquet", &records)),
+        ("all.zip", zip),
+    ] {
+        let server = files::Server::start(bytes).await;
+        let (loader, plan) = loader(json!({"url": server.url(name)}), json!({}));
+        let joined = lookup::joined(std::slice::from_ref(&loader), &plan);
+        assert!(joined.now().is_empty());
+        server.cut_next(100);
+        let error = loader.load_once().await.unwrap_err();
+        let error = format!("{error:#}");
+        assert!(
+            error.contains("lookup `l`: downloading") && error.contains("cut off"),
+            "{error}"
+        );
+        assert!(joined.now().is_empty(), "{name}");
+        loader.load_once().await.unwrap();
+        joined.loaded().await;
+        assert_eq!(joined.now()["l"].rows(), COUNT, "{name}");
+
+        // What is damaged leaves what is there.
+        server.replace(b"\xff\xfe{".to_vec());
+        loader.load_once().await.unwrap_err();
+        assert_eq!(joined.now()["l"].rows(), COUNT, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_is_held_to_its_bounds() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("all.csv");
+    let records = files::records(20_000);
+    fs::write(&path, files::written("csv", &records)).unwrap();
+    for (more, says) in [
+        (json!({}), None),
+        (json!({"maxRows": 19_999}), Some("more than 19999 rows")),
+        (json!({"maxSize": "1Mi"}), Some("more than 1 MiB of memory")),
+    ] {
+        let (loader, _) = loader(json!({"path": path}), more);
+        let loaded = loader.load_once().await;
+        match (loaded, says) {
+            (Ok(()), None) => {}
+            (Err(error), Some(says)) => {
+                let error = format!("{error:#}");
+                assert!(error.contains(says), "{error}");
+            }
+            (loaded, _) => panic!("{loaded:?}"),
+        }
+    }
 }
