@@ -17,6 +17,10 @@ pub const DATA_GAP: &str = "DataGap";
 /// The worker pods run and make progress (`DataPipeline` only).
 pub const RUNNING: &str = "Running";
 
+/// The source has come to its end, or the last run has, and every sink has stored all of it
+/// (`DataPipeline` with such a source, or with a schedule). `Ready` doesn't depend on it.
+pub const SUCCEEDED: &str = "Succeeded";
+
 /// The condition of a type, if it is there.
 pub fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
     conditions.iter().find(|condition| condition.type_ == type_)
@@ -63,6 +67,10 @@ pub mod reason {
     pub const WAITING: &str = "Waiting";
     /// Pods are being started or replaced.
     pub const PROGRESSING: &str = "Progressing";
+    /// All there was to do is done.
+    pub const SUCCEEDED: &str = "Succeeded";
+    /// The last run has failed.
+    pub const FAILED: &str = "Failed";
     /// Pods run and make progress.
     pub const RUNNING: &str = "Running";
     /// `spec.paused` is set.

@@ -12,6 +12,7 @@ pub mod keyspace;
 pub mod lookup;
 pub mod pipeline;
 pub mod scaling;
+pub mod schedule;
 pub mod serve;
 pub mod sink;
 pub mod source;

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
-    api::core::v1::ResourceRequirements, apimachinery::pkg::apis::meta::v1::Condition,
+    api::core::v1::ResourceRequirements,
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
 };
 use kube::{CustomResource, KubeSchema, ResourceExt};
 use schemars::JsonSchema;
@@ -14,6 +15,7 @@ use crate::{
     connection::{CassandraConnection, KafkaConnection, SchemaRegistryConnection},
     lookup::Lookup,
     scaling::Scaling,
+    schedule::{RunStatus, Schedule, ScheduleStatus},
     serve::{Serve, ServeStatus},
     sink::Sink,
     source::Source,
@@ -56,6 +58,15 @@ pub struct DataPipelineSpec {
     /// Let the number of process pods follow the lag; fixed where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaling: Option<Scaling>,
+    /// Read the source at certain times, in runs that end; always where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Schedule>,
+    /// Pipelines of the namespace that must have succeeded before this one reads its source: its
+    /// first record, or with `schedule` each of its runs, waits for them. One with a schedule has
+    /// succeeded when its last run has, and no other is due. Not looked at by a run that is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 50)), extend("x-kubernetes-list-type" = "set"))]
+    pub after: Vec<String>,
     /// Where the records come from.
     pub source: Source,
     /// The shape of a record, as SQL column definitions; nested with `STRUCT<>` and `ARRAY<>`.
@@ -231,7 +242,8 @@ pub struct DataPipelineStatus {
     /// The generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`, `Accepted`, `Provisioned`, `DataGap`, `Running`.
+    /// `Ready`, `Accepted`, `Provisioned`, `DataGap`, `Running`; and `Succeeded`, where the source has an
+    /// end or a schedule.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -259,6 +271,19 @@ pub struct DataPipelineStatus {
     /// What was last seen of the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceStatus>,
+    /// The run that began last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_run: Option<RunStatus>,
+    /// When the next run is to begin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_run: Option<Time>,
+    /// The runs whose Jobs are there, the last one at the end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub runs: Vec<RunStatus>,
+    /// How far the schedule is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<ScheduleStatus>,
     /// What was last seen of the REST service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serve: Option<ServeStatus>,
@@ -275,6 +300,9 @@ pub struct SourceStatus {
     /// Whether a source with an end has given all its records.
     #[serde(default)]
     pub complete: bool,
+    /// Hash of the configuration for which `complete` was seen: another one may have more to give.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<String>,
     /// The last error, while it lasts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,

@@ -1,6 +1,7 @@
 //! Where the rows of a pipeline go.
 
 pub mod delta;
+pub mod document;
 
 use std::collections::BTreeMap;
 
@@ -8,7 +9,7 @@ use kube::{KubeSchema, core::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::delta::DeltaSink;
+pub use self::{delta::DeltaSink, document::DocumentSink};
 use crate::{
     connection::SecretValue, keyspace::PrimaryKey, pipeline::Expectation, source::DURATION,
 };
@@ -16,7 +17,7 @@ use crate::{
 /// A sink: a query over the topic's records, and the table that takes its rows.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.cassandra), has(self.delta)].filter(x, x).size() == 1").message("exactly one of cassandra and delta must be set"))]
+#[x_kube(validation = Rule::new("[has(self.cassandra), has(self.delta), has(self.document)].filter(x, x).size() == 1").message("exactly one of cassandra, delta and document must be set"))]
 #[x_kube(validation = Rule::new("!has(self.state) || !has(self.cassandra)").message("state is for rows that go elsewhere: beside a Cassandra table it is kept in a table named after it"))]
 pub struct Sink {
     /// Name of the sink, unique in the pipeline.
@@ -55,6 +56,9 @@ pub struct Sink {
     /// The Delta Lake table that takes the rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delta: Option<DeltaSink>,
+    /// The collection that takes the rows as documents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<DocumentSink>,
 }
 
 /// Where the rows of a sink go.
@@ -64,6 +68,8 @@ pub enum Target<'a> {
     Cassandra(&'a CassandraSink),
     /// Into a Delta Lake table.
     Delta(&'a DeltaSink),
+    /// Into a collection of documents.
+    Document(&'a DocumentSink),
 }
 
 impl Sink {
@@ -71,7 +77,8 @@ impl Sink {
     pub fn target(&self) -> Option<Target<'_>> {
         let cassandra = self.cassandra.as_ref().map(Target::Cassandra);
         let delta = self.delta.as_ref().map(Target::Delta);
-        let mut given = [cassandra, delta].into_iter().flatten();
+        let document = self.document.as_ref().map(Target::Document);
+        let mut given = [cassandra, delta, document].into_iter().flatten();
         given.next().filter(|_| given.next().is_none())
     }
 
@@ -80,6 +87,7 @@ impl Sink {
         match self.target() {
             Some(Target::Cassandra(to)) => format!("{}.{}", to.keyspace, to.table),
             Some(Target::Delta(to)) => to.place(),
+            Some(Target::Document(to)) => to.place(),
             None => String::new(),
         }
     }
@@ -102,8 +110,10 @@ impl Sink {
             ]
         });
         let keys = keys.into_iter().flatten();
-        keys.filter_map(|(file, secret)| Some((file, secret?)))
-            .collect()
+        let keys = keys.filter_map(|(file, secret)| Some((file, secret?)));
+        let document = self.document.iter();
+        let document = document.flat_map(|document| document.secrets(&self.name));
+        keys.chain(document).collect()
     }
 }
 

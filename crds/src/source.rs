@@ -56,6 +56,25 @@ impl Source {
             .collect()
     }
 
+    /// Whether it has an end: it is read once, and not again and again.
+    pub fn ends(&self) -> bool {
+        let once = |generator: &GeneratorSource| {
+            let replay = generator.replay.as_ref();
+            generator.count.is_some() || replay.is_some_and(|replay| !replay.repeat)
+        };
+        self.file.is_some()
+            || self.http.as_ref().is_some_and(|http| http.poll.is_none())
+            || self.database.as_ref().is_some_and(|of| of.poll.is_none())
+            || self.generator.as_ref().is_some_and(once)
+    }
+
+    /// Whether each run of a schedule reads it from its beginning; otherwise a run goes on where the
+    /// one before it stopped.
+    pub fn begins_anew(&self) -> bool {
+        let database = self.database.as_ref();
+        self.ends() && database.is_none_or(|database| database.incremental.is_none())
+    }
+
     /// The files that are read, as the source itself or to be replayed.
     pub fn files(&self) -> Option<&FileSource> {
         let generator = self.generator.as_ref();

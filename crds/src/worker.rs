@@ -14,7 +14,7 @@ use crate::{
     lookup::Lookup,
     pipeline::Expectation,
     serve::Serve,
-    sink::{ConsistencyLevel, DeltaSink},
+    sink::{ConsistencyLevel, DeltaSink, DocumentSink},
     source::Source,
 };
 
@@ -247,6 +247,8 @@ pub enum Destination {
     Cassandra(CassandraTable),
     /// Into a Delta Lake table.
     Delta(DeltaTable),
+    /// Into a collection of documents.
+    Document(DocumentSink),
 }
 
 /// A table in Cassandra.
@@ -278,7 +280,7 @@ impl SinkConfig {
     pub fn cassandra(&self) -> Option<&CassandraTable> {
         match &self.destination {
             Destination::Cassandra(table) => Some(table),
-            Destination::Delta(_) => self.state.as_ref(),
+            Destination::Delta(_) | Destination::Document(_) => self.state.as_ref(),
         }
     }
 
@@ -319,6 +321,22 @@ pub struct WorkerStatus {
     /// What is not as it should be though the work goes on, under the same names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub warnings: BTreeMap<String, String>,
+}
+
+/// How far a run is: kept with the source's position, so that it moves exactly when that does.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct RunProgress {
+    /// Name of the run.
+    pub name: String,
+    /// Milliseconds since 1970 when its first worker began.
+    pub since: i64,
+    /// Records that the source gave in it.
+    #[serde(default)]
+    pub records: i64,
+    /// Whether it has come to its end.
+    #[serde(default)]
+    pub done: bool,
 }
 
 /// Cumulative counts of a sink and a topic partition, kept as the metadata of the committed offset:

@@ -1,7 +1,13 @@
 //! The server of `examples/apis` as a pod: it knows what it served, and fails on request.
 
+use std::collections::BTreeMap;
+use std::io::Write;
+
 use anyhow::{Context, Result};
+use flate2::{Compression, write::GzEncoder};
+use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 use kube::api::{ListParams, PostParams};
 use serde_json::{Value, json};
@@ -12,8 +18,10 @@ use crate::{Environment, Namespace, PATIENCE, eventually};
 pub enum Data<'a> {
     /// So many generated records under `/resource/`, and no end of users under `/api/`.
     Generated(u64),
-    /// Recorded records, as JSON; less than a ConfigMap may hold (1 MiB).
+    /// Recorded records, as JSON; packed, less than a ConfigMap may hold (1 MiB).
     Recorded(&'a str),
+    /// A file under `/files/`, by its name there (`NAME.ndjson.gz`); as large at most.
+    File(&'a str, Vec<u8>),
 }
 
 /// The server, running.
@@ -29,20 +37,31 @@ impl<'a> Apis<'a> {
     /// When its pod doesn't become ready.
     pub async fn start(namespace: &'a Namespace, data: Data<'_>) -> Result<Self> {
         let mut arguments = vec!["--listen=0.0.0.0:8080".to_owned()];
-        let text = match data {
+        let (name, bytes) = match data {
             Data::Generated(records) => {
                 arguments.push(format!("--records={records}"));
-                ""
+                ("nothing", Vec::new())
             }
             Data::Recorded(text) => {
-                arguments.push("--data=/data/records.json".to_owned());
-                text
+                arguments.push("--data=/data/records.json.gz".to_owned());
+                let mut packed = GzEncoder::new(Vec::new(), Compression::best());
+                packed.write_all(text.as_bytes())?;
+                ("records.json.gz", packed.finish()?)
+            }
+            Data::File(name, bytes) => {
+                arguments.push("--files=/data".to_owned());
+                (name, bytes)
             }
         };
         // Not by `kubectl apply`, whose annotation holds the whole object again.
-        let records = serde_json::from_value(json!({
-            "metadata": {"name": "apis"}, "data": {"records.json": text},
-        }))?;
+        let records = ConfigMap {
+            metadata: ObjectMeta {
+                name: Some("apis".into()),
+                ..ObjectMeta::default()
+            },
+            binary_data: Some(BTreeMap::from([(name.to_owned(), ByteString(bytes))])),
+            ..ConfigMap::default()
+        };
         namespace
             .api::<ConfigMap>()
             .create(&PostParams::default(), &records)
@@ -71,8 +90,16 @@ impl<'a> Apis<'a> {
     /// # Errors
     /// When it isn't JSON, or the server says no.
     pub async fn get(&self, path: &str) -> Result<Value> {
-        let text = proxied(self.namespace, &self.pod, "get", path, "").await?;
+        let text = self.text(path).await?;
         serde_json::from_str(&text).with_context(|| text)
+    }
+
+    /// The text that the server answers to `GET`.
+    ///
+    /// # Errors
+    /// When the server says no.
+    pub async fn text(&self, path: &str) -> Result<String> {
+        proxied(self.namespace, &self.pod, "get", path, "").await
     }
 
     /// Number of records that were served so far, and their ids: of `api` or `resource`.

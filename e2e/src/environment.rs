@@ -34,6 +34,11 @@ pub struct Addresses {
     /// The listener that wants SASL PLAIN or SCRAM-SHA-512.
     pub kafka_sasl: String,
     pub cassandra: String,
+    /// URL of the schema registry's API, as Confluent defines it.
+    pub registry: String,
+    pub redis: String,
+    /// A server that MongoDB's clients can speak to.
+    pub documents: String,
 }
 
 impl Environment {

@@ -8,11 +8,13 @@ mod audit;
 mod cassandra;
 mod condition;
 mod diagnostics;
+mod documents;
 mod environment;
 mod kafka;
 mod kubectl;
 mod metrics;
 mod namespace;
+mod volume;
 mod wait;
 mod workloads;
 
@@ -20,11 +22,13 @@ pub use apis::{Apis, Data};
 pub use audit::AuditLog;
 pub use cassandra::Cassandra;
 pub use condition::{Kind, await_condition, await_reason, condition};
+pub use documents::Documents;
 pub use environment::{Addresses, Environment, StoppedServices};
 pub use kafka::{Kafka, Record, header};
 pub use kubectl::Outcome;
 pub use metrics::{OPERATOR_NAMESPACE, external_writes, operator_pod};
 pub use namespace::{Namespace, with_temp_namespace};
+pub use volume::Volume;
 pub use wait::eventually;
 pub use workloads::is_ready;
 

@@ -52,10 +52,11 @@ impl Verdict {
     }
 
     /// Whether the resource can't be ready with this. A gap is the one condition that is better
-    /// not met.
+    /// not met, and one that works may not have succeeded yet.
     fn stops(&self) -> bool {
         match self.condition {
             condition::DATA_GAP => self.holds == Holds::True,
+            condition::SUCCEEDED => false,
             _ => self.holds != Holds::True,
         }
     }
@@ -122,7 +123,17 @@ pub fn merge(
             &stopped.reason,
             stopped.message.clone(),
         ),
-        None => Verdict::new(condition::READY, Holds::True, reason::READY, ready_message),
+        None => {
+            let mut verdicts = verdicts.iter();
+            let done =
+                verdicts.any(|of| of.condition == condition::SUCCEEDED && of.holds == Holds::True);
+            let reason = if done {
+                reason::SUCCEEDED
+            } else {
+                reason::READY
+            };
+            Verdict::new(condition::READY, Holds::True, reason, ready_message)
+        }
     };
     let now = Time(Timestamp::now());
     std::iter::once(&ready)

@@ -1,6 +1,7 @@
 //! Whether a pipeline makes sense: schema, SQL, tables, key.
 
 mod delta;
+mod document;
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,8 @@ use millstream_api::{
 };
 
 use crate::{
-    Expectations, RecordSchema, Refusal, SinkPlan, check_records, key_pointers,
+    Calendar, Expectations, RecordSchema, Refusal, SinkPlan, check_records, key_pointers,
+    schedule::{accept_after, accept_schedule},
     serve::accept::accept_service,
 };
 
@@ -36,6 +38,8 @@ pub struct Accepted {
     pub sinks: Vec<SinkConfig>,
     /// By keyspace: the tables that the pipeline declares itself.
     pub declared: BTreeMap<String, Vec<TableSpec>>,
+    /// When its runs begin, where it has a schedule.
+    pub calendar: Option<Calendar>,
 }
 
 /// By keyspace: tables that a pipeline declares.
@@ -51,9 +55,11 @@ pub fn keyspace_manager(pipeline: &str) -> String {
 pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepted, Refusal> {
     let schema = RecordSchema::parse(&pipeline.spec.schema)?;
     check_records(pipeline, &schema)?;
+    accept_after(pipeline)?;
+    let calendar = accept_schedule(pipeline)?;
     let lookups = lookups::accept_lookups(pipeline, keyspaces)?;
     let joinable = plan_lookups(&lookups)?;
-    let mut planned = Vec::new();
+    let mut planned: Vec<(SinkPlan, TableSpec, SinkConfig)> = Vec::new();
     let mut declared = Declared::new();
     for sink in &pipeline.spec.sinks {
         let plan = SinkPlan::joining(&schema, &joinable, &sink.name, &sink.sql)?;
@@ -65,11 +71,12 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
                 (to.table.clone(), Destination::Cassandra(to))
             }
             Some(Target::Delta(to)) => delta::accept_delta(sink, to, &plan)?,
+            Some(Target::Document(to)) => document::accept_document(pipeline, sink, to, &plan)?,
             None => return Err(not_one_target(sink)),
         };
         let state = match destination {
             Destination::Cassandra(_) => None,
-            Destination::Delta(_) => state_beside(sink, &plan, &rows)?,
+            Destination::Delta(_) | Destination::Document(_) => state_beside(sink, &plan, &rows)?,
         };
         let config = SinkConfig {
             name: sink.name.clone(),
@@ -79,6 +86,7 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
             state,
             state_ttl: sink.state_ttl,
         };
+        delta::check_alone(&config, planned.iter().map(|(_, _, before)| before))?;
         if let Some(beside) = config.cassandra() {
             let owner = owner(pipeline).sink_group(&sink.name);
             if let Some(state) = plan.state_table(&beside.table, &owner) {
@@ -100,12 +108,13 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
         lookups,
         sinks,
         declared,
+        calendar,
     })
 }
 
 fn not_one_target(sink: &Sink) -> Refusal {
     Refusal::InvalidSpec(format!(
-        "sink `{}`: exactly one of cassandra and delta must be set",
+        "sink `{}`: exactly one of cassandra, delta and document must be set",
         sink.name
     ))
 }

@@ -71,7 +71,7 @@ pub(crate) fn check_tokens(tokens: &[TokenWithSpan]) -> Placed<()> {
                 }
                 in_from = true;
             }
-            Some(Keyword::ON) if is_top => in_from = false,
+            Some(Keyword::ON | Keyword::USING) if is_top => in_from = false,
             Some(Keyword::WHERE | Keyword::GROUP | Keyword::HAVING) if is_top => in_from = false,
             _ if in_from && *token == Token::LParen => {
                 return refuse(QueryProblem::Unsupported(

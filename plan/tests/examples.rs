@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use millstream_api::DataPipeline;
+use millstream_api::{DataPipeline, keyspace::PrimaryKey};
 use millstream_plan::{Expectations, RecordSchema, SinkPlan, key_pointers, plan_lookups};
 
 /// Plans a pipeline as the operator does; gives the record's key and the tables' columns.
@@ -22,9 +22,19 @@ fn plan(example: &str) -> (Vec<String>, Vec<String>) {
     for sink in &pipeline.spec.sinks {
         let plan = SinkPlan::joining(&schema, &lookups, &sink.name, &sink.sql).unwrap();
         Expectations::new(&plan, &sink.expectations).unwrap();
-        let to = sink.cassandra.as_ref().unwrap();
-        let key = to.primary_key.as_ref().unwrap();
-        let table = plan.declare_table(&to.table, key).unwrap();
+        let table = match (&sink.cassandra, &sink.document) {
+            (Some(to), _) => {
+                let key = to.primary_key.as_ref().unwrap();
+                plan.declare_table(&to.table, key).unwrap()
+            }
+            (_, to) => {
+                let key = PrimaryKey {
+                    partition_key: vec![to.as_ref().unwrap().id.clone()],
+                    ..PrimaryKey::default()
+                };
+                plan.declare_table(&sink.name, &key).unwrap()
+            }
+        };
         plans.push((plan, table));
     }
     let columns = |table: &millstream_api::keyspace::TableSpec| {
@@ -53,6 +63,20 @@ fn users() {
           post_code text, email text, username text, registered_date text, phone text, picture text"
         ]
     );
+}
+
+#[test]
+fn users_by_schedule_are_the_same_but_for_the_schedule() {
+    let read = |name: &str| -> DataPipeline {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/users");
+        let text = std::fs::read_to_string(path.join(name)).unwrap();
+        serde_saphyr::from_str(&text).unwrap()
+    };
+    let mut scheduled = read("scheduled.yaml");
+    let accepted = millstream_plan::accept(&scheduled, &[]).unwrap();
+    assert!(accepted.calendar.is_some());
+    scheduled.spec.schedule = None;
+    assert_eq!(scheduled, read("pipeline.yaml"));
 }
 
 #[test]
@@ -90,6 +114,42 @@ fn topic() {
     let (key, tables) = plan("topic");
     assert_eq!(key, ["/order_id"]);
     assert!(tables[0].contains("total decimal"), "{}", tables[0]);
+}
+
+#[test]
+fn users_avro() {
+    let (key, tables) = plan("users-avro");
+    assert_eq!(key, ["/login/uuid"]);
+    assert_eq!(tables[0], plan("users").1[0]);
+    assert_eq!(
+        tables[1],
+        "seniors: country text, id uuid, name text, age int"
+    );
+    assert_eq!(tables[2], tables[1].replace("seniors", "juniors"));
+}
+
+#[test]
+fn meetup() {
+    let (key, tables) = plan("meetup");
+    assert_eq!(key, ["/venue/venue_id"]);
+    assert_eq!(
+        tables,
+        [
+            "venues: venue_id bigint, count bigint, group_city text, lat text, lon text, \
+          venue_name text"
+        ]
+    );
+}
+
+#[test]
+fn sessions() {
+    let (key, tables) = plan("sessions");
+    assert_eq!(key, ["/session_id"]);
+    assert_eq!(
+        tables[1],
+        "sessions: player_id text, session_id text, country text, start_ts timestamp, \
+         end_ts timestamp, session_status int, dl_insert_ts timestamp, dl_update_ts timestamp"
+    );
 }
 
 #[test]

@@ -6,8 +6,10 @@ use rdkafka::{Message, message::BorrowedMessage};
 
 use crate::dead_letter::Replayed;
 
-const MAX_RECORDS: usize = 2_000;
-const MAX_BYTES: usize = 4 * 1024 * 1024;
+/// Records of a batch, where nothing else is asked for.
+pub const MAX_RECORDS: usize = 2_000;
+/// Bytes of a batch, where nothing else is asked for.
+pub const MAX_BYTES: usize = 4 * 1024 * 1024;
 
 /// A batch: records of one topic, of one or more of its partitions, in the order in which they were
 /// read. Their bytes lie in one buffer.

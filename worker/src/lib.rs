@@ -46,15 +46,16 @@ use anyhow::Context;
 use millstream_api::worker::WorkerConfig;
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Credentials, metrics::Metrics, status::Status};
+use crate::{config::Credentials, metrics::Metrics, stage::ingest::Run, status::Status};
 
 /// A drain that takes longer is given up; what isn't committed is done again by the next worker.
 const DRAIN: Duration = Duration::from_secs(15);
 
-/// Runs the stage until SIGTERM or SIGINT, then drains it. Fails only on what a restart or a
-/// new configuration has to mend.
+/// Runs the stage until SIGTERM or SIGINT, then drains it; or a run of a pipeline with a schedule,
+/// until it is over. Fails only on what a restart or a new configuration has to mend.
 pub async fn run(
     config: WorkerConfig,
+    run: Option<Run>,
     credentials: Credentials,
     http_port: u16,
 ) -> anyhow::Result<()> {
@@ -68,10 +69,12 @@ pub async fn run(
     let server = tokio::spawn(server::serve(listener, status.clone(), metrics.clone()));
     tokio::spawn(cancel_on_signal(shutdown.clone()));
 
+    let is_run = run.is_some();
     let stage = async {
         match config {
             WorkerConfig::Ingest(config) => {
-                stage::ingest::run(config, &credentials, status, metrics, shutdown.clone()).await
+                let shutdown = shutdown.clone();
+                stage::ingest::run(config, run, &credentials, status, metrics, shutdown).await
             }
             WorkerConfig::Process(config) => {
                 stage::process::run(config, &credentials, status, metrics, shutdown.clone()).await
@@ -89,7 +92,10 @@ pub async fn run(
         result = stage => result,
         () = given_up => {
             tracing::warn!("the drain took longer than {DRAIN:?}; what isn't committed will be done again");
-            Ok(())
+            match is_run {
+                true => Err(anyhow::anyhow!("the run is interrupted")),
+                false => Ok(()),
+            }
         }
     };
     server.abort();

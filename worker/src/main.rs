@@ -1,8 +1,9 @@
 //! `millstream-worker`: runs one stage of a DataPipeline; checks and previews one before it is
 //! applied.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
+use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 use millstream_worker::{
     check::{self, Check},
@@ -10,6 +11,7 @@ use millstream_worker::{
     infer::{self, Infer},
     preview::{self, Preview},
     replay::{self, Replay},
+    stage::ingest::Run as ScheduledRun,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -58,6 +60,13 @@ struct Run {
     /// Port of /healthz, /readyz, /metrics and /status; 0 for any that is free.
     #[arg(long, env = "MILLSTREAM_HTTP_PORT", default_value_t = millstream_api::worker::HTTP_PORT)]
     http_port: u16,
+    /// Name of a run, for the ingest stage: the worker ends when the source does, or when the run is
+    /// out of time. One that is started again with the same name goes on.
+    #[arg(long)]
+    run: Option<String>,
+    /// Seconds that a run has, from its first start on; up to the end of the source where absent.
+    #[arg(long, requires = "run")]
+    run_for: Option<f64>,
     /// How log lines are written.
     #[arg(long, env = "MILLSTREAM_LOG_FORMAT", default_value = "json")]
     log_format: LogFormat,
@@ -119,6 +128,9 @@ fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resu
 
 fn run_stage(run: Run) -> anyhow::Result<()> {
     let (config, credentials) = run.mounted.load()?;
+    let limit = run.run_for.map(Duration::try_from_secs_f64).transpose();
+    let limit = limit.context("--run-for isn't a number of seconds")?;
+    let scheduled = run.run.map(|name| ScheduledRun { name, limit });
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         // The rebalance callback of a consumer may block one of them.
@@ -128,9 +140,14 @@ fn run_stage(run: Run) -> anyhow::Result<()> {
                 .max(2),
         )
         .build()?;
-    let result = runtime.block_on(millstream_worker::run(config, credentials, run.http_port));
+    let result = runtime.block_on(millstream_worker::run(
+        config,
+        scheduled,
+        credentials,
+        run.http_port,
+    ));
     // What still blocks on a server that doesn't answer must not hold up the end.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    runtime.shutdown_timeout(Duration::from_secs(2));
     result
 }
 

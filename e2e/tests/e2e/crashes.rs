@@ -163,7 +163,11 @@ async fn kill_workers(namespace: &Namespace, round: u64) -> Result<bool> {
         Ok(pods)
     })
     .await?;
-    let lag = namespace.lag(ORDERS, ORDERS, &orders::topic(namespace))?;
+    // Kafka may just have been started again.
+    let lag = eventually(PATIENCE, async || {
+        namespace.lag(ORDERS, ORDERS, &orders::topic(namespace))
+    })
+    .await?;
     let count = if round % 5 == 4 { pods.len() } else { 1 };
     for pod in pods
         .iter()

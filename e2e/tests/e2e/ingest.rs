@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 use kube::ResourceExt;
 use millstream_api::DataPipeline;
-use millstream_api::condition::{READY, reason};
+use millstream_api::condition::{READY, SUCCEEDED, reason};
 use millstream_api::worker::dead_letter;
 use millstream_e2e::{
-    Apis, Data, Namespace, PATIENCE, await_reason, eventually, header, with_temp_namespace,
+    Apis, Data, Namespace, PATIENCE, await_condition, await_reason, eventually, header,
+    with_temp_namespace,
 };
 use rdkafka::message::Message;
 use serde_json::{Value, json};
@@ -143,12 +144,15 @@ fn all_pages_arrive_whatever_the_api_does_and_though_the_ingest_pod_is_killed() 
             .collect();
         assert!(rows == expected, "the rows aren't those that the API has");
 
-        // What is complete stays complete: a new pod doesn't fetch it all again.
-        for pod in namespace.ready_pods("licenses", "ingest", 1).await? {
-            namespace.kill(&pod).await?;
-        }
-        namespace.ready_pods("licenses", "ingest", 1).await?;
-        complete(namespace, "licenses").await?;
+        // What is complete stays complete: no pod is left, and a change elsewhere starts none.
+        let pipelines = namespace.api::<DataPipeline>();
+        await_condition(&pipelines, "licenses", SUCCEEDED, PATIENCE).await?;
+        namespace.ready_pods("licenses", "ingest", 0).await?;
+        let scale = ["scale", "datapipeline", "licenses", "--replicas=2"];
+        namespace.kubectl(&scale).await?.ok()?;
+        namespace.ready_pods("licenses", "process", 2).await?;
+        await_condition(&pipelines, "licenses", SUCCEEDED, PATIENCE).await?;
+        namespace.ready_pods("licenses", "ingest", 0).await?;
         assert_eq!(namespace.kafka.records(&topic)?, in_topic);
         Ok(())
     });

@@ -6,19 +6,13 @@ use std::f64::consts::TAU;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use millstream_api::DataPipelineStatus;
 use millstream_e2e::{Namespace, PATIENCE, eventually, is_ready, with_temp_namespace};
 use serde_json::{Value, json};
 
 use crate::orders::{self, ORDERS};
-
-/// From the first record in the topic to the first row in the table, with no pod running.
-const FIRST_ROW: Duration = Duration::from_secs(10);
-
-/// From the first record in the topic to as many pods as there are partitions.
-const TO_THE_CAP: Duration = Duration::from_secs(60);
 
 fn scaled(namespace: &Namespace, scaling: Value) -> Value {
     orders::pipeline_with(namespace, json!({"scaling": scaling}))
@@ -45,7 +39,7 @@ async fn settles_at(namespace: &Namespace, replicas: i32, timeout: Duration) -> 
     .await
 }
 
-/// The largest number of ready process pods, and when it was reached.
+/// When so many process pods were ready; there are never more.
 async fn most_pods(namespace: &Namespace, wanted: usize, started: Instant) -> Result<Duration> {
     loop {
         let pods = namespace.pods(ORDERS, "process").await?;
@@ -54,9 +48,11 @@ async fn most_pods(namespace: &Namespace, wanted: usize, started: Instant) -> Re
         if ready == wanted {
             return Ok(started.elapsed());
         }
-        if started.elapsed() > TO_THE_CAP {
-            bail!("{ready} of {wanted} process pods are ready after {TO_THE_CAP:?}");
-        }
+        let elapsed = started.elapsed();
+        ensure!(
+            elapsed < PATIENCE,
+            "{ready} of {wanted} process pods are ready after {elapsed:?}"
+        );
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
@@ -69,7 +65,7 @@ async fn first_row(namespace: &Namespace, started: Instant) -> Result<Duration> 
         .await?
         .is_empty()
     {
-        ensure!(started.elapsed() < FIRST_ROW, "no row within {FIRST_ROW:?}");
+        ensure!(started.elapsed() < PATIENCE, "no row within {PATIENCE:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(started.elapsed())
@@ -144,6 +140,9 @@ fn kubectl_scale_is_told_that_scaling_decides() {
     });
 }
 
+/// How often the load rises and falls.
+const WAVES: f64 = 2.0;
+
 /// What was seen in one second.
 #[derive(Clone, Copy, Debug)]
 struct Second {
@@ -162,17 +161,36 @@ fn turns(course: &[Second]) -> usize {
     changes.windows(2).filter(|two| two[0] != two[1]).count()
 }
 
-/// Produces records as a sine wave says, and looks at the pods meanwhile.
-async fn wave(namespace: &Namespace, seconds: u32, period: f64) -> Result<(u64, Vec<Second>)> {
-    let (mean, amplitude) = (2500.0, 2400.0);
+/// Records that one pod stores in a second: what it takes to work off a backlog of so many.
+async fn capacity(namespace: &Namespace, backlog: u64) -> Result<f64> {
     let topic = orders::topic(namespace);
-    let (mut produced, mut course) = (0, Vec::new());
+    let started = Instant::now();
+    namespace
+        .kafka
+        .produce(&topic, orders::plain(0..backlog))
+        .await?;
+    namespace.drained(ORDERS, ORDERS, &topic, PATIENCE).await?;
+    #[expect(clippy::cast_precision_loss)]
+    Ok(backlog as f64 / started.elapsed().as_secs_f64())
+}
+
+/// Produces records as a sine wave says, from none to two and a half times what a pod can do, and
+/// looks at the pods meanwhile. The first record has the number `produced`; the next one's is given.
+async fn wave(
+    namespace: &Namespace,
+    mut produced: u64,
+    capacity: f64,
+    seconds: u32,
+) -> Result<(u64, Vec<Second>)> {
+    let period = f64::from(seconds) / WAVES;
+    let topic = orders::topic(namespace);
+    let mut course = Vec::new();
     let mut clock = tokio::time::interval(Duration::from_secs(1));
     for second in 0..seconds {
         clock.tick().await;
         let wave = (f64::from(second) * TAU / period - TAU / 4.0).sin();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let load = (mean + amplitude * wave) as u64;
+        let load = (1.25 * capacity * (1.0 + wave)) as u64;
         let records = orders::plain(produced..produced + load);
         namespace.kafka.produce(&topic, records).await?;
         produced += load;
@@ -195,17 +213,23 @@ fn a_wave_of_records_is_followed_without_swinging() {
             .expect("MILLSTREAM_E2E_WAVE_SECONDS is a number")
     });
     with_temp_namespace("scaling", async |namespace| {
-        let mut manifest = scaled(
-            namespace,
-            json!({"minReplicas": 1, "targetLag": 5000, "stabilization": {"down": "30s"}}),
-        );
         // So slow that it takes several pods.
-        manifest["spec"]["resources"] =
-            json!({"requests": {"cpu": "50m"}, "limits": {"cpu": "150m", "memory": "256Mi"}});
+        let resources =
+            json!({"requests": {"cpu": "50m"}, "limits": {"cpu": "60m", "memory": "256Mi"}});
+        let mut manifest = scaled(namespace, json!({"minReplicas": 1, "maxReplicas": 1}));
+        manifest["spec"]["resources"] = resources;
+        manifest["spec"]["sinks"][0]["sql"] = json!(
+            "SELECT id, version, name, note, amount FROM records \
+            WHERE levenshtein(repeat(name, 25), repeat(name, 24)) > 0"
+        );
         namespace.apply(&manifest.to_string()).await?;
         namespace.ready(ORDERS).await?;
-        let waves = 2.0;
-        let (produced, course) = wave(namespace, seconds, f64::from(seconds) / waves).await?;
+        let backlog = 5_000;
+        let capacity = capacity(namespace, backlog).await?;
+        manifest["spec"]["scaling"] =
+            json!({"minReplicas": 1, "targetLag": 1000, "stabilization": {"down": "30s"}});
+        namespace.apply(&manifest.to_string()).await?;
+        let (produced, course) = wave(namespace, backlog, capacity, seconds).await?;
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
         std::fs::create_dir_all(&folder)?;
         let path = folder.join("scaling.svg");
@@ -213,7 +237,8 @@ fn a_wave_of_records_is_followed_without_swinging() {
         let most = course.iter().map(|second| second.replicas).max();
         let turns = turns(&course);
         println!(
-            "{produced} records in {waves} waves: {most:?} pods at most, {turns} turns; {}",
+            "a pod does {capacity:.0} records a second; {produced} records in {WAVES} waves: \
+            {most:?} pods at most, {turns} turns; {}",
             path.display()
         );
         // Up and down with each wave; and once to find out what a pod can do.

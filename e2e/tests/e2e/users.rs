@@ -1,7 +1,6 @@
 //! The users pipeline of the examples: every row that the API gave is in the table once, intact.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::jiff::Timestamp;
@@ -10,13 +9,10 @@ use scylla::value::CqlTimestamp;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::example::root;
+
 const USERS: &str = "users";
 const SINK: &str = "created-users";
-
-fn root() -> PathBuf {
-    let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-    crate_folder.parent().unwrap_or(crate_folder).to_owned()
-}
 
 /// `examples/users/pipeline.yaml`, with its names made this test's own.
 fn example(namespace: &Namespace, apis: &Apis<'_>) -> Result<Value> {
@@ -42,7 +38,7 @@ fn text(record: &Value, pointer: &str) -> Option<String> {
     }
 }
 
-fn uuid(record: &Value) -> Result<Uuid> {
+pub fn uuid(record: &Value) -> Result<Uuid> {
     let id = text(record, "/login/uuid").context("a user has a uuid")?;
     Ok(id.parse()?)
 }
@@ -82,7 +78,7 @@ type UserRow = (
 );
 
 /// The table's rows by id; an id is there once, because it is the key.
-async fn rows(namespace: &Namespace) -> Result<BTreeMap<Uuid, Vec<Option<String>>>> {
+pub async fn rows(namespace: &Namespace) -> Result<BTreeMap<Uuid, Vec<Option<String>>>> {
     let cql = format!(
         "SELECT id, first_name, last_name, gender, address, post_code, email, username, \
          registered_date, phone, picture FROM {}.created_users",
@@ -98,7 +94,7 @@ async fn rows(namespace: &Namespace) -> Result<BTreeMap<Uuid, Vec<Option<String>
         .collect())
 }
 
-fn expected(users: &[Value]) -> Result<BTreeMap<Uuid, Vec<Option<String>>>> {
+pub fn expected(users: &[Value]) -> Result<BTreeMap<Uuid, Vec<Option<String>>>> {
     users
         .iter()
         .map(|user| Ok((uuid(user)?, cells(user))))

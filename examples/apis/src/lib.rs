@@ -6,17 +6,21 @@
 //! | `GET /api/?results=N&seed=S&page=P` | Randomuser |
 //! | `GET /resource/<id>.json?$limit&$offset&$order&$select` | Socrata (SODA 2) |
 //! | `GET /pages/numbered`, `/pages/cursor`, `/pages/linked` | APIs with other pages; see [`pages`] |
+//! | `GET /files/<name>.ndjson`, `.ndjson.gz`, `.zip` | a server of files; see [`files`] |
 //! | `GET /sent?ids=false`, `DELETE /sent` | tells, or forgets, what was served |
 //! | `GET`, `POST`, `DELETE /faults` | see [`faults`] |
 
 pub mod dataset;
 pub mod faults;
+pub mod files;
 mod nations;
 pub mod pages;
 pub mod randomuser;
+mod recordings;
 mod sent;
 pub mod socrata;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -40,6 +44,8 @@ pub struct Options {
     pub records: u64,
     /// Served in place of generated records, by every route.
     pub recorded: Option<Dataset>,
+    /// Folder of the files that `/files/` serves in place of generated ones.
+    pub files: Option<PathBuf>,
     /// What requests to `/pages/` have to know; nothing where absent.
     pub token: Option<String>,
     /// Requests to `/pages/` that are answered in a second; all where absent.
@@ -52,6 +58,7 @@ pub struct Apis {
     recorded: Option<Dataset>,
     /// The dataset of `/resource/`, where nothing recorded takes its place.
     generated: Dataset,
+    files: Option<PathBuf>,
     /// Calls of `/api/` without a seed so far: each gets records of its own.
     calls: AtomicU64,
     /// Recorded records that `/api/` has served so far.
@@ -77,6 +84,7 @@ impl Apis {
             admission: Admission::new(&options),
             seed: options.seed,
             recorded: options.recorded,
+            files: options.files,
             calls: AtomicU64::new(0),
             position: AtomicU64::new(0),
             users_sent: Sent::default(),
@@ -105,6 +113,7 @@ pub fn router(apis: Arc<Apis>) -> Router {
         .route("/api", get(randomuser::serve))
         .route("/api/", get(randomuser::serve))
         .route("/resource/{file}", get(socrata::serve))
+        .route("/files/{file}", get(files::serve))
         .route("/sent", get(sent::show).delete(sent::forget))
         .route(
             "/faults",

@@ -19,6 +19,7 @@ Examples:
       curl -g 'http://127.0.0.1:8090/resource/w7w3-xahh.json?$select=count(*)'
       curl -H 'X-Api-Key: T' 'http://127.0.0.1:8090/pages/numbered?page=2&per_page=10'
       curl -i 'http://127.0.0.1:8090/pages/linked?per_page=10'  with a Link header; also /pages/cursor
+      curl -O http://127.0.0.1:8090/files/sessions.zip          also meetup_rsvps; .ndjson, .ndjson.gz
       curl 'http://127.0.0.1:8090/sent?ids=false'               what was served so far
 
   millstream-apis --data recorded.jsonl.gz
@@ -48,6 +49,9 @@ struct Arguments {
     /// Serve these records: JSON lines, a JSON array or a Randomuser answer; `.gz` too.
     #[arg(long, env = "MILLSTREAM_APIS_DATA", value_name = "FILE")]
     data: Option<PathBuf>,
+    /// Serve this folder's NAME.ndjson or NAME.ndjson.gz at /files/NAME.ndjson, .ndjson.gz and .zip.
+    #[arg(long, env = "MILLSTREAM_APIS_FILES", value_name = "FOLDER")]
+    files: Option<PathBuf>,
     /// What requests to /pages/ have to know, as bearer token, X-Api-Key or api_key.
     #[arg(long, env = "MILLSTREAM_APIS_TOKEN")]
     token: Option<String>,
@@ -69,6 +73,7 @@ async fn main() -> Result<()> {
         seed: arguments.seed,
         records: arguments.records,
         recorded,
+        files: arguments.files,
         token: arguments.token,
         rate: arguments.rate,
     });

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::HashSet;
+use std::io::{Read, Write};
 use std::time::Duration;
 
 use millstream_apis::dataset::Dataset;
@@ -356,4 +357,102 @@ async fn pages_ask_for_a_token_and_limit_the_rate() {
     let response = get().bearer_auth("T").send().await.unwrap();
     assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(response.headers()["retry-after"], "1");
+}
+
+fn lines(text: &str) -> Vec<Value> {
+    let lines = text.lines().map(serde_json::from_str);
+    lines.collect::<Result<_, _>>().unwrap()
+}
+
+#[tokio::test]
+async fn files_come_in_the_packing_that_their_name_asks_for() {
+    let server = Server::start(None).await;
+    for name in ["meetup_rsvps", "sessions"] {
+        let file = async |ending: &str| {
+            let response = server.get(&format!("/files/{name}{ending}"), &[]).await;
+            assert_eq!(response.status(), StatusCode::OK, "{name}{ending}");
+            response.bytes().await.unwrap().to_vec()
+        };
+        let plain = file(".ndjson").await;
+        assert!(lines(str::from_utf8(&plain).unwrap()).len() > 1_000);
+        let mut unpacked = Vec::new();
+        let packed = file(".ndjson.gz").await;
+        flate2::read::GzDecoder::new(&packed[..])
+            .read_to_end(&mut unpacked)
+            .unwrap();
+        assert_eq!(unpacked, plain);
+        let packed = std::io::Cursor::new(file(".zip").await);
+        let mut archive = zip::ZipArchive::new(packed).unwrap();
+        assert_eq!(archive.len(), 1);
+        let mut member = archive.by_name(&format!("{name}.ndjson")).unwrap();
+        unpacked.clear();
+        member.read_to_end(&mut unpacked).unwrap();
+        assert_eq!(unpacked, plain);
+    }
+    for path in [
+        "/files/sessions.csv",
+        "/files/nothing.zip",
+        "/files/sessions",
+    ] {
+        assert_eq!(server.get(path, &[]).await.status(), StatusCode::NOT_FOUND);
+    }
+}
+
+#[tokio::test]
+async fn files_of_the_folder_take_the_place_of_generated_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = std::fs::File::create(folder.path().join("sessions.ndjson.gz")).unwrap();
+    let mut packed = flate2::write::GzEncoder::new(file, Default::default());
+    packed.write_all(b"{\"a\":1}\n").unwrap();
+    packed.finish().unwrap();
+    std::fs::write(folder.path().join("secret.ndjson"), "{}\n").unwrap();
+    let path = folder.path().display().to_string().replace('/', "%2F");
+    let server = Server::start_with(Options {
+        files: Some(folder.path().to_owned()),
+        ..Options::default()
+    })
+    .await;
+    let text = server.get("/files/sessions.ndjson", &[]).await;
+    assert_eq!(text.text().await.unwrap(), "{\"a\":1}\n");
+    let text = server.get("/files/meetup_rsvps.ndjson", &[]).await;
+    assert!(text.text().await.unwrap().len() > 1_000);
+    for path in [
+        "/files/nothing.ndjson",
+        "/files/..%2Fsecret.ndjson",
+        &format!("/files/{path}%2Fsecret.ndjson"),
+    ] {
+        assert_eq!(server.get(path, &[]).await.status(), StatusCode::NOT_FOUND);
+    }
+}
+
+#[tokio::test]
+async fn generated_recordings_have_every_form_that_recorded_ones_have() {
+    let server = Server::start(None).await;
+    let text = server.get("/files/meetup_rsvps.ndjson", &[]).await;
+    let rsvps = lines(&text.text().await.unwrap());
+    let count = |test: &dyn Fn(&Value) -> bool| rsvps.iter().filter(|rsvp| test(rsvp)).count();
+    assert_eq!(rsvps.len(), 5_000);
+    assert!(count(&|rsvp| rsvp.get("venue").is_none()) > 500);
+    assert!(count(&|rsvp| rsvp["venue"]["lat"] == json!(0)) > 50);
+    assert!(count(&|rsvp| rsvp["venue"]["lat"].is_f64()) > 2_000);
+    let ids: HashSet<_> = rsvps.iter().map(|rsvp| rsvp["rsvp_id"].as_i64()).collect();
+    assert!((3_000..4_900).contains(&ids.len()), "{}", ids.len());
+    let times: Vec<_> = rsvps.iter().map(|rsvp| rsvp["mtime"].as_i64()).collect();
+    assert!(times.windows(2).any(|pair| pair[1] < pair[0]));
+
+    let text = server.get("/files/sessions.ndjson", &[]).await;
+    let events = lines(&text.text().await.unwrap());
+    let count = |test: &dyn Fn(&Value) -> bool| events.iter().filter(|event| test(event)).count();
+    let starts = count(&|event| event["event"] == "start");
+    assert_eq!(starts, 3_000);
+    let ends = events.len() - starts;
+    assert!((2_700..3_000).contains(&ends), "{ends}");
+    assert!(count(&|event| event["event"] == "start" && event.get("country").is_none()) > 0);
+    assert!(count(&|event| event["player_id"] == "876c25fb17ef465b9573db4e815cad62") > 20);
+    let dates = events
+        .iter()
+        .map(|event| event["ts"].as_str().unwrap()[..10].to_owned());
+    let dates: std::collections::BTreeSet<_> = dates.collect();
+    assert!((10..20).contains(&dates.len()), "{dates:?}");
+    assert!(dates.iter().any(|date| date.starts_with("2015")));
 }

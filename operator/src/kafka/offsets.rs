@@ -6,13 +6,13 @@ use std::{
     time::Instant,
 };
 
-use millstream_api::worker::CommitMetadata;
+use millstream_api::worker::{CommitMetadata, RunProgress};
 use rdkafka::{
     Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer},
     error::{KafkaError as DriverError, RDKafkaErrorCode as Code},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{Kafka, KafkaError, TIMEOUT, client::LastError, options};
 
@@ -42,8 +42,31 @@ pub struct Committed {
 impl Kafka {
     /// The mark of a topic, where it has one.
     pub async fn mark(&self, topic: &str) -> Result<Option<TopicMark>, KafkaError> {
+        self.kept(&mark_group(topic), topic).await
+    }
+
+    /// How far the run is whose worker kept a position last.
+    pub async fn run_progress(
+        &self,
+        group: &str,
+        topic: &str,
+    ) -> Result<Option<RunProgress>, KafkaError> {
+        #[derive(Deserialize)]
+        struct Position {
+            run: Option<RunProgress>,
+        }
+        let position: Option<Position> = self.kept(group, topic).await?;
+        Ok(position.and_then(|position| position.run))
+    }
+
+    /// What a group keeps beside its offset in a topic's first partition, where it can be read.
+    async fn kept<T: DeserializeOwned + Send + 'static>(
+        &self,
+        group: &str,
+        topic: &str,
+    ) -> Result<Option<T>, KafkaError> {
         let name = topic.to_string();
-        self.with_consumer(&mark_group(topic), move |consumer| {
+        self.with_consumer(group, move |consumer| {
             let mut list = TopicPartitionList::new();
             list.add_partition(&name, 0);
             let committed = consumer.committed_offsets(list, TIMEOUT)?;

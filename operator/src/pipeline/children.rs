@@ -9,6 +9,7 @@ use kube::{Resource, ResourceExt};
 use millstream_api::{
     DataPipeline, GROUP, Keyspace,
     keyspace::TableSpec,
+    schedule::Schedule,
     worker::{HTTP_PORT, MAX_DEAD_LETTER_BYTES, SERVE_PORT, WorkerConfig},
 };
 use millstream_plan::Refusal;
@@ -25,6 +26,12 @@ pub const OPERATOR: &str = "millstream";
 pub const PIPELINE: &str = "millstream.dev/pipeline";
 /// Label with the stage.
 pub const STAGE: &str = "app.kubernetes.io/component";
+/// Annotation of the pods with the hash of their configuration.
+pub const CONFIG_HASH: &str = "millstream.dev/config-hash";
+/// Annotation of a Job with the time of its run.
+pub const AT: &str = "millstream.dev/scheduled-at";
+/// Annotation of a Job with the value by which its run was asked for.
+pub const RUN: &str = "millstream.dev/run-now";
 /// Label of Keyspaces that no person made.
 pub const CREATED_BY: &str = "millstream.dev/created-by";
 
@@ -201,15 +208,6 @@ pub fn deployment(pipeline: &DataPipeline, pods: &Pods) -> Value {
             json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}})
         }
     };
-    let mut annotations = json!({
-        "millstream.dev/config-hash": hash(pods.yaml),
-        "prometheus.io/scrape": "true",
-        "prometheus.io/port": HTTP_PORT.to_string(),
-        "prometheus.io/path": "/metrics",
-    });
-    if let Some(version) = pods.credentials {
-        annotations["millstream.dev/credentials-version"] = json!(version);
-    }
     let mut object = child(pipeline, "Deployment", &name, Some(stage));
     object["apiVersion"] = json!("apps/v1");
     object["spec"] = json!({
@@ -217,12 +215,58 @@ pub fn deployment(pipeline: &DataPipeline, pods: &Pods) -> Value {
         "revisionHistoryLimit": 2,
         "selector": {"matchLabels": selector(pipeline, stage)},
         "strategy": strategy,
-        "template": {
-            "metadata": {"labels": labels(pipeline, Some(stage)), "annotations": annotations},
-            "spec": pod(pipeline, pods),
-        },
+        "template": template(pipeline, pods),
     });
     object
+}
+
+/// The Job of a run. Its note is an annotation: why it was begun.
+pub fn job(
+    pipeline: &DataPipeline,
+    pods: &Pods,
+    name: &str,
+    note: (&str, &str),
+    schedule: &Schedule,
+) -> Value {
+    let mut template = template(pipeline, pods);
+    template["spec"]["restartPolicy"] = json!("Never");
+    if let Some(arguments) = template["spec"]["containers"][0]["args"].as_array_mut() {
+        arguments.extend([json!("--run"), json!(name)]);
+        if let Some(limit) = schedule.run_for {
+            let seconds = std::time::Duration::from(limit).as_secs_f64();
+            arguments.extend([json!("--run-for"), json!(seconds.to_string())]);
+        }
+    }
+    let mut object = child(pipeline, "Job", name, Some(pods.stage));
+    object["apiVersion"] = json!("batch/v1");
+    object["metadata"]["annotations"] = json!({note.0: note.1});
+    object["spec"] = json!({
+        "backoffLimit": 6,
+        // Two at once would read the source twice.
+        "podReplacementPolicy": "Failed",
+        // A pod that is evicted says nothing of the run.
+        "podFailurePolicy": {
+            "rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}],
+        },
+        "template": template,
+    });
+    object
+}
+
+fn template(pipeline: &DataPipeline, pods: &Pods) -> Value {
+    let mut annotations = json!({
+        CONFIG_HASH: hash(pods.yaml),
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": HTTP_PORT.to_string(),
+        "prometheus.io/path": "/metrics",
+    });
+    if let Some(version) = pods.credentials {
+        annotations["millstream.dev/credentials-version"] = json!(version);
+    }
+    json!({
+        "metadata": {"labels": labels(pipeline, Some(pods.stage)), "annotations": annotations},
+        "spec": pod(pipeline, pods),
+    })
 }
 
 fn pod(pipeline: &DataPipeline, pods: &Pods) -> Value {
@@ -239,7 +283,7 @@ fn pod(pipeline: &DataPipeline, pods: &Pods) -> Value {
     }
     let more = match pods.stage {
         Stage::Ingest => pipeline.spec.source.files().map(volumes::of),
-        Stage::Process => Some(volumes::of_lookups(&pipeline.spec.lookups)),
+        Stage::Process => Some(volumes::of_process(&pipeline.spec)),
         Stage::Serve => None,
     };
     for (volume, mount) in more.into_iter().flatten() {

@@ -19,6 +19,7 @@ use super::{
     provision::{
         cassandra_access, kafka_access, keyspaces, pipeline_ref, registry_access, watched,
     },
+    runs::Runs,
 };
 use crate::{
     context::Context,
@@ -82,7 +83,7 @@ async fn remove(pipeline: &DataPipeline, context: &Context) -> Result<(), Error>
     delete_groups(pipeline, context).await
 }
 
-/// Deletes the Deployments, and waits until their pods are gone.
+/// Deletes the Deployments and the runs, and waits until their pods are gone.
 async fn stop(pipeline: &DataPipeline, context: &Context) -> Result<(), Error> {
     let api = context.api::<Deployment>(&namespace(pipeline));
     for stage in Stage::ALL {
@@ -99,6 +100,10 @@ async fn stop(pipeline: &DataPipeline, context: &Context) -> Result<(), Error> {
             Err(error) => return Err(error.into()),
         }
     }
+    Runs::look(pipeline, context)
+        .await?
+        .clear(pipeline, context)
+        .await?;
     // Asked for, as what is watched may be older than the deletion.
     let selector = ListParams::default().labels(&format!("{PIPELINE}={}", pipeline.name_any()));
     let pods = context.api::<Pod>(&namespace(pipeline));

@@ -1,6 +1,9 @@
 //! Sees to it that a child is as it must be, and writes only where it isn't.
 
-use kube::{Resource, ResourceExt};
+use kube::{
+    Resource, ResourceExt,
+    api::{DeleteParams, Preconditions},
+};
 use millstream_api::DataPipeline;
 use serde_json::{Value, json};
 
@@ -9,6 +12,7 @@ use crate::{
     context::{Context, Kind, MANAGER},
     controller::namespace,
     error::Error,
+    metrics::System,
 };
 
 /// Annotation with the hash of what was last applied: it tells when something was taken out.
@@ -50,6 +54,32 @@ pub async fn ensure_part<K: Kind>(
         .apply::<K>(&namespace(pipeline), manager, &desired)
         .await?;
     Ok(true)
+}
+
+/// Deletes an object, if it is there and the pipeline's.
+pub async fn delete<K: Kind>(
+    pipeline: &DataPipeline,
+    context: &Context,
+    name: &str,
+    how: DeleteParams,
+) -> Result<(), Error> {
+    let api = context.api::<K>(&namespace(pipeline));
+    let Some(live) = api.get_opt(name).await? else {
+        return Ok(());
+    };
+    if check_owner(pipeline, &live).is_err() || live.meta().deletion_timestamp.is_some() {
+        return Ok(());
+    }
+    let this_one = Preconditions {
+        uid: live.uid(),
+        resource_version: None,
+    };
+    context.metrics.wrote(System::Kubernetes);
+    match api.delete(name, &how.preconditions(this_one)).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Refuses to take over what somebody else made under the same name.

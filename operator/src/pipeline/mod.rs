@@ -1,5 +1,6 @@
 //! `DataPipeline`: source → topic → SQL → tables. Accept, provision, run, observe, report.
 
+mod after;
 pub mod children;
 mod deletion;
 mod ensure;
@@ -8,13 +9,17 @@ mod observe;
 pub mod offsets;
 mod provision;
 mod report;
+mod runs;
 pub mod scaling;
 mod serve;
 mod start;
 
 use std::time::Duration;
 
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
+use k8s_openapi::{
+    api::{apps::v1::Deployment, batch::v1::Job, core::v1::ConfigMap},
+    jiff::Timestamp,
+};
 use kube::{
     Api, Client, Resource, ResourceExt,
     core::DeserializeGuard,
@@ -34,6 +39,7 @@ use self::{
     offsets::look,
     provision::{keyspaces, provision},
     report::report,
+    runs::Runs,
 };
 use crate::{context::Context, controller::Reconcile, error::Error};
 
@@ -56,6 +62,7 @@ pub fn controller(
     let pipelines = controller.store();
     controller
         .owns(Api::<Deployment>::all(client.clone()), mine())
+        .owns(Api::<Job>::all(client.clone()), mine())
         .owns(Api::<ConfigMap>::all(client.clone()), mine())
         .owns(Api::<DeserializeGuard<Topic>>::all(client.clone()), mine())
         .watches(
@@ -94,19 +101,20 @@ impl Reconcile for DataPipeline {
         }
         let deletes = self.spec.deletion_policy == DeletionPolicy::Delete;
         context.hold(self, FINALIZER, deletes).await?;
+        let mut runs = Runs::look(self, context).await?;
         let offsets = look(self, context).await;
         let keyspaces = keyspaces(self, context);
         let accepted = accept(self, &keyspaces).map_err(Error::from);
         let outcome = match accepted {
             Ok(accepted) => {
-                let provisioned = provision(self, context, &accepted, &offsets).await;
+                let provisioned = provision(self, context, &accepted, &offsets, &mut runs).await;
                 // It needs the tables alone: what else there is may be away.
                 let served = serve::provision(self, context, &accepted).await;
                 provisioned.and(served)
             }
             Err(error) => Err(error),
         };
-        let observed = observe(self, context, &offsets).await;
+        let observed = observe(self, context, &offsets, runs).await;
         report(self, context, &outcome, &observed).await?;
         outcome.map(|()| Action::requeue(pace(self, &observed)))
     }
@@ -115,9 +123,15 @@ impl Reconcile for DataPipeline {
 fn pace(pipeline: &DataPipeline, observed: &Observed) -> Duration {
     let process = observed.stages.get(&Stage::Process);
     let at_zero = process.is_some_and(|stage| stage.wanted == 0);
-    if at_zero && pipeline.spec.scaling.is_some() && !pipeline.spec.paused {
-        PACE_AT_ZERO
-    } else {
-        PACE
-    }
+    let pace = match at_zero && pipeline.spec.scaling.is_some() && !pipeline.spec.paused {
+        true => PACE_AT_ZERO,
+        false => PACE,
+    };
+    // Just behind the time of the next run, if that comes first.
+    let next = observed
+        .runs
+        .next
+        .map(|next| next.duration_since(Timestamp::now()));
+    let next = next.and_then(|next| Duration::try_from(next).ok());
+    next.map_or(pace, |next| pace.min(next + Duration::from_millis(50)))
 }

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
+use k8s_openapi::{
+    api::{apps::v1::Deployment, core::v1::Pod},
+    jiff::Timestamp,
+};
 use kube::ResourceExt;
 use millstream_api::{
     DataPipeline,
@@ -13,8 +16,10 @@ use millstream_api::{
 };
 
 use super::{
-    children::{PIPELINE, STAGE, Stage},
+    after,
+    children::{CONFIG_HASH, PIPELINE, STAGE, Stage},
     offsets::Offsets,
+    runs::Runs,
 };
 use crate::{context::Context, controller::namespace, error::Error};
 
@@ -28,6 +33,12 @@ pub struct Observed {
     pub progress: Option<Progress>,
     /// Identity of the topic in which every sink was found to have a place, in this visit.
     pub started: Option<String>,
+    /// Hash of the configuration with which the source is read, where a Deployment reads it.
+    pub configuration: Option<String>,
+    /// What is seen of runs, and was done.
+    pub runs: Runs,
+    /// What must come before the source is read.
+    pub waits_for: Option<String>,
 }
 
 /// What was seen of a stage's Deployment.
@@ -63,10 +74,12 @@ pub async fn observe(
     pipeline: &DataPipeline,
     context: &Context,
     offsets: &Result<Option<Offsets>, Error>,
+    runs: Runs,
 ) -> Observed {
     let pods = pods(pipeline, context);
     let deployments = context.api::<Deployment>(&namespace(pipeline));
     let mut stages = BTreeMap::new();
+    let mut configuration = None;
     for stage in Stage::ALL {
         let name = stage.object_name(pipeline);
         // Asked for, as what is watched may be older than what was just applied.
@@ -77,12 +90,16 @@ pub async fn observe(
                 None
             }
         };
+        let mut of_stage = pods.iter().filter(|(of, _)| *of == stage);
         if let Some(deployment) = deployment {
-            let trouble = pods
-                .iter()
-                .filter(|(of, _)| *of == stage)
-                .find_map(|(_, pod)| trouble(pod));
+            if stage == Stage::Ingest {
+                configuration = configuration_of(&deployment);
+            }
+            let trouble = of_stage.find_map(|(_, pod)| trouble(pod));
             stages.insert(stage, observed_stage(&deployment, trouble));
+        } else if stage == Stage::Ingest && pipeline.spec.schedule.is_some() {
+            let of_stage = of_stage.map(|(_, pod)| pod.as_ref());
+            stages.insert(stage, observed_runs(of_stage));
         }
     }
     if let Err(error) = offsets {
@@ -90,7 +107,7 @@ pub async fn observe(
     }
     Observed {
         stages,
-        workers: ask_workers(context, &pods).await,
+        workers: ask_workers(context, &pods, configuration.as_deref()).await,
         progress: offsets
             .as_ref()
             .ok()
@@ -101,6 +118,33 @@ pub async fn observe(
             .of_pipeline(&pipeline.uid().unwrap_or_default(), |memory| {
                 memory.started.take()
             }),
+        configuration,
+        runs,
+        waits_for: after::waits_for(pipeline, context, Timestamp::now()),
+    }
+}
+
+fn configuration_of(deployment: &Deployment) -> Option<String> {
+    let template = &deployment.spec.as_ref()?.template;
+    let annotations = template.metadata.as_ref()?.annotations.as_ref()?;
+    annotations.get(CONFIG_HASH).cloned()
+}
+
+/// The pods of runs: there may be none, and that is all right.
+fn observed_runs<'a>(pods: impl Iterator<Item = &'a Pod>) -> ObservedStage {
+    let at_work = pods.filter(|pod| {
+        let phase = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.phase.as_deref());
+        !matches!(phase, Some("Succeeded" | "Failed"))
+    });
+    let at_work: Vec<_> = at_work.collect();
+    ObservedStage {
+        pods: at_work.len() as i32,
+        rolled_out: true,
+        trouble: at_work.into_iter().find_map(trouble),
+        ..ObservedStage::default()
     }
 }
 
@@ -165,16 +209,22 @@ fn trouble(pod: &Pod) -> Option<String> {
 }
 
 /// Asks each running worker for its errors. One that doesn't answer has nothing to say.
-async fn ask_workers(context: &Context, pods: &[(Stage, Arc<Pod>)]) -> Vec<(Stage, WorkerStatus)> {
+async fn ask_workers(
+    context: &Context,
+    pods: &[(Stage, Arc<Pod>)],
+    configuration: Option<&str>,
+) -> Vec<(Stage, WorkerStatus)> {
     let running = pods.iter().filter_map(|(stage, pod)| {
         let status = pod.status.as_ref()?;
         let running =
             status.phase.as_deref() == Some("Running") && pod.metadata.deletion_timestamp.is_none();
         let address = running.then(|| status.pod_ip.clone()).flatten()?;
-        Some((*stage, address))
+        let hash = pod.annotations().get(CONFIG_HASH);
+        let current = hash.map(String::as_str) == configuration;
+        Some((*stage, address, current))
     });
     let asked: Vec<_> = running.collect();
-    let answers = stream::iter(asked).map(|(stage, address)| async move {
+    let answers = stream::iter(asked).map(|(stage, address, current)| async move {
         let host = if address.contains(':') {
             format!("[{address}]")
         } else {
@@ -182,7 +232,10 @@ async fn ask_workers(context: &Context, pods: &[(Stage, Arc<Pod>)]) -> Vec<(Stag
         };
         let url = format!("http://{host}:{HTTP_PORT}/status");
         let answer = context.http.get(url).send().await.ok()?;
-        Some((stage, answer.json::<WorkerStatus>().await.ok()?))
+        let mut status = answer.json::<WorkerStatus>().await.ok()?;
+        // One with another configuration has read another source, maybe.
+        status.complete &= current;
+        Some((stage, status))
     });
     let mut answers: Vec<_> = answers
         .buffer_unordered(8)

@@ -9,6 +9,7 @@ use k8s_openapi::{
         core::v1::{ConfigMap, Secret},
     },
     apimachinery::pkg::apis::meta::v1::Condition,
+    jiff::Timestamp,
 };
 use kube::{
     ResourceExt,
@@ -29,9 +30,11 @@ use millstream_api::{
 use millstream_plan::{Accepted, PlanError, RecordSchema, find_keyspace, keyspace_manager};
 
 use super::{
+    after,
     children::{self, Pods, Stage},
     ensure::{check_owner, ensure, ensure_part},
     offsets::Offsets,
+    runs::Runs,
     scaling::{self, Bounds, Load},
     start::start,
 };
@@ -51,6 +54,7 @@ pub async fn provision(
     context: &Context,
     accepted: &Accepted,
     offsets: &Result<Option<Offsets>, Error>,
+    runs: &mut Runs,
 ) -> Result<(), Error> {
     // 1. What Kafka and Cassandra must have, as resources of their own.
     let mut applied = apply_topics(pipeline, context, accepted).await?;
@@ -93,8 +97,12 @@ pub async fn provision(
         let replicas = match stage {
             // With another topic the source would be read anew: a person decides about that.
             Stage::Ingest if matches!(stopped, Some(Error::DataGap { .. })) => continue,
+            Stage::Ingest => {
+                let credentials = credentials.as_deref();
+                ingest(pipeline, context, accepted, &config, credentials, runs).await?;
+                continue;
+            }
             _ if pipeline.spec.paused => 0,
-            Stage::Ingest => 1,
             Stage::Process if stopped.is_some() => 0,
             Stage::Process => process_replicas(pipeline, context, &topic, offsets).await?,
             Stage::Serve => 0,
@@ -110,6 +118,57 @@ pub async fn provision(
         .await?;
     }
     stopped.map_or(Ok(()), Err)
+}
+
+/// Sees to the pods that read the source: those of runs, or of a Deployment.
+async fn ingest(
+    pipeline: &DataPipeline,
+    context: &Context,
+    accepted: &Accepted,
+    config: &WorkerConfig,
+    credentials: Option<&str>,
+    runs: &mut Runs,
+) -> Result<(), Error> {
+    let stage = Stage::Ingest;
+    if let Some((schedule, calendar)) = pipeline
+        .spec
+        .schedule
+        .as_ref()
+        .zip(accepted.calendar.as_ref())
+    {
+        let yaml = apply_config(pipeline, context, stage, config).await?;
+        let pods = Pods {
+            stage,
+            replicas: 1,
+            worker: &context.config.worker,
+            yaml: &yaml,
+            credentials,
+        };
+        return runs
+            .drive(pipeline, context, schedule, calendar, &pods)
+            .await;
+    }
+    let waits = after::waits_for(pipeline, context, Timestamp::now()).is_some();
+    if waits || !runs.clear(pipeline, context).await? {
+        return Ok(());
+    }
+    let rests = pipeline.spec.paused || has_succeeded(pipeline, config)?;
+    let replicas = i32::from(!rests);
+    apply_stage(pipeline, context, stage, config, replicas, credentials).await
+}
+
+/// Whether the source has given all that it has with this configuration, and all of it is stored.
+fn has_succeeded(pipeline: &DataPipeline, config: &WorkerConfig) -> Result<bool, Error> {
+    let status = pipeline.status.as_ref();
+    let source = status.and_then(|status| status.source.as_ref());
+    let complete = source.filter(|source| source.complete);
+    let configuration = complete.and_then(|source| source.configuration.as_ref());
+    let conditions = status.map_or(&[][..], |status| &status.conditions);
+    let succeeded = conditions::find(conditions, condition::SUCCEEDED);
+    Ok(
+        succeeded.is_some_and(|succeeded| succeeded.status == "True")
+            && configuration == Some(&children::hash(&children::worker_yaml(config)?)),
+    )
 }
 
 /// The offsets, if they are those of the topic that the resources tell of.
@@ -514,6 +573,21 @@ fn configs(
     ]
 }
 
+/// Sees to a stage's configuration; its text.
+async fn apply_config(
+    pipeline: &DataPipeline,
+    context: &Context,
+    stage: Stage,
+    config: &WorkerConfig,
+) -> Result<String, Error> {
+    let name = stage.object_name(pipeline);
+    let yaml = children::worker_yaml(config)?;
+    let live: Option<Arc<ConfigMap>> = watched(&context.stores.config_maps, pipeline, &name);
+    let desired = children::config_map(pipeline, stage, &yaml);
+    ensure(pipeline, context, live.as_deref(), desired).await?;
+    Ok(yaml)
+}
+
 /// Sees to a stage's configuration and its pods.
 pub async fn apply_stage(
     pipeline: &DataPipeline,
@@ -523,11 +597,8 @@ pub async fn apply_stage(
     replicas: i32,
     credentials: Option<&str>,
 ) -> Result<(), Error> {
+    let yaml = apply_config(pipeline, context, stage, config).await?;
     let name = stage.object_name(pipeline);
-    let yaml = children::worker_yaml(config)?;
-    let live: Option<Arc<ConfigMap>> = watched(&context.stores.config_maps, pipeline, &name);
-    let desired = children::config_map(pipeline, stage, &yaml);
-    ensure(pipeline, context, live.as_deref(), desired).await?;
     let pods = Pods {
         stage,
         replicas,

@@ -3,17 +3,20 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kube::{Resource, ResourceExt};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{Resource, ResourceExt, runtime::events::EventType};
 use millstream_api::{
     DataPipeline, DataPipelineStatus,
     condition::{self, reason},
     pipeline::{SinkStatus, SourceStatus},
+    schedule::{RunOutcome, RunStatus},
     worker::SERVE_PART,
 };
 
 use super::{
     children::{Stage, process_selector},
     observe::{Observed, ObservedStage},
+    runs::Seen,
     serve,
 };
 use crate::{
@@ -23,6 +26,8 @@ use crate::{
     error::Error,
     metrics::SinkLabels,
 };
+
+const AT_ZERO: &str = "scaled to zero: records wait in the topic";
 
 /// Numbers are written at most this often.
 const PACE: Duration = Duration::from_secs(5);
@@ -61,7 +66,44 @@ pub async fn report(
     context
         .event_of_transition(pipeline, &before.conditions, &status.conditions)
         .await;
+    if let Some((type_, reason, note)) = run_that_ended(&before, &status) {
+        context.event(pipeline, type_, reason, note).await;
+    }
     Ok(())
+}
+
+/// What is to be told of the last run, if it has just come to its end.
+fn run_that_ended(
+    before: &DataPipelineStatus,
+    now: &DataPipelineStatus,
+) -> Option<(EventType, &'static str, String)> {
+    let run = now.last_run.as_ref()?;
+    let known = before
+        .last_run
+        .as_ref()
+        .filter(|known| known.name == run.name);
+    if known.is_some_and(|known| known.outcome == run.outcome) {
+        return None;
+    }
+    match run.outcome {
+        RunOutcome::Succeeded => Some((EventType::Normal, "RunSucceeded", of_run(run))),
+        RunOutcome::Failed => Some((EventType::Warning, "RunFailed", of_run(run))),
+        RunOutcome::Running | RunOutcome::Storing => None,
+    }
+}
+
+/// A run in one sentence.
+fn of_run(run: &RunStatus) -> String {
+    let name = &run.name;
+    let records = run.records.unwrap_or_default();
+    match run.outcome {
+        RunOutcome::Running => format!("run {name} reads the source"),
+        RunOutcome::Storing => format!("run {name} is over; the sinks store what it has read"),
+        RunOutcome::Succeeded => format!("run {name}: {records} records, all stored"),
+        RunOutcome::Failed => format!(
+            "run {name} has failed after {records} records: see the log of its last pod (kubectl logs job/{name})"
+        ),
+    }
 }
 
 fn status(
@@ -89,6 +131,20 @@ fn status(
     let ready_message = running.message.clone();
     verdicts.push(running);
     let sinks = sinks(pipeline, before, observed);
+    let source = source(pipeline, before, observed);
+    let runs = observed.runs.statuses(&Seen {
+        before,
+        stored: stored(pipeline, observed),
+    });
+    let last_run = match runs.last() {
+        Some(last) => Some(last.clone()),
+        None => before.last_run.clone(),
+    };
+    let last_run = last_run.filter(|_| pipeline.spec.schedule.is_some());
+    verdicts.extend(match &pipeline.spec.schedule {
+        Some(_) => Some(last_run_succeeded(last_run.as_ref())),
+        None => succeeded(pipeline, before, source.as_ref(), observed, &sinks),
+    });
     let process = observed.stages.get(&Stage::Process);
     DataPipelineStatus {
         observed_generation: generation,
@@ -106,7 +162,11 @@ fn status(
             .iter()
             .filter_map(|sink| sink.rows)
             .reduce(|a, b| a + b),
-        source: source(before, observed),
+        source,
+        last_run,
+        next_run: observed.runs.next.map(Time),
+        runs,
+        schedule: observed.runs.schedule.clone(),
         serve: serve::status(pipeline, observed),
         sinks,
     }
@@ -175,21 +235,34 @@ fn warning(observed: &Observed, sink: &str) -> Option<String> {
     warnings.min().map(|warning| clip(warning))
 }
 
-fn source(before: &DataPipelineStatus, observed: &Observed) -> Option<SourceStatus> {
+fn source(
+    pipeline: &DataPipeline,
+    before: &DataPipelineStatus,
+    observed: &Observed,
+) -> Option<SourceStatus> {
+    let configuration = observed.configuration.as_ref();
     let mut ingest = observed
         .workers
         .iter()
         .filter(|(stage, _)| *stage == Stage::Ingest)
         .peekable();
     if ingest.peek().is_none() {
-        // Nobody to ask: what was complete stays complete.
-        return before.source.as_ref().map(|source| SourceStatus {
-            complete: source.complete,
-            ..SourceStatus::default()
+        // Nobody to ask: what was complete stays complete, with the same configuration.
+        return before.source.as_ref().map(|source| {
+            let known = source.configuration.as_ref();
+            let same = configuration.is_none() || known == configuration;
+            let complete = source.complete && same && pipeline.spec.schedule.is_none();
+            SourceStatus {
+                complete,
+                configuration: known.filter(|_| complete).cloned(),
+                ..SourceStatus::default()
+            }
         });
     }
+    let complete = ingest.clone().all(|(_, status)| status.complete);
     Some(SourceStatus {
-        complete: ingest.clone().all(|(_, status)| status.complete),
+        complete,
+        configuration: configuration.filter(|_| complete).cloned(),
         last_error: errors(observed).get("ingest").map(|error| clip(error)),
         warning: ingest
             .find_map(|(_, status)| status.warnings.get("ingest").map(|text| clip(text))),
@@ -204,21 +277,96 @@ pub fn clip(error: &str) -> String {
     }
 }
 
+/// Whether every sink has stored all that is in the topic.
+fn stored(pipeline: &DataPipeline, observed: &Observed) -> bool {
+    let progress = observed.progress.as_ref();
+    progress.is_some_and(|progress| {
+        progress.sinks.len() == pipeline.spec.sinks.len()
+            && progress.sinks.iter().all(|sink| sink.lag == Some(0))
+    })
+}
+
+fn last_run_succeeded(last: Option<&RunStatus>) -> Verdict {
+    let say = |holds, reason: &str, message: String| {
+        Verdict::new(condition::SUCCEEDED, holds, reason, message)
+    };
+    let Some(run) = last else {
+        return say(Holds::False, reason::WAITING, "no run has begun yet".into());
+    };
+    let (holds, reason) = match run.outcome {
+        RunOutcome::Running | RunOutcome::Storing => (Holds::False, reason::RUNNING),
+        RunOutcome::Succeeded => (Holds::True, reason::SUCCEEDED),
+        RunOutcome::Failed => (Holds::False, reason::FAILED),
+    };
+    say(holds, reason, of_run(run))
+}
+
+/// Whether the source has come to its end, and every sink has stored all of it. Not said where it
+/// has none.
+fn succeeded(
+    pipeline: &DataPipeline,
+    before: &DataPipelineStatus,
+    source: Option<&SourceStatus>,
+    observed: &Observed,
+    sinks: &[SinkStatus],
+) -> Option<Verdict> {
+    if !pipeline.spec.source.ends() {
+        return None;
+    }
+    let say = |holds, reason: &str, message: &str| {
+        Some(Verdict::new(condition::SUCCEEDED, holds, reason, message))
+    };
+    let of_now = |source: &&SourceStatus| source.complete && source.configuration.is_some();
+    let Some(now) = source.filter(of_now) else {
+        let message = "the source hasn't come to its end";
+        return say(Holds::False, reason::RUNNING, message);
+    };
+    // It was complete before it was looked at the sinks: all of it was in the topic then.
+    let known = before.source.as_ref();
+    let complete = known.is_some_and(|known| known.configuration == now.configuration);
+    match conditions::find(&before.conditions, condition::SUCCEEDED) {
+        // Once it has, it has: other records may come into the topic later.
+        Some(last) if last.status == "True" && complete => {
+            say(Holds::True, &last.reason, &last.message)
+        }
+        _ if complete && stored(pipeline, observed) => {
+            let message = counts(observed, sinks);
+            say(Holds::True, reason::SUCCEEDED, &message)
+        }
+        _ => {
+            let message = "the source has come to its end; the sinks store what it gave";
+            say(Holds::False, reason::RUNNING, message)
+        }
+    }
+}
+
+fn counts(observed: &Observed, sinks: &[SinkStatus]) -> String {
+    let records = observed.progress.as_ref().map_or(0, |seen| seen.records);
+    let sinks = sinks.iter().map(|sink| {
+        let (rows, dead) = (sink.rows.unwrap_or(0), sink.dead_lettered.unwrap_or(0));
+        format!("sink `{}`: {rows} rows, {dead} dead letters", sink.name)
+    });
+    let sinks: Vec<_> = sinks.collect();
+    format!(
+        "the source has come to its end: {records} records in the topic, all stored; {}",
+        sinks.join("; ")
+    )
+}
+
 /// Whether the pods run and make progress.
 fn running(pipeline: &DataPipeline, observed: &Observed) -> Verdict {
     let say = |holds, reason: &str, message: String| {
         Verdict::new(condition::RUNNING, holds, reason, message)
     };
-    let Some((ingest, process)) = observed
-        .stages
-        .get(&Stage::Ingest)
-        .zip(observed.stages.get(&Stage::Process))
-    else {
+    let ingest = observed.stages.get(&Stage::Ingest);
+    let unmade = ingest.is_none() && observed.waits_for.is_none();
+    let process = observed.stages.get(&Stage::Process);
+    let Some(process) = process.filter(|_| !unmade) else {
         let message = "the pods are made when topic and tables are there";
         return say(Holds::Unknown, reason::WAITING, message.into());
     };
     if pipeline.spec.paused {
-        let pods = ingest.pods + process.pods;
+        let pods = ingest.map_or(0, |ingest| ingest.pods) + process.pods;
         let message = match pods {
             0 => "paused: no pods run".to_string(),
             _ => "pausing: the pods finish what they hold".to_string(),
@@ -237,9 +385,19 @@ fn running(pipeline: &DataPipeline, observed: &Observed) -> Verdict {
             format!("{place}: {error}"),
         );
     }
+    let scheduled = pipeline.spec.schedule.is_some();
+    if let Some(what) = observed.waits_for.as_ref().filter(|_| !scheduled) {
+        return say(Holds::False, reason::WAITING, what.clone());
+    }
+    let trouble = ingest.and_then(|ingest| ingest.trouble.as_ref());
+    if let Some(trouble) = trouble.filter(|_| scheduled) {
+        let message = format!("the run can't begin: {trouble}");
+        return say(Holds::False, reason::PROGRESSING, message);
+    }
+    let rests = ingest.is_some_and(|ingest| ingest.wanted == 0);
     let serve = observed.stages.get(&Stage::Serve);
     let stages = [
-        ("ingest", Some(ingest)),
+        ("ingest", ingest.filter(|_| !rests)),
         ("process", Some(process)),
         ("serve", serve),
     ];
@@ -254,10 +412,15 @@ fn running(pipeline: &DataPipeline, observed: &Observed) -> Verdict {
             return say(Holds::False, reason::PROGRESSING, missing);
         }
     }
-    let message = match process.wanted {
-        0 => "scaled to zero: records wait in the topic".to_string(),
-        1 => "the ingest pod and 1 process pod run".to_string(),
-        pods => format!("the ingest pod and {pods} process pods run"),
+    let pods = match process.wanted {
+        0 => return say(Holds::True, reason::RUNNING, AT_ZERO.to_string()),
+        1 => "1 process pod".to_string(),
+        pods => format!("{pods} process pods"),
+    };
+    let message = match (scheduled, rests) {
+        (true, _) => format!("the source is read by schedule; {pods} run"),
+        (false, true) => format!("the source has come to its end; {pods} run"),
+        (false, false) => format!("the ingest pod and {pods} run"),
     };
     say(Holds::True, reason::RUNNING, message)
 }

@@ -7,10 +7,7 @@ use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{ConfigMap, Secret, Service},
 };
-use kube::{
-    ResourceExt,
-    api::{DeleteParams, Preconditions},
-};
+use kube::api::DeleteParams;
 use millstream_api::{
     DataPipeline,
     serve::{Serve, ServeStatus},
@@ -20,7 +17,7 @@ use millstream_plan::{Accepted, serve::readable_keyspaces};
 
 use super::{
     children::{self, Stage},
-    ensure::{check_owner, ensure},
+    ensure::{check_owner, delete, ensure},
     observe::Observed,
     provision::{
         apply_secret, apply_stage, await_keyspace, cassandra_access, pipeline_ref, watched,
@@ -28,10 +25,9 @@ use super::{
     report::{clip, errors},
 };
 use crate::{
-    context::{Context, Kind, MANAGER},
+    context::{Context, MANAGER},
     controller::namespace,
     error::Error,
-    metrics::System,
 };
 
 /// Makes the service, or takes it away where it isn't wanted any more.
@@ -94,11 +90,12 @@ async fn remove(pipeline: &DataPipeline, context: &Context) -> Result<(), Error>
     if deployment.is_none() && config.is_none() {
         return Ok(());
     }
-    delete::<Service>(pipeline, context, &name).await?;
-    delete::<Deployment>(pipeline, context, &name).await?;
+    let how = DeleteParams::background;
+    delete::<Service>(pipeline, context, &name, how()).await?;
+    delete::<Deployment>(pipeline, context, &name, how()).await?;
     empty_secret(pipeline, context).await?;
     // Last: it tells that there is something left.
-    delete::<ConfigMap>(pipeline, context, &name).await
+    delete::<ConfigMap>(pipeline, context, &name, how()).await
 }
 
 /// Takes everything out of the Secret. The operator may delete none: it goes with the pipeline.
@@ -112,32 +109,6 @@ async fn empty_secret(pipeline: &DataPipeline, context: &Context) -> Result<(), 
     let empty = children::credentials(pipeline, Stage::Serve, &BTreeMap::new());
     context.apply::<Secret>(&namespace, MANAGER, &empty).await?;
     Ok(())
-}
-
-/// Deletes an object, if it is there and the pipeline's.
-async fn delete<K: Kind>(
-    pipeline: &DataPipeline,
-    context: &Context,
-    name: &str,
-) -> Result<(), Error> {
-    let api = context.api::<K>(&namespace(pipeline));
-    let Some(live) = api.get_opt(name).await? else {
-        return Ok(());
-    };
-    if check_owner(pipeline, &live).is_err() || live.meta().deletion_timestamp.is_some() {
-        return Ok(());
-    }
-    let this_one = Preconditions {
-        uid: live.uid(),
-        resource_version: None,
-    };
-    context.metrics.wrote(System::Kubernetes);
-    let parameters = DeleteParams::background().preconditions(this_one);
-    match api.delete(name, &parameters).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// What is seen of the service.

@@ -5,9 +5,10 @@ use millstream_api::{
     keyspace::{PrimaryKey, TableSpec},
     sink::{
         DeltaSink, Sink,
-        delta::{DELTA_PATH, DeltaMode},
+        delta::{DELTA_PATH, DeltaMode, DeltaVolume},
     },
-    worker::{DeltaTable, Destination},
+    source::file::S3Folder,
+    worker::{DeltaTable, Destination, SinkConfig},
 };
 
 use crate::{Refusal, SinkPlan, error::similar};
@@ -44,6 +45,33 @@ pub(super) fn accept_delta(
         .map(|volume| format!("{DELTA_PATH}/{}/{}", sink.name, volume.path));
     let sink = to.clone();
     Ok((rows, Destination::Delta(DeltaTable { path, sink })))
+}
+
+/// Refuses that two sinks merge into one table: each would take the other's rows for its own, and the
+/// older one would be left out.
+pub(super) fn check_alone<'a>(
+    sink: &SinkConfig,
+    before: impl Iterator<Item = &'a SinkConfig>,
+) -> Result<(), Refusal> {
+    for other in before {
+        if merged(sink).is_some() && merged(sink) == merged(other) {
+            return Err(Refusal::InvalidSpec(format!(
+                "sink `{}`: delta: sink `{}` merges into this table too: give each a table of its own, or make one sink of them",
+                sink.name, other.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Where a sink's table is, if rows replace others in it.
+fn merged(sink: &SinkConfig) -> Option<(Option<&DeltaVolume>, Option<&S3Folder>)> {
+    match &sink.destination {
+        Destination::Delta(table) if table.sink.mode == DeltaMode::Merge => {
+            Some((table.sink.volume.as_ref(), table.sink.s3.as_ref()))
+        }
+        _ => None,
+    }
 }
 
 fn check(to: &DeltaSink, plan: &SinkPlan) -> Result<(), String> {

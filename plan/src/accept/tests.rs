@@ -208,6 +208,186 @@ fn expectations_are_checked_against_the_result() {
     );
 }
 
+/// A pipeline with other fields.
+fn pipeline_with(fields: &serde_json::Value) -> DataPipeline {
+    let mut json =
+        serde_json::to_value(pipeline(&sink("SELECT id, name FROM records", BY_ID))).unwrap();
+    for (field, value) in fields.as_object().unwrap() {
+        json["spec"][field] = value.clone();
+    }
+    serde_json::from_value(json).unwrap()
+}
+
+#[test]
+fn what_cannot_run_by_schedule_is_refused() {
+    use serde_json::json;
+    let generator = |generator| json!({"generator": generator});
+    let http = json!({"http": {"url": "http://x", "poll": {"interval": "1s"}}});
+    let daily = || json!({"cron": "@daily"});
+    let minute = || json!({"cron": "@daily", "runFor": "1m"});
+    for (source, schedule, after, said) in [
+        (
+            http.clone(),
+            daily(),
+            json!([]),
+            "schedule.runFor: the source has no end",
+        ),
+        (
+            generator(json!({})),
+            daily(),
+            json!([]),
+            "schedule.runFor: the source has no end",
+        ),
+        (
+            generator(json!({"count": 1})),
+            minute(),
+            json!([]),
+            "take runFor out",
+        ),
+        (
+            http.clone(),
+            json!({"cron": "x", "runFor": "1m"}),
+            json!([]),
+            "schedule.cron: `x`",
+        ),
+        (
+            http.clone(),
+            minute(),
+            json!(["users"]),
+            "after: the pipeline would wait for itself",
+        ),
+    ] {
+        let fields = json!({"source": source, "schedule": schedule, "after": after});
+        let refused = accept(&pipeline_with(&fields), &[]).unwrap_err();
+        assert!(refused.to_string().contains(said), "{fields}: {refused}");
+    }
+    for (source, schedule) in [(http, minute()), (generator(json!({"count": 1})), daily())] {
+        let fields = json!({"source": source, "schedule": schedule, "after": ["orders"]});
+        let accepted = accept(&pipeline_with(&fields), &[]).unwrap();
+        assert!(accepted.calendar.is_some());
+    }
+}
+
+fn lake(sql: &str, more: &str) -> String {
+    let volume = "volume: {persistentVolumeClaim: {claimName: lake}, path: a/b}";
+    format!("    - {{name: s, sql: '{sql}', {more}, {volume}}}}}\n")
+}
+
+#[test]
+fn a_delta_lake_table_needs_no_keyspace_and_rows_without_a_key_no_topic_key() {
+    let plain = pipeline(&lake(
+        "SELECT name, age FROM records",
+        "delta: {partitionBy: [name]",
+    ));
+    let accepted = accept(&plain, &[]).unwrap();
+    assert_eq!(accepted.key, [""; 0]);
+    assert!(accepted.declared.is_empty());
+    let Destination::Delta(table) = &accepted.sinks[0].destination else {
+        panic!("{accepted:?}");
+    };
+    assert_eq!(table.path.as_deref(), Some("/delta/s/a/b"));
+    let merged = pipeline(&lake(
+        "SELECT id, age FROM records",
+        "delta: {mode: merge, mergeKeys: [id]",
+    ));
+    assert_eq!(accept(&merged, &[]).unwrap().key, ["/id"]);
+}
+
+#[test]
+fn groups_in_a_delta_lake_table_have_their_states_where_it_is_said() {
+    let state = "state: {keyspace: ks, table: t}, delta: {mode: merge, mergeKeys: [id]";
+    let accepted = accept(&pipeline(&lake(COUNTS, state)), &[]).unwrap();
+    assert_eq!(accepted.key, ["/id"]);
+    let tables = &accepted.declared["ks"];
+    let names: Vec<_> = tables.iter().map(|table| table.name.as_str()).collect();
+    assert_eq!(names, ["t__state"]);
+    let beside = accepted.sinks[0].cassandra().unwrap();
+    assert_eq!((&*beside.keyspace, &*beside.table.name), ("ks", "t"));
+    // A worker reads back what it is told.
+    let told = serde_json::to_string(&accepted.sinks).unwrap();
+    let read: Vec<SinkConfig> = serde_json::from_str(&told).unwrap();
+    assert_eq!(read, accepted.sinks);
+}
+
+#[test]
+fn says_what_is_wrong_with_a_delta_lake_table() {
+    let having = "SELECT id, count(*) AS n FROM records GROUP BY id HAVING count(*) > 1";
+    let merge = "delta: {mode: merge, mergeKeys: [id]";
+    let state = "state: {keyspace: ks, table: t}, delta: {mode: merge, mergeKeys: [id]";
+    let cases = [
+        lake("SELECT id FROM records", "delta: {partitionBy: [idd]"),
+        lake("SELECT id FROM records", "delta: {mode: merge"),
+        lake("SELECT id, CAST(name AS TIME) AS t FROM records", merge),
+        lake("SELECT id FROM records", "delta: {partitionBy: [id]"),
+        lake(
+            COUNTS,
+            "state: {keyspace: ks, table: t}, delta: {mode: append",
+        ),
+        lake(COUNTS, merge),
+        lake("SELECT id FROM records", state),
+        lake(having, state),
+        lake(
+            "SELECT name FROM records",
+            "delta: {mode: merge, mergeKeys: [name]",
+        )
+        .replace("sql:", "stateTtl: 1h, sql:"),
+    ];
+    let said: Vec<_> = cases
+        .iter()
+        .map(|sinks| {
+            let error = accept(&pipeline(sinks), &[]).unwrap_err();
+            format!("{}: {error}", error.reason())
+        })
+        .collect();
+    insta::assert_snapshot!(said.join("\n"));
+}
+
+fn documents(name: &str, sql: &str, more: &str) -> String {
+    format!(
+        "    - {{name: {name}, sql: '{sql}', document: {{connectionSecret: {{name: mongo, key: uri}}, database: shop, {more}}}}}\n"
+    )
+}
+
+#[test]
+fn documents_are_keyed_by_their_id_and_declare_no_table() {
+    let sink = documents("d", "SELECT id, name FROM records", "collection: c, id: id");
+    let accepted = accept(&pipeline(&sink), &[]).unwrap();
+    assert_eq!(accepted.key, ["/id"]);
+    assert!(accepted.declared.is_empty());
+    assert!(matches!(
+        accepted.sinks[0].destination,
+        Destination::Document(_)
+    ));
+}
+
+#[test]
+fn documents_that_make_no_sense_are_refused_with_the_way_out() {
+    let plain = "SELECT id, name FROM records";
+    let by_id = "collection: c, id: id";
+    let groups = "SELECT id, count(*) AS n FROM records GROUP BY id";
+    let having = format!("{groups} HAVING count(*) > 1");
+    let twice = documents("a", plain, by_id) + &documents("b", plain, by_id);
+    for (sinks, says) in [
+        (
+            documents("d", plain, "collection: c, id: nmae"),
+            "document.id: no column `nmae` in the result of the SQL; did you mean `name`?",
+        ),
+        (
+            documents("d", "SELECT 1.5 AS id FROM records", by_id),
+            "choose another column",
+        ),
+        (documents("d", groups, by_id), "state.keyspace"),
+        (
+            documents("d", &having, by_id),
+            "documents are never deleted",
+        ),
+        (twice, "sink `a` writes into shop.c too"),
+    ] {
+        let refusal = accept(&pipeline(&sinks), &[]).unwrap_err().to_string();
+        assert!(refusal.contains(says), "{refusal}");
+    }
+}
+
 /// A pipeline with a lookup and a sink that joins it.
 fn joining(lookup: &str, sql: &str) -> DataPipeline {
     let mut pipeline = pipeline(&sink(sql, BY_ID));
@@ -263,7 +443,7 @@ fn a_lookup_that_makes_no_sense_is_refused() {
         (
             "file: {path: /x}, schema: 'id TEXT'".into(),
             JOINED,
-            "sink `s`, line 1, column 14: no column `age` in the lookup `l`",
+            "no column `age` in the lookup `l`",
         ),
         (
             "file: {path: /x}, schema: 'id TEXT'".into(),

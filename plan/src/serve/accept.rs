@@ -61,6 +61,6 @@ pub fn readable_keyspaces(sinks: &[SinkConfig]) -> Vec<String> {
 fn of_rows(sinks: &[SinkConfig]) -> impl Iterator<Item = &CassandraTable> {
     sinks.iter().filter_map(|sink| match &sink.destination {
         Destination::Cassandra(table) => Some(table),
-        Destination::Delta(_) => None,
+        Destination::Delta(_) | Destination::Document(_) => None,
     })
 }

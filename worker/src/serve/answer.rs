@@ -58,6 +58,8 @@ pub fn negotiate(
             let mut parts = range.split(';').map(str::trim);
             let format = match parts.next()? {
                 "application/json" => Format::Json,
+                // Browsers say so whatever they are after, and they show a plot as well.
+                "text/html" if endpoint.format == Format::Svg => Format::Svg,
                 "text/html" => Format::Html,
                 "image/svg+xml" | "image/*" if endpoint.plot.is_some() => Format::Svg,
                 "*/*" => endpoint.format,
@@ -156,6 +158,7 @@ mod tests {
     fn the_query_parameter_wins_then_accept_then_the_endpoint() {
         let plain = endpoint("");
         let page = endpoint(", format: html, plot: {x: a, y: b}");
+        let plot = endpoint(", format: svg, plot: {x: a, y: b}");
         let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8";
         for (endpoint, asked, accepts, expected) in [
             (&plain, None, "*/*", Format::Json),
@@ -172,6 +175,9 @@ mod tests {
             ),
             (&page, None, "image/svg+xml,image/*;q=0.8", Format::Svg),
             (&page, Some("svg"), "*/*", Format::Svg),
+            (&plot, None, browser, Format::Svg),
+            (&plot, Some("html"), browser, Format::Html),
+            (&plot, None, "application/json", Format::Json),
         ] {
             let found = negotiate(endpoint, asked, &accept(accepts)).unwrap();
             assert_eq!(found, expected, "{asked:?} {accepts}");

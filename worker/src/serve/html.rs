@@ -1,7 +1,7 @@
 //! Pages for people: a table of rows, and `/docs`. Self-contained: nothing is fetched from elsewhere.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-use millstream_api::serve::{Endpoint, Parameter, ParameterType};
+use millstream_api::serve::{Endpoint, Format, Parameter, ParameterType};
 use serde_json::Value;
 
 use super::answer::Answer;
@@ -131,8 +131,11 @@ fn docs_of(endpoint: &Endpoint) -> Markup {
                 }
                 label { span { code { "format" } small { "how rows are shown" } }
                     select name="format" data-in="query" {
-                        option { "json" } option { "html" }
-                        @if endpoint.plot.is_some() { option { "svg" } }
+                        option selected[endpoint.format == Format::Json] { "json" }
+                        option selected[endpoint.format == Format::Html] { "html" }
+                        @if endpoint.plot.is_some() {
+                            option selected[endpoint.format == Format::Svg] { "svg" }
+                        }
                     }
                 }
                 button { "Try it" }

@@ -82,7 +82,8 @@ fn draw(title: &str, axis: &str, bars: &[(String, f64)]) -> Result<String, Box<d
             .margin(14)
             .x_label_area_size(44)
             .y_label_area_size(24 + 8 * longest as u32)
-            .build_cartesian_2d(low..high + room, (0..count.max(1)).into_segmented())
+            // Segments have their end in them; one bar has an empty one above it.
+            .build_cartesian_2d(low..high + room, (0..(count - 1).max(1)).into_segmented())
             .map_err(say)?;
         chart
             .configure_mesh()
@@ -92,7 +93,8 @@ fn draw(title: &str, axis: &str, bars: &[(String, f64)]) -> Result<String, Box<d
             .y_labels(bars.len())
             .y_label_formatter(&|place| match place {
                 SegmentValue::CenterOf(place) | SegmentValue::Exact(place) => {
-                    let bar = bars.get((count - 1 - place).max(0) as usize);
+                    let bar = usize::try_from(count - 1 - place).ok();
+                    let bar = bar.and_then(|bar| bars.get(bar));
                     bar.map(|(name, _)| name.clone()).unwrap_or_default()
                 }
                 SegmentValue::Last => String::new(),
@@ -131,4 +133,26 @@ fn number(value: f64) -> String {
     }
     let text = format!("{value:.4}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bar_has_its_name_once() {
+        for count in 0..4 {
+            let bars = (0..count).map(|bar| (format!("bar-{bar}"), f64::from(bar)));
+            let bars: Vec<_> = bars.collect();
+            let drawn = draw("title", "axis", &bars);
+            let svg = drawn.unwrap_or_else(|error| panic!("{error}"));
+            for (name, _) in &bars {
+                assert_eq!(
+                    svg.matches(name.as_str()).count(),
+                    1,
+                    "{name} of {count}: {svg}"
+                );
+            }
+        }
+    }
 }

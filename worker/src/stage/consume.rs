@@ -22,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     avro::decode::AvroTopic,
-    batch::{Batch, Rejected},
+    batch::{Batch, MAX_BYTES, MAX_RECORDS, Rejected},
+    config::Credentials,
     dead_letter::DeadLetters,
     decode::Decode,
     expectations::Failed,
@@ -31,8 +32,10 @@ use crate::{
     metrics::{Metrics, StageMetrics},
     retry::Delays,
     sink::{
-        Sink,
+        Pace, Sink,
         cassandra::{CassandraSink, StateTable},
+        delta::DeltaSink,
+        document::DocumentSink,
     },
     stage::{
         assignment::{Acknowledged, Assignment, Known},
@@ -44,20 +47,27 @@ use crate::{
     transform::{Rows, Transform, Transformed},
 };
 
-/// Batches of a sink that are being transformed or written at once.
-const IN_FLIGHT: usize = 3;
 /// Between commits.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(200);
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 const READ: &str = "read";
 const NO_CASSANDRA: &str = "the sink needs Cassandra, and the configuration has none";
 const EXPECTATIONS: &str = "expectations";
-/// A batch for groups: each of them is written once, so that larger batches cost less. Smaller than
+/// Where the sink has no needs of its own.
+const PACE: Pace = Pace {
+    records: MAX_RECORDS,
+    bytes: MAX_BYTES,
+    linger: Duration::ZERO,
+    in_flight: 3,
+};
+/// For groups: each of them is written once a batch, so that larger batches cost less. Smaller than
 /// what is decoded at once.
-const GROUPED_RECORDS: usize = 10_000;
-const GROUPED_BYTES: usize = 8 * 1024 * 1024;
-/// How long such a batch waits for more records.
-const LINGER: Duration = Duration::from_millis(100);
+const GROUPED: Pace = Pace {
+    records: 10_000,
+    bytes: 8 * 1024 * 1024,
+    linger: Duration::from_millis(100),
+    in_flight: 3,
+};
 
 /// What a sink's loop is made of.
 pub struct Parts {
@@ -66,6 +76,8 @@ pub struct Parts {
     /// The consumer group; states of groups are known by it.
     pub group: String,
     pub topic: String,
+    /// The topic's identity.
+    pub topic_id: String,
     pub dead_letters: DeadLetters,
     pub status: StatusPart,
     pub metrics: Arc<Metrics>,
@@ -74,6 +86,8 @@ pub struct Parts {
     pub joined: Joined,
     /// Where the records are Avro.
     pub avro: Option<AvroTopic>,
+    /// Those of the sinks.
+    pub credentials: Credentials,
 }
 
 /// A sink, and what leads to it.
@@ -82,6 +96,7 @@ pub struct SinkStage {
     transform: Mutex<Transform>,
     expectations: Expectations,
     sink: Box<dyn Sink>,
+    pace: Pace,
     /// Where the query has a GROUP BY.
     groups: Option<Groups>,
     known: Known,
@@ -128,8 +143,36 @@ impl SinkStage {
                 );
                 Box::new(sink.await?)
             }
-            Destination::Delta(_) => anyhow::bail!("Delta Lake isn't written yet"),
+            Destination::Delta(table) => {
+                let sink = DeltaSink::open(
+                    &parts.config.name,
+                    table,
+                    plan,
+                    timestamp_base,
+                    format!("{}/{}", parts.group, parts.topic_id),
+                    &parts.credentials,
+                    parts.status.clone(),
+                );
+                Box::new(sink.await?)
+            }
+            Destination::Document(collection) => {
+                let sink = DocumentSink::open(
+                    &parts.config.name,
+                    collection,
+                    plan,
+                    timestamp_base,
+                    &parts.credentials,
+                    parts.status.clone(),
+                    parts.stage_metrics.clone(),
+                );
+                Box::new(sink.await?)
+            }
         };
+        let pace = match groups {
+            Some(_) => GROUPED,
+            None => PACE,
+        };
+        let pace = sink.pace().unwrap_or(pace);
         let decode = match &parts.avro {
             Some(topic) => Decode::avro(plan, topic.clone()),
             None => Decode::new(plan)?,
@@ -140,6 +183,7 @@ impl SinkStage {
             transform: Mutex::new(transform.expecting(expectations.clone())),
             expectations,
             sink,
+            pace,
             groups,
             known: Known::default(),
             parts,
@@ -246,7 +290,7 @@ impl SinkStage {
                     commit.start(consumer);
                     flow.adjust(consumer, self.is_full(&batch))?;
                 }
-                () = tokio::time::sleep_until(since + LINGER), if self.waits(&batch, since) => {}
+                () = tokio::time::sleep_until(since + self.pace.linger), if self.waits(&batch, since) => {}
                 Some(record) = records.next(), if flow.paused || !self.is_full(&batch) => {
                     if batch.is_empty() {
                         since = Instant::now();
@@ -259,7 +303,7 @@ impl SinkStage {
                 }
             }
             let ready = !batch.is_empty() && !self.waits(&batch, since);
-            if ready && in_flight.len() < IN_FLIGHT {
+            if ready && in_flight.len() < self.pace.in_flight {
                 let stage = self.clone();
                 let next = spare.pop().unwrap_or_default();
                 let batch = std::mem::replace(&mut batch, next);
@@ -279,16 +323,13 @@ impl SinkStage {
 
     /// Whether no more records should be added to a batch.
     fn is_full(&self, batch: &Batch) -> bool {
-        match self.groups {
-            Some(_) => batch.len() >= GROUPED_RECORDS || batch.bytes() >= GROUPED_BYTES,
-            None => batch.is_full(),
-        }
+        batch.len() >= self.pace.records || batch.bytes() >= self.pace.bytes
     }
 
     /// Whether a batch waits for more records.
     fn waits(&self, batch: &Batch, since: Instant) -> bool {
         let full = batch.is_empty() || self.is_full(batch);
-        self.groups.is_some() && !full && since.elapsed() < LINGER
+        !full && since.elapsed() < self.pace.linger
     }
 
     /// Adds a record to the batch, and all that are there already.

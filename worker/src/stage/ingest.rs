@@ -1,4 +1,4 @@
-//! Source → topic.
+//! Source → topic: always, or in runs that end.
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,20 +34,33 @@ const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
 const PRODUCE: &str = "produce";
 const POSITION: &str = "position";
 
-/// Runs the source until shutdown; fails where a restart is needed.
+/// A run of a pipeline with a schedule.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Name of the run: its position is nobody else's.
+    pub name: String,
+    /// How long the source is read from the run's beginning on; to its end where absent.
+    pub limit: Option<Duration>,
+}
+
+/// Runs the source until shutdown, or until the run is over; fails where a restart is needed, and
+/// where a run is interrupted.
 pub async fn run(
     config: IngestConfig,
+    run: Option<Run>,
     credentials: &Credentials,
     status: Arc<Status>,
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let status = status.part(INGEST);
-    let ingest = Ingest::new(config, credentials, status, metrics.stage(INGEST))?;
+    let ingest = Ingest::new(config, run, credentials, status, metrics.stage(INGEST))?;
     let mut delays = Delays::default();
     while !shutdown.is_cancelled() {
-        let Err(error) = ingest.attempt(&shutdown).await else {
-            return Ok(());
+        let error = match ingest.attempt(&shutdown).await {
+            Ok(Left::Done) => return Ok(()),
+            Ok(Left::ToDo) => break,
+            Err(error) => error,
         };
         if let Some(fatal) = kafka::fatal_error(&ingest.producer) {
             anyhow::bail!(fatal);
@@ -58,11 +71,22 @@ pub async fn run(
             () = shutdown.cancelled() => {}
         }
     }
+    // Whoever started the run must not take it for a whole one.
+    anyhow::ensure!(ingest.run.is_none(), "the run is interrupted");
     Ok(())
+}
+
+/// What is left where the stage stops without an error.
+enum Left {
+    /// Nothing: the run is over.
+    Done,
+    /// What comes after the shutdown.
+    ToDo,
 }
 
 struct Ingest {
     config: IngestConfig,
+    run: Option<Run>,
     credentials: Credentials,
     fingerprint: String,
     keys: Keys,
@@ -73,12 +97,13 @@ struct Ingest {
     metrics: StageMetrics,
 }
 
-/// A batch on its way: the position after it, once Kafka has all of it.
-type Delivery<'a> = BoxFuture<'a, anyhow::Result<serde_json::Value>>;
+/// A batch on its way: the position after it and the number of its records, once Kafka has them all.
+type Delivery<'a> = BoxFuture<'a, anyhow::Result<(serde_json::Value, i64)>>;
 
 impl Ingest {
     fn new(
         config: IngestConfig,
+        run: Option<Run>,
         credentials: &Credentials,
         status: StatusPart,
         metrics: StageMetrics,
@@ -106,6 +131,7 @@ impl Ingest {
             fingerprint: fingerprint(&config.source, &config.schema),
             keys: Keys::new(&config.key),
             config,
+            run,
             credentials: credentials.clone(),
             positions,
             producer,
@@ -116,21 +142,34 @@ impl Ingest {
     }
 
     /// The loop: read → produce → acknowledge → commit, from the last position on.
-    async fn attempt(&self, shutdown: &CancellationToken) -> anyhow::Result<()> {
+    async fn attempt(&self, shutdown: &CancellationToken) -> anyhow::Result<Left> {
         let position = tokio::select! {
             position = self.load_position() => position,
-            () = shutdown.cancelled() => return Ok(()),
+            () = shutdown.cancelled() => return Ok(Left::ToDo),
         };
         self.status.ready();
-        if position.complete {
+        let anew = self.config.source.begins_anew();
+        let progress = Progress::new(position, self.run.as_ref(), anew);
+        if progress.is_over() {
             return self.rest(shutdown).await;
         }
+        self.read(progress, shutdown).await
+    }
+
+    /// Reads the source from a position on.
+    async fn read(
+        &self,
+        mut progress: Progress,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<Left> {
+        // Kept before the first record: the time that a run has doesn't begin anew with a new worker.
+        self.commit(&mut progress).await;
         let mut source = source::open(
             &self.config.source,
             &Opening {
                 schema: &self.config.schema,
                 credentials: &self.credentials,
-                position: position.position.as_ref(),
+                position: progress.position.position.as_ref(),
                 status: &self.status,
                 metrics: &self.metrics,
                 connections: Some(Connections {
@@ -141,14 +180,16 @@ impl Ingest {
             },
         )?;
         let mut encode = self.encode()?;
-        let mut progress = Progress::new(position);
         let mut in_flight = FuturesOrdered::<Delivery<'_>>::new();
-        let mut ended = false;
+        let (mut ended, mut complete) = (false, false);
         let mut tick = tokio::time::interval(COMMIT_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let over = over(self.time_left(&progress));
+        tokio::pin!(over);
         while !(ended && in_flight.is_empty()) {
             tokio::select! {
                 () = shutdown.cancelled() => break,
+                () = &mut over, if !ended => ended = true,
                 Some(delivered) = in_flight.next() => {
                     self.status.clear(PRODUCE);
                     progress.acknowledge(delivered?);
@@ -164,7 +205,7 @@ impl Ingest {
                     Some(batch) => {
                         in_flight.push_back(self.produce(batch, encode.as_mut()).await?);
                     }
-                    None => ended = true,
+                    None => (ended, complete) = (true, true),
                 },
             }
         }
@@ -173,22 +214,37 @@ impl Ingest {
         }
         if !ended {
             self.commit(&mut progress).await;
-            return Ok(());
+            return Ok(Left::ToDo);
         }
-        progress.complete();
+        progress.end(complete);
         let mut delays = Delays::default();
-        while !self.commit(&mut progress).await && !shutdown.is_cancelled() {
+        while !self.commit(&mut progress).await {
+            if shutdown.is_cancelled() {
+                return Ok(Left::ToDo);
+            }
             self.status.alive_while(delays.wait()).await;
         }
         self.rest(shutdown).await
     }
 
-    /// All records are in Kafka: only `/status` is left to answer.
-    async fn rest(&self, shutdown: &CancellationToken) -> anyhow::Result<()> {
+    /// All records are in Kafka: a run is over, otherwise only `/status` is left to answer.
+    async fn rest(&self, shutdown: &CancellationToken) -> anyhow::Result<Left> {
+        if self.run.is_some() {
+            tracing::info!("the run is over");
+            return Ok(Left::Done);
+        }
         tracing::info!("the source is complete");
         self.status.complete();
         self.status.alive_while(shutdown.cancelled()).await;
-        Ok(())
+        Ok(Left::ToDo)
+    }
+
+    /// The time that the run has left, where it has a limit.
+    fn time_left(&self, progress: &Progress) -> Option<Duration> {
+        let limit = self.run.as_ref()?.limit?;
+        let since = progress.position.run.as_ref()?.since;
+        let passed = u64::try_from(now_millis() - since).unwrap_or(0);
+        Some(limit.saturating_sub(Duration::from_millis(passed)))
     }
 
     /// The position to go on from; tries until Kafka answers.
@@ -269,6 +325,7 @@ impl Ingest {
             .records
             .inc_by((sent.len() + refused.len()) as u64);
         let position = batch.position;
+        let records = (sent.len() + refused.len()) as i64;
         let delivery = async move {
             for (delivery, key, record) in sent {
                 if let Err((error, _)) = delivery.await? {
@@ -286,7 +343,7 @@ impl Ingest {
                 })
                 .collect();
             self.dead_letters.send(&letters).await?;
-            Ok(position)
+            Ok((position, records))
         };
         Ok(delivery.boxed())
     }
@@ -348,21 +405,58 @@ struct Progress {
 }
 
 impl Progress {
-    fn new(position: Position) -> Self {
+    /// From a position that was kept; from that of the run, where it is one.
+    fn new(kept: Position, run: Option<&Run>, anew: bool) -> Self {
+        let position = match run {
+            Some(run) => kept.clone().of_run(&run.name, now_millis(), anew),
+            None => Position {
+                run: None,
+                ..kept.clone()
+            },
+        };
         Progress {
+            moved: run.is_some() && position != kept,
             position,
-            moved: false,
         }
     }
 
-    fn acknowledge(&mut self, position: serde_json::Value) {
+    /// Whether there is nothing left to do.
+    fn is_over(&self) -> bool {
+        match &self.position.run {
+            Some(run) => run.done,
+            None => self.position.complete,
+        }
+    }
+
+    fn acknowledge(&mut self, (position, records): (serde_json::Value, i64)) {
         let position = Some(position);
         self.moved |= self.position.position != position;
         self.position.position = position;
+        if let Some(run) = &mut self.position.run {
+            self.moved |= records > 0;
+            run.records += records;
+        }
     }
 
-    fn complete(&mut self) {
-        self.position.complete = true;
+    /// The run is over, or the source has come to its end, or both.
+    fn end(&mut self, complete: bool) {
+        self.position.complete = complete;
+        if let Some(run) = &mut self.position.run {
+            run.done = true;
+        }
         self.moved = true;
+    }
+}
+
+/// Milliseconds since 1970.
+fn now_millis() -> i64 {
+    chrono::Utc::now().timestamp_millis()
+}
+
+/// Returns when a run is out of time; never where it has no limit.
+async fn over(time_left: Option<Duration>) {
+    match time_left {
+        Some(left) => tokio::time::sleep(left).await,
+        None => std::future::pending().await,
     }
 }

@@ -89,12 +89,14 @@ pub async fn run(
             consumer: kafka::consumer_config(&client, &group),
             group,
             topic: config.topic.name.clone(),
+            topic_id: config.topic.id.clone(),
             dead_letters,
             status,
             metrics: metrics.clone(),
             stage_metrics,
             joined,
             avro: avro.clone(),
+            credentials: credentials.clone(),
         };
         let (session, base) = (session.clone(), config.topic.timestamp_base);
         let shutdown = shutdown.clone();

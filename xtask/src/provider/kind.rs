@@ -23,12 +23,13 @@ const NAMESPACE: &str = "millstream-services";
 const CLUSTER_YAML: &str = include_str!("../../kind/cluster.yaml");
 const SERVICES_YAML: &str = include_str!("../../kind/services.yaml");
 /// Port on this machine's loopback, and the node port behind it.
-const PORTS: [(u16, u16); 5] = [
+const PORTS: [(u16, u16); 6] = [
     (9092, 30092),
     (9094, 30094),
     (9042, 30042),
     (6379, 30379),
     (8081, 30081),
+    (27017, 30017),
 ];
 /// Images come over the network.
 const PULL: Duration = Duration::from_secs(900);
@@ -250,6 +251,7 @@ fn environment(run: &std::path::Path) -> Environment {
             cassandra: format!("{HOST}:9042"),
             redis: format!("{HOST}:6379"),
             registry: format!("http://{HOST}:8081{api}"),
+            documents: format!("{HOST}:27017"),
         },
         in_cluster: Addresses {
             kafka: inside("kafka", 29092),
@@ -257,6 +259,7 @@ fn environment(run: &std::path::Path) -> Environment {
             cassandra: inside("cassandra", 9042),
             redis: inside("redis", 6379),
             registry: format!("http://{}{api}", inside("registry", 8081)),
+            documents: inside("documents", 27017),
         },
         cassandra_user: services::CASSANDRA_USER.to_owned(),
         cassandra_password: services::CASSANDRA_PASSWORD.to_owned(),

@@ -97,8 +97,8 @@ pub fn up(asked: Option<ProviderName>) -> Result<Environment> {
     environment.save()?;
     let at = &environment.addresses;
     progress.say(format!(
-        "up: Kafka {}, Cassandra {}, Redis {}, registry {}",
-        at.kafka, at.cassandra, at.redis, at.registry
+        "up: Kafka {}, Cassandra {}, Redis {}, registry {}, documents {}",
+        at.kafka, at.cassandra, at.redis, at.registry, at.documents
     ));
     println!("export KUBECONFIG={}", environment.kubeconfig.display());
     Ok(environment)

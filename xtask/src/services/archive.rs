@@ -21,11 +21,8 @@ use crate::progress::Progress;
 const TIMEOUT: Duration = Duration::from_secs(180);
 const ARCHIVE: &str = "classes.jsa";
 
-/// The Java options that use the service's archive; none for a service without Java.
+/// The Java options that use the service's archive.
 pub(super) fn options(service: Service, progress: &Progress) -> Result<Vec<String>> {
-    if service == Service::Redis {
-        return Ok(Vec::new());
-    }
     let version = &java::find()?.version;
     // The command line names the jars by their hash.
     let nowhere = Place::new(Path::new("/data"), Path::new("/config"), Vec::new());

@@ -5,6 +5,7 @@
 
 mod archive;
 mod cassandra;
+mod documents;
 mod jars;
 mod java;
 mod kafka;
@@ -44,10 +45,18 @@ pub enum Service {
     Cassandra,
     Redis,
     Registry,
+    /// For MongoDB's clients.
+    Documents,
 }
 
 impl Service {
-    pub const ALL: [Self; 4] = [Self::Kafka, Self::Cassandra, Self::Redis, Self::Registry];
+    pub const ALL: [Self; 5] = [
+        Self::Kafka,
+        Self::Cassandra,
+        Self::Redis,
+        Self::Registry,
+        Self::Documents,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -55,6 +64,7 @@ impl Service {
             Self::Cassandra => "cassandra",
             Self::Redis => "redis",
             Self::Registry => "registry",
+            Self::Documents => "documents",
         }
     }
 
@@ -64,6 +74,7 @@ impl Service {
             Self::Cassandra => cassandra::PORT,
             Self::Redis => redis::PORT,
             Self::Registry => registry::PORT,
+            Self::Documents => documents::PORT,
         }
     }
 
@@ -72,25 +83,29 @@ impl Service {
         Duration::from_secs(180)
     }
 
-    /// Fetches the server's jars and prepares fast starts; gives the Java options for them.
+    /// Fetches or builds the server; prepares fast starts, and gives the Java options for them.
     ///
     /// # Errors
-    /// When Maven fails, or the server doesn't start at all.
+    /// When Maven or Go fails, or the server doesn't start at all.
     pub fn fetch(self, progress: &Progress) -> Result<Vec<String>> {
-        archive::options(self, progress)
+        match self {
+            Self::Kafka | Self::Cassandra | Self::Registry => archive::options(self, progress),
+            Self::Documents => documents::program(progress).map(|_| Vec::new()),
+            Self::Redis => Ok(Vec::new()),
+        }
     }
 
     /// Writes the server's configuration and says how it is started.
     ///
     /// # Errors
-    /// When the jars can't be fetched or a file can't be written.
+    /// When the server can't be fetched or a file can't be written.
     pub fn launch(self, place: &Place, progress: &Progress) -> Result<Launch> {
         fs::create_dir_all(place.data)?;
         fs::create_dir_all(place.config)?;
         match self {
             Self::Kafka => kafka::configure(place)?,
             Self::Cassandra => cassandra::configure(place)?,
-            Self::Redis | Self::Registry => {}
+            Self::Redis | Self::Registry | Self::Documents => {}
         }
         self.command(place, progress)
     }
@@ -101,6 +116,7 @@ impl Service {
             Self::Cassandra => cassandra::command(place, progress),
             Self::Redis => Ok(redis::command(place)),
             Self::Registry => registry::command(place, progress),
+            Self::Documents => documents::command(place, progress),
         }
     }
 
@@ -115,6 +131,7 @@ impl Service {
             Self::Cassandra => cassandra::probe(address),
             Self::Redis => redis::probe(address),
             Self::Registry => registry::probe(address),
+            Self::Documents => documents::probe(address),
         }
     }
 }

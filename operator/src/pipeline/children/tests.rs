@@ -1,5 +1,6 @@
 use k8s_openapi::api::{
     apps::v1::Deployment,
+    batch::v1::Job,
     core::v1::{ConfigMap, Secret, Service},
 };
 use millstream_api::{KeyspaceSpec, Topic};
@@ -62,6 +63,31 @@ fn pods_of_a_stage() {
     // What Kubernetes' own types don't know would be lost in reading it.
     let read: Deployment = serde_json::from_value(object.clone()).unwrap();
     assert_eq!(serde_json::to_value(read).unwrap(), object);
+}
+
+#[test]
+fn a_run() {
+    let pipeline = pipeline();
+    let pods = Pods {
+        stage: Stage::Ingest,
+        replicas: 1,
+        worker: &worker(),
+        yaml: "stage: ingest",
+        credentials: Some("77"),
+    };
+    let schedule = serde_saphyr::from_str("{cron: '@daily', runFor: 1m30s}").unwrap();
+    let note = (AT, "2026-11-21T10:00:00Z");
+    let object = job(&pipeline, &pods, "users-29900000", note, &schedule);
+    let read: Job = serde_json::from_value(object.clone()).unwrap();
+    assert_eq!(serde_json::to_value(read).unwrap(), object);
+    let container = &object["spec"]["template"]["spec"]["containers"][0];
+    let arguments = container["args"].as_array().unwrap();
+    assert_eq!(
+        arguments[arguments.len() - 4..],
+        ["--run", "users-29900000", "--run-for", "90"]
+    );
+    assert_eq!(object["spec"]["podReplacementPolicy"], "Failed");
+    assert_eq!(object["metadata"]["annotations"][AT], note.1);
 }
 
 #[test]
@@ -231,6 +257,37 @@ fn the_ingest_pod_has_the_volumes_of_its_files() {
         ]
     );
     assert!(volumes(Stage::Process).0.is_empty());
+}
+
+#[test]
+fn the_process_pod_has_the_volumes_of_its_tables() {
+    let mut pipeline = pipeline();
+    let sink = serde_saphyr::from_str(
+        "{name: events, sql: SELECT, delta: {volume: \
+           {persistentVolumeClaim: {claimName: lake}, path: r_events}}}",
+    );
+    pipeline.spec.sinks.push(sink.unwrap());
+    let worker = worker();
+    let pods = |stage| Pods {
+        stage,
+        replicas: 1,
+        worker: &worker,
+        yaml: "",
+        credentials: None,
+    };
+    let pod = |stage| deployment(&pipeline, &pods(stage))["spec"]["template"]["spec"].clone();
+    let process = pod(Stage::Process);
+    // Its place among the sinks is in the name: that of a sink may be too long.
+    let name = process["volumes"][1]["name"].clone();
+    assert_eq!(
+        process["volumes"][1],
+        json!({"name": name, "persistentVolumeClaim": {"claimName": "lake"}})
+    );
+    assert_eq!(
+        process["containers"][0]["volumeMounts"][1],
+        json!({"name": name, "mountPath": "/delta/events"})
+    );
+    assert_eq!(pod(Stage::Ingest)["volumes"].as_array().unwrap().len(), 1);
 }
 
 #[test]

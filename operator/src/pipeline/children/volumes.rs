@@ -1,8 +1,9 @@
-//! The volumes of a pod that reads files.
+//! The volumes of a pod that reads files, or writes tables.
 
 use millstream_api::{
-    Lookup,
+    DataPipelineSpec, Lookup,
     lookup::{LOOKUPS_PATH, SCRATCH_GIBIBYTES},
+    sink::{Sink, delta::DELTA_PATH},
     source::file::{DATA_PATH, FileSource, LANDING_PATH, Volume},
 };
 use serde_json::{Value, json};
@@ -30,8 +31,15 @@ pub fn of(files: &FileSource) -> Vec<(Value, Value)> {
     data.into_iter().chain(landing).chain([scratch]).collect()
 }
 
+/// The volumes of a pod that processes, with their mounts.
+pub fn of_process(spec: &DataPipelineSpec) -> Vec<(Value, Value)> {
+    let mut volumes = of_sinks(&spec.sinks);
+    volumes.extend(of_lookups(&spec.lookups));
+    volumes
+}
+
 /// The volumes of lookups, with their mounts.
-pub fn of_lookups(lookups: &[Lookup]) -> Vec<(Value, Value)> {
+fn of_lookups(lookups: &[Lookup]) -> Vec<(Value, Value)> {
     let files = lookups.iter().enumerate();
     let files = files.filter_map(|(index, lookup)| Some((index, lookup, lookup.file.as_ref()?)));
     let volumes = files.clone().filter_map(|(index, lookup, file)| {
@@ -50,6 +58,22 @@ pub fn of_lookups(lookups: &[Lookup]) -> Vec<(Value, Value)> {
         )
     });
     volumes.chain(scratch).collect()
+}
+
+/// The volumes that sinks write to, with their mounts.
+fn of_sinks(sinks: &[Sink]) -> Vec<(Value, Value)> {
+    let volumes = sinks.iter().enumerate().filter_map(|(index, sink)| {
+        let volume = sink.delta.as_ref()?.volume.as_ref()?;
+        let claim = &volume.persistent_volume_claim;
+        // A sink's name may be too long for the name of a volume.
+        let name = format!("delta-{index}");
+        let path = format!("{DELTA_PATH}/{}", sink.name);
+        Some((
+            json!({"name": name, "persistentVolumeClaim": claim}),
+            json!({"name": name, "mountPath": path}),
+        ))
+    });
+    volumes.collect()
 }
 
 fn data(name: &str, volume: &Volume) -> Value {

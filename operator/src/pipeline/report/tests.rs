@@ -53,6 +53,7 @@ fn healthy() -> Observed {
             sinks: vec![sink("a", 1, 9), sink("b", 4, 6)],
         }),
         started: Some("one".into()),
+        ..Observed::default()
     }
 }
 
@@ -275,4 +276,130 @@ fn a_warning_is_shown_and_changes_no_condition() {
     let sinks = super::status(&pipeline(), &before, &Ok(()), &warned).sinks;
     assert_eq!(sinks[0].warning.as_deref(), Some("since 1"));
     assert_eq!(sinks[1].warning, None);
+}
+
+/// A pipeline whose source ends, with what was seen of it while no record is left.
+fn finite() -> (DataPipeline, Observed) {
+    let mut pipeline = pipeline();
+    pipeline.spec.source = serde_saphyr::from_str("{generator: {count: 10}}").unwrap();
+    let complete = WorkerStatus {
+        complete: true,
+        ..WorkerStatus::default()
+    };
+    let observed = Observed {
+        workers: vec![(Stage::Ingest, complete)],
+        progress: Some(Progress {
+            records: 10,
+            sinks: vec![sink("a", 0, 9), sink("b", 0, 10)],
+        }),
+        configuration: Some("c1".into()),
+        ..healthy()
+    };
+    (pipeline, observed)
+}
+
+fn succeeded_of(status: &DataPipelineStatus) -> (&str, &str) {
+    let condition = conditions::find(&status.conditions, condition::SUCCEEDED).unwrap();
+    (&condition.status, &condition.message)
+}
+
+#[test]
+fn it_has_succeeded_when_the_source_was_complete_before_all_was_stored() {
+    let (pipeline, observed) = finite();
+    let lagging = Observed {
+        progress: healthy().progress,
+        ..observed.clone()
+    };
+    let none = DataPipelineStatus::default();
+    // The sinks were looked at before it was known that no more comes.
+    let first = status(&pipeline, &none, &Ok(()), &observed);
+    assert_eq!(succeeded_of(&first).0, "False");
+    let storing = status(&pipeline, &first, &Ok(()), &lagging);
+    assert_eq!(succeeded_of(&storing).0, "False");
+    let done = status(&pipeline, &storing, &Ok(()), &observed);
+    assert_eq!(
+        succeeded_of(&done),
+        (
+            "True",
+            "the source has come to its end: 10 records in the topic, all stored; sink `a`: 9 rows, 0 dead letters; sink `b`: 10 rows, 0 dead letters"
+        )
+    );
+    let ready = conditions::find(&done.conditions, condition::READY).unwrap();
+    assert_eq!(
+        (ready.status.as_str(), ready.reason.as_str()),
+        ("True", "Succeeded")
+    );
+
+    // No pod is left to ask, and others put records into the topic: it stays so.
+    let mut resting = Observed {
+        workers: Vec::new(),
+        ..lagging
+    };
+    resting.stages.insert(Stage::Ingest, stage(0, 0));
+    let later = status(&pipeline, &done, &Ok(()), &resting);
+    assert_eq!(
+        later.conditions[..1]
+            .iter()
+            .map(|c| c.reason.as_str())
+            .collect::<Vec<_>>(),
+        ["Succeeded"]
+    );
+    assert_eq!(succeeded_of(&later), succeeded_of(&done));
+    // With another configuration it is to be seen.
+    let changed = Observed {
+        configuration: Some("c2".into()),
+        ..resting
+    };
+    let changed = status(&pipeline, &later, &Ok(()), &changed);
+    assert_eq!(succeeded_of(&changed).0, "False");
+}
+
+#[test]
+fn a_source_without_an_end_never_succeeds() {
+    let status = status(
+        &pipeline(),
+        &DataPipelineStatus::default(),
+        &Ok(()),
+        &healthy(),
+    );
+    assert!(conditions::find(&status.conditions, condition::SUCCEEDED).is_none());
+}
+
+#[test]
+fn by_schedule_it_is_ready_without_a_pod_that_reads() {
+    let mut pipeline = pipeline();
+    pipeline.spec.schedule = serde_saphyr::from_str("{cron: '@daily', runFor: 1m}").unwrap();
+    let mut observed = healthy();
+    observed.stages.insert(Stage::Ingest, stage(0, 0));
+    let status = status(
+        &pipeline,
+        &DataPipelineStatus::default(),
+        &Ok(()),
+        &observed,
+    );
+    let ready = conditions::find(&status.conditions, condition::READY).unwrap();
+    assert_eq!(
+        (ready.status.as_str(), ready.message.as_str()),
+        ("True", "the source is read by schedule; 2 process pods run")
+    );
+    assert_eq!(succeeded_of(&status), ("False", "no run has begun yet"));
+}
+
+#[test]
+fn what_comes_first_is_told() {
+    let (pipeline, mut observed) = finite();
+    observed.stages.remove(&Stage::Ingest);
+    observed.workers.clear();
+    observed.waits_for = Some("it begins when pipeline `first` has succeeded".into());
+    let status = status(
+        &pipeline,
+        &DataPipelineStatus::default(),
+        &Ok(()),
+        &observed,
+    );
+    let ready = conditions::find(&status.conditions, condition::READY).unwrap();
+    assert_eq!(
+        (ready.status.as_str(), ready.reason.as_str()),
+        ("False", "Waiting")
+    );
 }

@@ -67,9 +67,7 @@ impl Column {
             }
             Null => Column::Null,
             other => {
-                return Err(format!(
-                    "results of type {other} can't be written to Cassandra"
-                ));
+                return Err(format!("results of type {other} can't be written"));
             }
         })
     }

@@ -7,6 +7,7 @@ mod state;
 mod write;
 
 pub use bind::BoundRows;
+pub use encode::Column;
 pub use session::connect;
 pub use state::{GroupKeys, StateTable};
 

@@ -31,7 +31,7 @@ use tokio::{
     task::JoinSet,
 };
 
-pub use self::{error::ReadError, take::Take, whole::read_whole};
+pub use self::{error::ReadError, origin::Bucket, take::Take, whole::read_whole};
 use self::{
     format::Formats,
     landing::Landing,

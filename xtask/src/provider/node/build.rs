@@ -3,12 +3,12 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
 use crate::cache;
+use crate::go;
 use crate::oci;
 use crate::process;
 use crate::progress::Progress;
@@ -34,36 +34,17 @@ const CALLED: [&str; 7] = [
     "kube-proxy",
     "kubectl",
 ];
-/// The first question may download the toolchain.
-const FETCH_GO: Duration = Duration::from_secs(600);
 const TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// The folder with all programs and the pause image; the first time takes minutes.
 pub(super) fn binaries(progress: &Progress) -> Result<PathBuf> {
-    let go = process::output(go().args(["env", "GOVERSION"]), FETCH_GO).context(
-        "Go can't be used: put Go 1.26 on the path, or 1.21 or newer, which fetches it by itself",
-    )?;
-    let go = go.trim();
-    ensure!(
-        go_minor(go).is_some_and(|minor| minor >= 21),
-        "{go} is too old to build Kubernetes: put Go 1.26 first on the path (or 1.21 or newer, \
-         which fetches it by itself); Debian has newer ones in its backports"
-    );
+    let go = &go::version(Path::new(SOURCE))?;
     let flags = linker_flags()?;
     let mut parts = vec![GO_MOD, GO_SUM, go, &flags, PAUSE_IMAGE];
     parts.extend(MAINS);
     cache::entry("bin", &cache::key(&parts), |folder| {
         build(folder, &flags, progress)
     })
-}
-
-/// `go1.26.8` is 26.
-fn go_minor(version: &str) -> Option<u32> {
-    let rest = version.strip_prefix("go1.")?;
-    rest.split(|c: char| !c.is_ascii_digit())
-        .next()?
-        .parse()
-        .ok()
 }
 
 fn build(folder: &Path, flags: &str, progress: &Progress) -> Result<()> {
@@ -75,7 +56,7 @@ fn build(folder: &Path, flags: &str, progress: &Progress) -> Result<()> {
         ("helm.sh/helm/v4/cmd/helm", "helm"),
         ("./cmd/pause", "pause"),
     ] {
-        let mut build = go();
+        let mut build = go::command(Path::new(SOURCE));
         build
             .args([
                 "build",
@@ -107,16 +88,6 @@ fn build(folder: &Path, flags: &str, progress: &Progress) -> Result<()> {
     fs::remove_file(folder.join("pause"))?;
     step.done("done");
     Ok(())
-}
-
-fn go() -> Command {
-    let mut go = Command::new("go");
-    go.current_dir(SOURCE)
-        // Debian's Go is told not to fetch the version that go.mod asks for.
-        .env("GOTOOLCHAIN", "auto")
-        .env("CGO_ENABLED", "0")
-        .env("GOFLAGS", "-buildvcs=false -mod=readonly");
-    go
 }
 
 /// Without these the programs call themselves `v0.0.0-master+$Format`.
@@ -155,13 +126,6 @@ fn kubernetes_version(go_mod: &str) -> Result<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_old_go_is_told_from_a_new_one() {
-        assert_eq!(go_minor("go1.19.8"), Some(19));
-        assert_eq!(go_minor("go1.26rc1"), Some(26));
-        assert_eq!(go_minor("devel"), None);
-    }
 
     #[test]
     fn the_programs_carry_the_version_of_the_module() {

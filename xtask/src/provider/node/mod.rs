@@ -160,6 +160,7 @@ impl Node {
                 Service::Registry.port(),
                 services::REGISTRY_API
             ),
+            documents: format!("{NODE}:{}", Service::Documents.port()),
         };
         let kafka = self.layout.config().join(Service::Kafka.name());
         let certificates = services::kafka_certificates(&kafka);

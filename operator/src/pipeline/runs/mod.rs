@@ -1,0 +1,335 @@
+//! Runs of a pipeline with a schedule. Each is a Job, and the Jobs are what is gone by: what the
+//! status says of them can be older than they are.
+
+pub mod due;
+mod status;
+
+use k8s_openapi::{
+    api::{apps::v1::Deployment, batch::v1::Job},
+    apimachinery::pkg::apis::meta::v1::Time,
+    jiff::Timestamp,
+};
+use kube::{
+    Resource, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    runtime::events::EventType,
+};
+use millstream_api::{
+    DataPipeline,
+    schedule::{RUN_NOW, RunOutcome, RunStatus, Schedule, ScheduleStatus},
+    worker::RunProgress,
+};
+use millstream_plan::Calendar;
+use serde_json::json;
+
+pub use self::status::Seen;
+use self::{
+    due::{Decision, Standing, due},
+    status::{is_finished, time_of},
+};
+use super::{
+    after,
+    children::{self, AT, PIPELINE, Pods, RUN, Stage},
+    ensure::{check_owner, delete},
+    provision::{kafka_access, pipeline_ref},
+};
+use crate::{
+    context::{Context, MANAGER},
+    controller::namespace,
+    error::Error,
+    metrics::System,
+};
+
+/// The runs of a pipeline, in one visit.
+#[derive(Clone, Debug, Default)]
+pub struct Runs {
+    /// The oldest first.
+    jobs: Vec<Job>,
+    /// How far the run is that wrote to Kafka last.
+    progress: Option<RunProgress>,
+    /// How far the schedule is.
+    pub schedule: Option<ScheduleStatus>,
+    /// When the next run is to begin.
+    pub next: Option<Timestamp>,
+}
+
+impl Runs {
+    /// Looks at the runs, before it is looked at what the sinks have stored: of a run that is seen
+    /// to be over, all records are in the topic then.
+    pub async fn look(pipeline: &DataPipeline, context: &Context) -> Result<Self, Error> {
+        let before = pipeline.status.as_ref();
+        let before = before.and_then(|status| status.schedule.as_ref());
+        if pipeline.spec.schedule.is_none() && before.is_none() {
+            return Ok(Runs::default());
+        }
+        // Asked for, as what is watched may be older than what was just begun.
+        let mine = ListParams::default().labels(&format!("{PIPELINE}={}", pipeline.name_any()));
+        let api = context.api::<Job>(&namespace(pipeline));
+        let mut jobs = api.list(&mine).await?.items;
+        jobs.retain(|job| check_owner(pipeline, job).is_ok());
+        jobs.sort_by_key(|job| (job.creation_timestamp().map(|time| time.0), job.name_any()));
+        let progress = match jobs.is_empty() {
+            true => None,
+            false => progress(pipeline, context).await,
+        };
+        let schedule = pipeline.spec.schedule.as_ref();
+        let calendar = schedule.and_then(|schedule| Calendar::new(schedule).ok());
+        let now = now();
+        Ok(Runs {
+            schedule: match schedule {
+                Some(schedule) => Some(standing(pipeline, schedule, &jobs, now)),
+                None => before.cloned().filter(|_| !jobs.is_empty()),
+            },
+            next: calendar
+                .filter(|_| !is_suspended(pipeline))
+                .and_then(|calendar| calendar.next(now)),
+            jobs,
+            progress,
+        })
+    }
+
+    /// Begins what is due, and sees to what is there.
+    pub async fn drive(
+        &mut self,
+        pipeline: &DataPipeline,
+        context: &Context,
+        schedule: &Schedule,
+        calendar: &Calendar,
+        pods: &Pods<'_>,
+    ) -> Result<(), Error> {
+        self.forget_the_oldest(pipeline, context, schedule).await?;
+        self.pause(pipeline, context).await?;
+        if pipeline.spec.paused || !reads_by_runs_alone(pipeline, context).await? {
+            return Ok(());
+        }
+        let asked = self.asked(pipeline);
+        let Some(state) = &self.schedule else {
+            return Ok(());
+        };
+        let now = now();
+        let standing = Standing {
+            decided: state.decided.0,
+            asked: asked.is_some(),
+            under_way: self.jobs.iter().any(|job| !is_finished(job)),
+            blocked: after::waits_for(pipeline, context, now).is_some(),
+            suspended: is_suspended(pipeline),
+        };
+        match due(schedule, calendar, &standing, now) {
+            Decision::Wait => Ok(()),
+            Decision::Miss(time) => {
+                self.decide(time);
+                let note = format!("the run of {time} is missed: startingDeadline has passed");
+                context
+                    .event(pipeline, EventType::Warning, "RunMissed", note)
+                    .await;
+                Ok(())
+            }
+            Decision::Stop => self.stop(pipeline, context).await,
+            Decision::Begin(time) => {
+                let name = format!("{}-{}", pipeline.name_any(), time.as_second() / 60);
+                let job = children::job(pipeline, pods, &name, (AT, &time.to_string()), schedule);
+                self.begin(pipeline, context, job).await?;
+                self.decide(time);
+                Ok(())
+            }
+            Decision::BeginAsked => {
+                let value = asked.unwrap_or_default();
+                let hash = &children::hash(&value)[..8];
+                let name = format!("{}-now-{hash}", pipeline.name_any());
+                let job = children::job(pipeline, pods, &name, (RUN, &value), schedule);
+                self.begin(pipeline, context, job).await?;
+                if let Some(state) = &mut self.schedule {
+                    state.run_now = Some(value);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn decide(&mut self, time: Timestamp) {
+        if let Some(state) = &mut self.schedule {
+            state.decided = Time(time);
+        }
+    }
+
+    async fn begin(
+        &mut self,
+        pipeline: &DataPipeline,
+        context: &Context,
+        job: serde_json::Value,
+    ) -> Result<(), Error> {
+        let job: Job =
+            serde_json::from_value(job).map_err(|error| Error::Kubernetes(error.to_string()))?;
+        let name = job.name_any();
+        let api = context.api::<Job>(&namespace(pipeline));
+        let parameters = PostParams {
+            field_manager: Some(MANAGER.into()),
+            ..PostParams::default()
+        };
+        context.metrics.wrote(System::Kubernetes);
+        match api.create(&parameters, &job).await {
+            Ok(job) => self.jobs.push(job),
+            // Begun already: it has just been looked for, so it isn't under way.
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                if let Some(live) = api.get_opt(&name).await? {
+                    check_owner(pipeline, &live)?;
+                }
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let note = format!("run {name} begins");
+        context
+            .event(pipeline, EventType::Normal, "RunBegins", note)
+            .await;
+        Ok(())
+    }
+
+    /// A run that is asked for and wasn't begun yet.
+    fn asked(&self, pipeline: &DataPipeline) -> Option<String> {
+        let wanted = pipeline.annotations().get(RUN_NOW)?;
+        let begun = self.schedule.as_ref().and_then(|of| of.run_now.as_ref());
+        (!wanted.is_empty() && begun != Some(wanted)).then(|| wanted.clone())
+    }
+
+    /// Stops what is under way: the Job stays until its pods are gone.
+    async fn stop(&self, pipeline: &DataPipeline, context: &Context) -> Result<(), Error> {
+        for job in self.jobs.iter().filter(|job| !is_finished(job)) {
+            let how = DeleteParams::foreground();
+            delete::<Job>(pipeline, context, &job.name_any(), how).await?;
+        }
+        Ok(())
+    }
+
+    /// Holds what is under way while the pipeline is paused.
+    async fn pause(&self, pipeline: &DataPipeline, context: &Context) -> Result<(), Error> {
+        let paused = pipeline.spec.paused;
+        let api = context.api::<Job>(&namespace(pipeline));
+        for job in self.jobs.iter().filter(|job| !is_finished(job)) {
+            let held = job.spec.as_ref().and_then(|spec| spec.suspend);
+            if held.unwrap_or_default() != paused && job.meta().deletion_timestamp.is_none() {
+                context.metrics.wrote(System::Kubernetes);
+                let patch = Patch::Merge(json!({"spec": {"suspend": paused}}));
+                api.patch(&job.name_any(), &PatchParams::default(), &patch)
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes the Jobs that are beyond the limits of the history.
+    async fn forget_the_oldest(
+        &mut self,
+        pipeline: &DataPipeline,
+        context: &Context,
+        schedule: &Schedule,
+    ) -> Result<(), Error> {
+        let known = pipeline.status.iter().flat_map(|status| &status.runs);
+        let known: Vec<&RunStatus> = known.collect();
+        let limits = [
+            (
+                RunOutcome::Succeeded,
+                schedule.successful_runs_history_limit,
+            ),
+            (RunOutcome::Failed, schedule.failed_runs_history_limit),
+        ];
+        for (outcome, limit) in limits {
+            let of_outcome = |job: &&Job| {
+                let name = job.name_any();
+                let mut known = known.iter();
+                known.any(|run| run.name == name && run.outcome == outcome)
+            };
+            let names = self.jobs.iter().filter(of_outcome);
+            let names: Vec<_> = names.map(ResourceExt::name_any).collect();
+            let kept = usize::try_from(limit).unwrap_or_default();
+            for name in &names[..names.len().saturating_sub(kept)] {
+                delete::<Job>(pipeline, context, name, DeleteParams::background()).await?;
+                self.jobs.retain(|job| job.name_any() != *name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes away what runs there are, of a pipeline that has no schedule any more. True once there
+    /// are none.
+    pub async fn clear(&self, pipeline: &DataPipeline, context: &Context) -> Result<bool, Error> {
+        for job in &self.jobs {
+            let how = DeleteParams::foreground();
+            delete::<Job>(pipeline, context, &job.name_any(), how).await?;
+        }
+        Ok(self.jobs.is_empty())
+    }
+}
+
+/// Whether no pod reads the source but those of runs: the Deployment from before the schedule is gone
+/// with its pods.
+async fn reads_by_runs_alone(pipeline: &DataPipeline, context: &Context) -> Result<bool, Error> {
+    let name = Stage::Ingest.object_name(pipeline);
+    let api = context.api::<Deployment>(&namespace(pipeline));
+    if api.get_opt(&name).await?.is_none() {
+        return Ok(true);
+    }
+    delete::<Deployment>(pipeline, context, &name, DeleteParams::foreground()).await?;
+    Ok(false)
+}
+
+/// How far the run is that wrote to Kafka last; nothing where Kafka can't be asked.
+async fn progress(pipeline: &DataPipeline, context: &Context) -> Option<RunProgress> {
+    let found = async {
+        let access = kafka_access(pipeline, context).await?;
+        let kafka = context.kafka(&access).await?;
+        let group = pipeline_ref(pipeline).ingest_group();
+        Ok::<_, Error>(kafka.run_progress(&group, &pipeline.topic_name()).await?)
+    };
+    let found = found.await;
+    if let Err(error) = &found {
+        tracing::debug!(
+            pipeline = pipeline.name_any(),
+            "the run's count isn't known: {error}"
+        );
+    }
+    found.ok().flatten()
+}
+
+fn is_suspended(pipeline: &DataPipeline) -> bool {
+    let schedule = pipeline.spec.schedule.as_ref();
+    pipeline.spec.paused || schedule.is_some_and(|schedule| schedule.suspend)
+}
+
+/// How far the schedule is, by the status and by the Jobs: the operator may have been stopped
+/// between the two. With another plan it begins now.
+fn standing(
+    pipeline: &DataPipeline,
+    schedule: &Schedule,
+    jobs: &[Job],
+    now: Timestamp,
+) -> ScheduleStatus {
+    let plan = match is_suspended(pipeline) {
+        true => "suspended".to_string(),
+        false => format!("{} {}", schedule.cron, schedule.time_zone),
+    };
+    let before = pipeline.status.as_ref();
+    let before = before.and_then(|status| status.schedule.as_ref());
+    let decided = before.filter(|before| before.plan == plan);
+    let decided = decided.map_or(now, |before| before.decided.0);
+    let begun = jobs.iter().filter_map(time_of).max();
+    let asked = pipeline.annotations().get(RUN_NOW);
+    let has = |job: &Job| job.annotations().get(RUN) == asked;
+    ScheduleStatus {
+        plan,
+        decided: Time(begun.map_or(decided, |begun| begun.max(decided))),
+        run_now: match asked.filter(|_| jobs.iter().any(has)) {
+            Some(asked) => Some(asked.clone()),
+            None => before.and_then(|before| before.run_now.clone()),
+        },
+    }
+}
+
+/// Whole seconds: as Kubernetes writes them.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,248 @@
+//! Rows as a table has them.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use anyhow::Context;
+use datafusion::arrow::{
+    array::{Array, ArrayRef, Int64Array, RecordBatch, UInt64Array},
+    compute::{CastOptions, cast_with_options, concat_batches, take_record_batch},
+    datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
+    error::ArrowError,
+    row::{RowConverter, SortField},
+};
+use millstream_api::sink::DeltaSink;
+use millstream_plan::SinkPlan;
+
+use crate::{
+    batch::{Batch, Rejected},
+    transform::Rows,
+};
+
+/// The column by which an older row never replaces a newer one: microseconds, as the write
+/// timestamp of a row in Cassandra. No column of a result begins with `_`.
+pub const VERSION: &str = "_version";
+
+/// The columns that rows fill.
+#[derive(Clone)]
+pub struct Shape {
+    schema: SchemaRef,
+    /// The columns by which a row replaces another; none where rows are only added.
+    keys: Vec<usize>,
+    base: i64,
+    grouped: bool,
+}
+
+impl Shape {
+    pub fn new(plan: &SinkPlan, sink: &DeltaSink, timestamp_base: i64) -> anyhow::Result<Self> {
+        let columns = plan.columns.iter();
+        let mut fields: Vec<_> = columns
+            .map(|column| Field::new(&column.name, in_table(&column.data_type), true))
+            .collect();
+        let keys = sink.merge_keys.iter().map(|key| {
+            let index = plan.columns.iter().position(|column| column.name == *key);
+            index.with_context(|| format!("the result has no column `{key}`"))
+        });
+        let keys = keys.collect::<anyhow::Result<Vec<_>>>()?;
+        if !keys.is_empty() {
+            fields.push(Field::new(VERSION, DataType::Int64, true));
+        }
+        Ok(Shape {
+            schema: Arc::new(Schema::new(fields)),
+            keys,
+            base: timestamp_base,
+            grouped: plan.is_grouped(),
+        })
+    }
+
+    /// The columns.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Names of the keys, and of the other columns.
+    pub fn split(&self) -> (Vec<&str>, Vec<&str>) {
+        let (mut keys, mut others) = (Vec::new(), Vec::new());
+        for (index, field) in self.schema.fields().iter().enumerate() {
+            match self.keys.contains(&index) {
+                true => keys.push(field.name().as_str()),
+                false => others.push(field.name().as_str()),
+            }
+        }
+        (keys, others)
+    }
+
+    /// Takes rows; gives the records whose rows the table can't take.
+    pub fn rows(&self, batch: &Batch, rows: &[Rows]) -> (TableRows, Vec<Rejected>) {
+        let mut taken = TableRows::none(self);
+        let mut rejected = Vec::new();
+        for rows in rows {
+            match self.part(batch, rows, &mut rejected) {
+                Ok(part) => taken.parts.push(part),
+                Err(error) => rejected.extend(rows.records.iter().map(|&record| Rejected {
+                    record,
+                    reason: error.to_string(),
+                })),
+            }
+        }
+        (taken, rejected)
+    }
+
+    fn part(
+        &self,
+        batch: &Batch,
+        rows: &Rows,
+        rejected: &mut Vec<Rejected>,
+    ) -> Result<Part, ArrowError> {
+        let options = CastOptions {
+            safe: false,
+            ..CastOptions::default()
+        };
+        let fields = self.schema.fields().iter();
+        let mut columns = rows
+            .columns
+            .columns()
+            .iter()
+            .zip(fields)
+            .map(|(column, field)| cast_with_options(column, field.data_type(), &options))
+            .collect::<Result<Vec<ArrayRef>, _>>()?;
+        let records = batch.records();
+        if !self.keys.is_empty() {
+            let versions = rows.records.iter().map(|&record| {
+                let record = &records[record];
+                // Of a group it is how far the group has come, as in Cassandra.
+                let offset = match self.grouped {
+                    true => record.offset,
+                    false => record.first_offset(),
+                };
+                self.base + offset
+            });
+            columns.push(Arc::new(Int64Array::from_iter_values(versions)));
+        }
+        let all = RecordBatch::try_new(self.schema.clone(), columns)?;
+        let mut kept = Vec::with_capacity(all.num_rows());
+        for (row, &record) in rows.records.iter().enumerate() {
+            match self.keys.iter().find(|&&key| all.column(key).is_null(row)) {
+                None => kept.push(row),
+                Some(&key) => rejected.push(Rejected {
+                    record,
+                    reason: format!(
+                        "column `{}` is null, and it is in mergeKeys",
+                        self.schema.field(key).name()
+                    ),
+                }),
+            }
+        }
+        let places = kept.iter().map(|&row| {
+            let record = &records[rows.records[row]];
+            (record.partition, record.offset)
+        });
+        Ok(Part {
+            places: places.collect(),
+            rows: match kept.len() == all.num_rows() {
+                true => all,
+                false => take_record_batch(&all, &indices(&kept))?,
+            },
+        })
+    }
+}
+
+/// The type in a table for a type of a result.
+fn in_table(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Timestamp(..) => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        DataType::List(element) => DataType::new_list(in_table(element.data_type()), true),
+        other => other.clone(),
+    }
+}
+
+/// Rows of a batch.
+pub struct TableRows {
+    shape: Shape,
+    parts: Vec<Part>,
+}
+
+struct Part {
+    rows: RecordBatch,
+    /// Of every row: topic partition and offset of its record.
+    places: Vec<(i32, i64)>,
+}
+
+impl TableRows {
+    pub fn none(shape: &Shape) -> Self {
+        TableRows {
+            shape: shape.clone(),
+            parts: Vec::new(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.parts.iter().all(|part| part.places.is_empty())
+    }
+
+    /// The last offset of each topic partition.
+    pub fn ends(&self) -> BTreeMap<i32, i64> {
+        let mut ends = BTreeMap::new();
+        for (partition, offset) in self.parts.iter().flat_map(|part| &part.places) {
+            let end = ends.entry(*partition).or_insert(*offset);
+            *end = (*end).max(*offset);
+        }
+        ends
+    }
+
+    /// The rows that a table doesn't have which has all up to these offsets. Where rows replace
+    /// others: the newest of each key.
+    pub fn after(&self, applied: &HashMap<i32, i64>) -> Result<RecordBatch, ArrowError> {
+        let mut batches = Vec::with_capacity(self.parts.len());
+        for part in &self.parts {
+            let places = part.places.iter().enumerate();
+            let new = places.filter(|(_, (partition, offset))| {
+                applied
+                    .get(partition)
+                    .is_none_or(|applied| offset > applied)
+            });
+            let new: Vec<_> = new.map(|(row, _)| row).collect();
+            batches.push(match new.len() == part.places.len() {
+                true => part.rows.clone(),
+                false => take_record_batch(&part.rows, &indices(&new))?,
+            });
+        }
+        let rows = concat_batches(&self.shape.schema, &batches)?;
+        match self.shape.keys.is_empty() {
+            true => Ok(rows),
+            false => self.newest(rows),
+        }
+    }
+
+    fn newest(&self, rows: RecordBatch) -> Result<RecordBatch, ArrowError> {
+        let keys = &self.shape.keys;
+        let fields = keys.iter().map(|&key| {
+            let data_type = self.shape.schema.field(key).data_type();
+            SortField::new(data_type.clone())
+        });
+        let converter = RowConverter::new(fields.collect())?;
+        let columns: Vec<_> = keys.iter().map(|&key| rows.column(key).clone()).collect();
+        let keys = converter.convert_columns(&columns)?;
+        let versions = rows.column(self.shape.schema.index_of(VERSION)?);
+        let versions = versions
+            .as_any()
+            .downcast_ref::<Int64Array>()
+            .ok_or_else(|| ArrowError::CastError(format!("{VERSION} isn't BIGINT")))?;
+        let mut newest: HashMap<_, usize> = HashMap::with_capacity(rows.num_rows());
+        for row in 0..rows.num_rows() {
+            let known = newest.entry(keys.row(row)).or_insert(row);
+            if versions.value(row) >= versions.value(*known) {
+                *known = row;
+            }
+        }
+        let mut newest: Vec<_> = newest.into_values().collect();
+        newest.sort_unstable();
+        take_record_batch(&rows, &indices(&newest))
+    }
+}
+
+fn indices(rows: &[usize]) -> UInt64Array {
+    UInt64Array::from_iter_values(rows.iter().map(|&row| row as u64))
+}

@@ -1,0 +1,258 @@
+//! A table as it was last seen, and commits to it.
+
+use std::collections::HashMap;
+
+use anyhow::Context;
+use datafusion::{
+    arrow::record_batch::RecordBatch,
+    logical_expr::{Expr, col},
+    prelude::SessionContext,
+};
+use deltalake::{
+    DeltaTable, DeltaTableError,
+    delta_datafusion::create_session,
+    kernel::{
+        StructField, StructType, Transaction,
+        engine::arrow_conversion::TryIntoKernel,
+        transaction::{CommitProperties, TransactionError},
+    },
+    operations::write::SchemaMode,
+    protocol::SaveMode,
+};
+use millstream_api::sink::{DeltaSink, delta::DeltaMode};
+
+use super::{
+    compact::Compactor,
+    place::Place,
+    rows::{Shape, TableRows, VERSION},
+};
+
+/// How long a table that is merged into keeps the files that were replaced, where this sink made it:
+/// each commit replaces some.
+const KEEP_REPLACED: &str = "interval 1 days";
+
+/// Why rows aren't committed.
+pub enum Failure {
+    /// Another commit came first; what it did is to be looked at.
+    Conflict(String),
+    /// Something is wrong.
+    Error(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        match error.downcast::<DeltaTableError>() {
+            Ok(error) => error.into(),
+            Err(error) => Failure::Error(error),
+        }
+    }
+}
+
+impl From<DeltaTableError> for Failure {
+    fn from(error: DeltaTableError) -> Self {
+        use TransactionError as Transaction;
+        match error {
+            DeltaTableError::VersionAlreadyExists(_)
+            | DeltaTableError::Transaction {
+                source: Transaction::CommitConflict(_) | Transaction::MaxCommitAttempts(_),
+            } => Failure::Conflict(error.to_string()),
+            other => Failure::Error(other.into()),
+        }
+    }
+}
+
+/// A table, and what is known of it.
+pub struct Table {
+    place: Place,
+    sink: DeltaSink,
+    shape: Shape,
+    fields: Vec<StructField>,
+    reader: String,
+    compactor: Compactor,
+    /// None after anything went wrong: then the table is read anew.
+    seen: Option<Seen>,
+}
+
+/// A table at one of its versions. A commit is made from there: where another one has come since, of
+/// the same topic partition, it fails.
+struct Seen {
+    table: DeltaTable,
+    /// The last offsets that the table has, of the topic partitions that were asked for.
+    applied: HashMap<i32, i64>,
+}
+
+impl Table {
+    pub fn new(
+        place: Place,
+        sink: DeltaSink,
+        shape: Shape,
+        reader: String,
+    ) -> anyhow::Result<Self> {
+        let schema: StructType = shape.schema().as_ref().try_into_kernel()?;
+        let fields = schema.fields().cloned().collect();
+        let compactor = Compactor::new(&sink.compaction);
+        Ok(Table {
+            place,
+            sink,
+            shape,
+            fields,
+            reader,
+            compactor,
+            seen: None,
+        })
+    }
+
+    /// Commits the rows that the table doesn't have. The answer is what isn't as it should be though
+    /// they are there.
+    pub async fn apply(&mut self, rows: &TableRows) -> Result<Option<String>, Failure> {
+        let mut seen = match self.seen.take() {
+            Some(seen) => seen,
+            None => self.look().await?,
+        };
+        let ends = rows.ends();
+        for &partition in ends.keys() {
+            if !seen.applied.contains_key(&partition) {
+                let app = self.app(partition);
+                let state = seen.table.snapshot()?;
+                let log = seen.table.log_store();
+                let applied = state.transaction_version(log.as_ref(), app).await?;
+                seen.applied.insert(partition, applied.unwrap_or(-1));
+            }
+        }
+        let left = rows.after(&seen.applied).map_err(anyhow::Error::from)?;
+        let mut warning = None;
+        if left.num_rows() > 0 {
+            let is_new = |(partition, end): &(&i32, &i64)| seen.applied.get(partition) < Some(end);
+            let transactions = ends.iter().filter(is_new);
+            let transactions = transactions
+                .map(|(&partition, &end)| Transaction::new(self.app(partition), end))
+                .collect();
+            let before = seen.table.version();
+            let commit = CommitProperties::default().with_application_transactions(transactions);
+            seen.table = match self.sink.mode {
+                DeltaMode::Append => append(seen.table, left, commit).await?,
+                DeltaMode::Merge => self.merge(seen.table, left, commit).await?,
+            };
+            seen.applied.extend(ends);
+            (seen.table, warning) = self.compactor.run(seen.table, before).await;
+        }
+        self.seen = Some(seen);
+        Ok(warning)
+    }
+
+    /// By what the offsets of a topic partition are known in the table.
+    fn app(&self, partition: i32) -> String {
+        format!("{}/{partition}", self.reader)
+    }
+
+    /// Reads the table; makes it where it isn't there, and adds columns that it doesn't have.
+    async fn look(&self) -> Result<Seen, Failure> {
+        let mut table = self.place.table()?;
+        if table.verify_deltatable_existence().await? {
+            table.load().await?;
+        } else {
+            table = self.create(&table).await?;
+        }
+        let schema = table.snapshot()?.schema();
+        let mut missing = Vec::new();
+        for field in &self.fields {
+            match schema.field(field.name()) {
+                None => missing.push(field.clone()),
+                Some(there) if there.data_type() == field.data_type() => {}
+                Some(there) => {
+                    return Err(Failure::Error(anyhow::anyhow!(
+                        "column `{}` is {} in the table and {} in the SQL's result: CAST it, or use a new column or table",
+                        field.name(),
+                        there.data_type(),
+                        field.data_type()
+                    )));
+                }
+            }
+        }
+        if !missing.is_empty() {
+            table = table.add_columns().with_fields(missing).await?;
+        }
+        Ok(Seen {
+            table,
+            applied: HashMap::new(),
+        })
+    }
+
+    async fn create(&self, table: &DeltaTable) -> Result<DeltaTable, DeltaTableError> {
+        let mut create = table
+            .create()
+            .with_columns(self.fields.iter().cloned())
+            .with_partition_columns(&self.sink.partition_by);
+        if self.sink.mode == DeltaMode::Merge {
+            let kept = [("delta.deletedFileRetentionDuration", Some(KEEP_REPLACED))];
+            create = create.with_configuration(kept);
+        }
+        create.await
+    }
+
+    async fn merge(
+        &self,
+        table: DeltaTable,
+        rows: RecordBatch,
+        commit: CommitProperties,
+    ) -> Result<DeltaTable, Failure> {
+        let session = session();
+        let rows = session.read_batch(rows).map_err(anyhow::Error::from)?;
+        let (keys, others) = self.shape.split();
+        let same = keys.iter().map(|key| target(key).eq(source(key)));
+        let same = same.reduce(Expr::and).context("there are no mergeKeys")?;
+        // A row of somebody else has no version.
+        let older = target(VERSION)
+            .is_null()
+            .or(target(VERSION).lt(source(VERSION)));
+        let (table, _) = table
+            .merge(rows, same)
+            .with_source_alias("source")
+            .with_target_alias("target")
+            .with_session_state(std::sync::Arc::new(session.state()))
+            .with_commit_properties(commit)
+            .when_matched_update(|update| {
+                let update = update.predicate(older);
+                others
+                    .iter()
+                    .fold(update, |update, name| update.update(*name, source(name)))
+            })?
+            .when_not_matched_insert(|insert| {
+                let all = keys.iter().chain(&others);
+                all.fold(insert, |insert, name| insert.set(*name, source(name)))
+            })?
+            .await?;
+        Ok(table)
+    }
+}
+
+async fn append(
+    table: DeltaTable,
+    rows: RecordBatch,
+    commit: CommitProperties,
+) -> Result<DeltaTable, DeltaTableError> {
+    table
+        .write([rows])
+        .with_save_mode(SaveMode::Append)
+        // Columns of the table that the rows don't have are null.
+        .with_schema_mode(SchemaMode::Merge)
+        .with_session_state(std::sync::Arc::new(session().state()))
+        .with_commit_properties(commit)
+        .await
+}
+
+/// What runs the table's plans: in one piece, so that a commit makes one file and no more memory is
+/// taken than for that.
+pub fn session() -> SessionContext {
+    let mut state = create_session().state();
+    state.config_mut().options_mut().execution.target_partitions = 1;
+    SessionContext::new_with_state(state)
+}
+
+fn source(column: &str) -> Expr {
+    col(format!("source.{column}"))
+}
+
+fn target(column: &str) -> Expr {
+    col(format!("target.{column}"))
+}

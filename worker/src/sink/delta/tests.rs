@@ -1,0 +1,275 @@
+use datafusion::arrow::util::pretty::pretty_format_batches;
+use deltalake::DeltaTable;
+use millstream_plan::RecordSchema;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{table::session, *};
+use crate::{status::Status, transform::Transform};
+
+const SCHEMA: &str = "id BIGINT, name TEXT, at TIMESTAMP, tags ARRAY<TEXT>, price DECIMAL(10, 2)";
+
+/// A sink into a folder, and what it reads.
+struct Lake {
+    folder: TempDir,
+    sql: String,
+    sink: Value,
+    base: i64,
+    reader: String,
+}
+
+impl Lake {
+    fn new(sql: &str, sink: Value) -> Self {
+        Lake {
+            folder: tempfile::tempdir().unwrap(),
+            sql: sql.into(),
+            sink,
+            base: 1_000_000,
+            reader: "group/topic".into(),
+        }
+    }
+
+    fn plan(&self) -> SinkPlan {
+        SinkPlan::new(&RecordSchema::parse(SCHEMA).unwrap(), "lake", &self.sql).unwrap()
+    }
+
+    fn config(&self) -> Config {
+        let mut config = self.sink.clone();
+        config["path"] = json!(self.folder.path().join("a/table"));
+        config["volume"] = json!({"persistentVolumeClaim": {"claimName": "c"}, "path": "t"});
+        serde_json::from_value(config).unwrap()
+    }
+
+    async fn open(&self) -> DeltaSink {
+        let status = Arc::new(Status::default()).part("lake");
+        DeltaSink::open(
+            "lake",
+            &self.config(),
+            &self.plan(),
+            self.base,
+            self.reader.clone(),
+            &Credentials::new("/nowhere".into()),
+            status,
+        )
+        .await
+        .unwrap()
+    }
+
+    /// Writes records, given as partition, offset and JSON; gives the reasons of those refused.
+    async fn write(&self, sink: &DeltaSink, records: &[(i32, i64, Value)]) -> Vec<String> {
+        let mut batch = Batch::default();
+        for (partition, offset, record) in records {
+            let record = record.to_string();
+            batch.push_record(*partition, *offset, None, None, Some(record.as_bytes()));
+        }
+        let transformed = Transform::new(&self.plan()).unwrap().run(&batch).unwrap();
+        assert_eq!(transformed.rejected, []);
+        let rejected = sink.write(&batch, &transformed.rows).await;
+        rejected.into_iter().map(|r| r.reason).collect()
+    }
+
+    async fn table(&self) -> DeltaTable {
+        let place = Place::new("lake", &self.config(), &Credentials::new("/nowhere".into()));
+        let mut table = place.unwrap().table().unwrap();
+        table.load().await.unwrap();
+        table
+    }
+
+    async fn select(&self, sql: &str) -> String {
+        let session = session();
+        let table = self.table().await;
+        let provider = table.table_provider().await.unwrap();
+        session.register_table("t", provider).unwrap();
+        let rows = session.sql(sql).await.unwrap().collect().await.unwrap();
+        pretty_format_batches(&rows).unwrap().to_string()
+    }
+
+    async fn count(&self) -> String {
+        let all = self
+            .select("SELECT count(*), count(DISTINCT id) FROM t")
+            .await;
+        let line = all.lines().nth(3).unwrap_or_default();
+        line.replace([' ', '|'], ".")
+            .split('.')
+            .filter(|part| !part.is_empty())
+            .collect::<Vec<_>>()
+            .join(" of ")
+    }
+}
+
+fn record(id: i64, name: &str) -> Value {
+    json!({"id": id, "name": name, "at": "2026-03-01T12:00:00Z", "tags": ["a", null], "price": "1.50"})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_come_again_are_added_once() {
+    let lake = Lake::new("SELECT * FROM records", json!({"partitionBy": ["name"]}));
+    let sink = lake.open().await;
+    let first = [(0, 1, record(1, "x")), (1, 1, record(2, "y"))];
+    assert!(lake.write(&sink, &first).await.is_empty());
+    lake.write(&sink, &first).await;
+    drop(sink);
+    // A worker that comes after knows nothing but the table.
+    let sink = lake.open().await;
+    let again = [
+        (0, 1, record(1, "x")),
+        (0, 2, record(3, "x")),
+        (1, 0, record(4, "y")),
+        (2, 0, record(5, "y")),
+    ];
+    lake.write(&sink, &again).await;
+    let rows = lake
+        .select("SELECT id, name, at, tags, price FROM t ORDER BY id")
+        .await;
+    insta::assert_snapshot!(rows, @"");
+    assert!(lake.folder.path().join("a/table/name=x").is_dir());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_row_of_a_key_stays() {
+    let sql = "SELECT id, name FROM records";
+    let mut lake = Lake::new(sql, json!({"mode": "merge", "mergeKeys": ["id"]}));
+    let sink = lake.open().await;
+    let records = [
+        (0, 1, record(1, "old")),
+        (0, 2, record(1, "new")),
+        (0, 3, record(2, "other")),
+        (0, 4, json!({"name": "nobody"})),
+    ];
+    let refused = lake.write(&sink, &records).await;
+    assert_eq!(refused, ["column `id` is null, and it is in mergeKeys"]);
+    lake.write(&sink, &[(0, 5, record(2, "changed"))]).await;
+    // One of the topic that was before this one.
+    (lake.base, lake.reader) = (900_000, "group/former".into());
+    lake.write(
+        &lake.open().await,
+        &[(0, 70, record(1, "older")), (0, 71, record(3, "only"))],
+    )
+    .await;
+    let rows = lake
+        .select("SELECT id, name, _version FROM t ORDER BY id")
+        .await;
+    insta::assert_snapshot!(rows, @"");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_that_the_result_gains_are_added() {
+    let mut lake = Lake::new("SELECT id FROM records", json!({}));
+    lake.write(&lake.open().await, &[(0, 1, record(1, "x"))])
+        .await;
+    lake.sql = "SELECT name, id FROM records".into();
+    lake.write(&lake.open().await, &[(0, 2, record(2, "y"))])
+        .await;
+    // One that it loses is null from then on.
+    lake.sql = "SELECT id FROM records".into();
+    lake.write(&lake.open().await, &[(0, 3, record(3, "z"))])
+        .await;
+    let rows = lake.select("SELECT * FROM t ORDER BY id").await;
+    insta::assert_snapshot!(rows, @"");
+
+    lake.sql = "SELECT name AS id FROM records".into();
+    let shape = Shape::new(&lake.plan(), &lake.config().sink, 0).unwrap();
+    let place = Place::new("lake", &lake.config(), &Credentials::new("/nowhere".into()));
+    let table = Table::new(
+        place.unwrap(),
+        lake.config().sink,
+        shape.clone(),
+        "r".into(),
+    );
+    let mut batch = Batch::default();
+    batch.push_record(
+        0,
+        9,
+        None,
+        None,
+        Some(record(1, "x").to_string().as_bytes()),
+    );
+    let rows = Transform::new(&lake.plan())
+        .unwrap()
+        .run(&batch)
+        .unwrap()
+        .rows;
+    let failure = table.unwrap().apply(&shape.rows(&batch, &rows).0).await;
+    let Err(Failure::Error(error)) = failure else {
+        panic!("another type is refused");
+    };
+    insta::assert_snapshot!(error, @"");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_at_the_same_time_lose_nothing_and_double_nothing() {
+    for sink in [json!({}), json!({"mode": "merge", "mergeKeys": ["id"]})] {
+        let lake = Lake::new("SELECT id, name FROM records", sink);
+        // The second and the third have the same partition: one of them is a zombie.
+        let writers = [0, 1, 1].map(|partition| {
+            let lake = &lake;
+            async move {
+                let sink = lake.open().await;
+                for offset in 0..6 {
+                    let row = record(i64::from(partition) * 100 + offset, "x");
+                    lake.write(&sink, &[(partition, offset, row)]).await;
+                }
+            }
+        });
+        futures::future::join_all(writers).await;
+        assert_eq!(lake.count().await, "12 of 12");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_files_are_put_together() {
+    let lake = Lake::new("SELECT id FROM records", json!({}));
+    let sink = lake.open().await;
+    for offset in 0..34 {
+        lake.write(&sink, &[(0, offset, record(offset, "x"))]).await;
+    }
+    assert_eq!(lake.count().await, "34 of 34");
+    let files = lake.table().await.get_file_uris().unwrap().count();
+    assert!(files < 10, "{files} files");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_holds_a_table_that_several_write() {
+    let Ok(endpoint) = std::env::var("MILLSTREAM_S3") else {
+        eprintln!("skipped: MILLSTREAM_S3 names no object store");
+        return;
+    };
+    let bucket = format!("millstream-{}", uuid::Uuid::new_v4().simple());
+    let put = reqwest::Client::new().put(format!("{endpoint}/{bucket}"));
+    assert!(put.send().await.unwrap().status().is_success());
+    let keys = tempfile::tempdir().unwrap();
+    for file in millstream_api::sink::s3_files("lake") {
+        std::fs::write(keys.path().join(file), "any").unwrap();
+    }
+    let credentials = Credentials::new(keys.path().into());
+    let secret = json!({"name": "s", "key": "k"});
+    let config: Config = serde_json::from_value(json!({"s3": {
+        "bucket": bucket, "prefix": "lake/t", "endpoint": endpoint, "allowHttp": true,
+        "accessKeyIdSecret": secret, "secretAccessKeySecret": secret,
+    }}))
+    .unwrap();
+    let lake = Lake::new("SELECT id, name FROM records", json!({}));
+    let writers = [0, 1, 1].map(|partition| {
+        let (lake, config, credentials) = (&lake, &config, &credentials);
+        async move {
+            let status = Arc::new(Status::default()).part("lake");
+            let reader = lake.reader.clone();
+            let plan = lake.plan();
+            let sink = DeltaSink::open("lake", config, &plan, 0, reader, credentials, status);
+            let sink = sink.await.unwrap();
+            for offset in 0..4 {
+                let row = record(i64::from(partition) * 100 + offset, "x");
+                lake.write(&sink, &[(partition, offset, row)]).await;
+            }
+        }
+    });
+    futures::future::join_all(writers).await;
+    let place = Place::new("lake", &config, &credentials).unwrap();
+    let mut table = place.table().unwrap();
+    table.load().await.unwrap();
+    let session = session();
+    let provider = table.table_provider().await.unwrap();
+    session.register_table("t", provider).unwrap();
+    let rows = session.sql("SELECT id FROM t").await.unwrap();
+    assert_eq!(rows.count().await.unwrap(), 8);
+}

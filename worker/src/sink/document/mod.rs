@@ -1,0 +1,79 @@
+//! Rows as documents of a MongoDB-compatible server.
+
+mod bind;
+mod connect;
+mod reply;
+mod value;
+mod write;
+
+use std::time::Duration;
+
+use futures::{FutureExt, future::BoxFuture};
+use millstream_api::sink::DocumentSink as Spec;
+use millstream_plan::SinkPlan;
+
+use self::{bind::Binder, write::Writer};
+use crate::{
+    batch::{Batch, MAX_BYTES, MAX_RECORDS, Rejected},
+    config::Credentials,
+    metrics::StageMetrics,
+    sink::{Pace, Sink},
+    status::StatusPart,
+    transform::Rows,
+};
+
+/// The concern under which errors of the server are shown.
+const DOCUMENTS: &str = "documents";
+
+/// A collection that takes rows. Every document says which record was the last that changed it;
+/// older ones don't change it any more.
+pub struct DocumentSink {
+    binder: Binder,
+    writer: Writer,
+    grouped: bool,
+}
+
+impl DocumentSink {
+    /// A sink into the collection. Fails only where the configuration doesn't make sense: a server
+    /// that is away is waited for when there is something to write.
+    pub async fn open(
+        sink: &str,
+        to: &Spec,
+        plan: &SinkPlan,
+        version_base: i64,
+        credentials: &Credentials,
+        status: StatusPart,
+        metrics: StageMetrics,
+    ) -> anyhow::Result<Self> {
+        let database = connect::database(sink, to, credentials).await?;
+        Ok(DocumentSink {
+            binder: Binder::new(plan, &to.id, version_base)?,
+            writer: Writer::new(database, &to.collection, status, metrics),
+            grouped: plan.is_grouped(),
+        })
+    }
+}
+
+impl Sink for DocumentSink {
+    fn write<'a>(&'a self, batch: &'a Batch, rows: &'a [Rows]) -> BoxFuture<'a, Vec<Rejected>> {
+        async move {
+            let (rounds, mut rejected) = self.binder.bind(batch, rows);
+            for round in rounds {
+                rejected.extend(self.writer.write(round).await);
+            }
+            rejected
+        }
+        .boxed()
+    }
+
+    /// One batch after the other: a record may leave fields of its document as they are, so what is
+    /// older has to be there first. The rows of groups are whole.
+    fn pace(&self) -> Option<Pace> {
+        (!self.grouped).then_some(Pace {
+            records: MAX_RECORDS,
+            bytes: MAX_BYTES,
+            linger: Duration::ZERO,
+            in_flight: 1,
+        })
+    }
+}

@@ -1,0 +1,158 @@
+//! Delta Lake tables by worker processes, from the real Kafka, states in the real Cassandra. Skipped
+//! where `MILLSTREAM_ENVIRONMENT` doesn't name them.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use crate::support::{Environment, Pipeline, Settings, Worker};
+use datafusion::{arrow::array::AsArray, arrow::datatypes::Int64Type, prelude::SessionContext};
+use deltalake::DeltaTableBuilder;
+use serde_json::{Value, json};
+use url::Url;
+
+const SETTINGS: Settings = Settings {
+    schema: "id BIGINT, value BIGINT",
+    sql: "SELECT id, value FROM records",
+    columns: &[("id", "bigint"), ("value", "bigint")],
+    key: "/id",
+    partitions: 4,
+    base: 1_700_000_000_000_000,
+};
+
+/// The sink, in place of the one into Cassandra.
+fn lake(folder: &Path, more: Value) -> Value {
+    let mut delta = json!({
+        "path": folder.join("table"),
+        "volume": {"persistentVolumeClaim": {"claimName": "lake"}, "path": "table"},
+        "commitInterval": "200ms",
+    });
+    for (name, value) in more.as_object().unwrap() {
+        delta[name] = value.clone();
+    }
+    json!({"delta": delta})
+}
+
+/// Starts a worker whose sink is a Delta Lake table.
+fn start(pipeline: &Pipeline, sink: &Value) -> Worker {
+    let mut sink = sink.clone();
+    sink["cassandra"] = Value::Null;
+    pipeline.process_with(sink)
+}
+
+/// Rows of two numbers.
+async fn rows(folder: &Path, sql: &str) -> Vec<(i64, i64)> {
+    let url = Url::from_directory_path(folder.join("table")).unwrap();
+    let mut table = DeltaTableBuilder::from_url(url).unwrap().build().unwrap();
+    table.load().await.unwrap();
+    let session = SessionContext::new();
+    let provider = table.table_provider().await.unwrap();
+    session.register_table("t", provider).unwrap();
+    let batches = session.sql(sql).await.unwrap().collect().await.unwrap();
+    let mut rows = Vec::new();
+    for batch in batches {
+        let column = |index: usize| batch.column(index).as_primitive::<Int64Type>().clone();
+        let (first, second) = (column(0), column(1));
+        rows.extend((0..batch.num_rows()).map(|row| (first.value(row), second.value(row))));
+    }
+    rows
+}
+
+fn keyed(records: impl Iterator<Item = (i64, i64)>) -> Vec<(String, Vec<u8>)> {
+    records
+        .map(|(id, value)| {
+            let record = json!({"id": id, "value": value}).to_string();
+            (id.to_string(), record.into_bytes())
+        })
+        .collect()
+}
+
+/// Produces, and kills workers all the while; two run at any time.
+async fn killed(pipeline: &Pipeline, sink: &Value, kills: u32, records: &[(String, Vec<u8>)]) {
+    let mut workers = vec![start(pipeline, sink), start(pipeline, sink)];
+    let parts = records.chunks(records.len().div_ceil(kills as usize));
+    for (kill, part) in parts.enumerate() {
+        pipeline.produce_all(part).await;
+        // At another instant each time: while it joins, reads, merges, commits.
+        let pause = 300 + (kill as u64 * 397) % 1_700;
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        workers.remove(0).kill();
+        workers.push(start(pipeline, sink));
+    }
+    pipeline.await_commits().await;
+    for worker in workers {
+        assert_eq!(worker.terminate().await.0, Some(0));
+    }
+}
+
+/// Kills: ten, or as many as `MILLSTREAM_KILLS` says.
+fn kills() -> u32 {
+    let kills = std::env::var("MILLSTREAM_KILLS").ok();
+    kills.and_then(|kills| kills.parse().ok()).unwrap_or(10)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_neither_lose_nor_double_a_row() {
+    let Some(environment) = Environment::find() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let pipeline = Pipeline::create(environment, SETTINGS).await;
+    let sink = lake(folder.path(), json!({}));
+    let records = keyed((0..20_000).map(|id| (id, id * 2)));
+    killed(&pipeline, &sink, kills(), &records).await;
+    let counted = rows(
+        folder.path(),
+        "SELECT count(*), count(DISTINCT id) FROM t WHERE value = id * 2",
+    );
+    assert_eq!(counted.await, [(20_000, 20_000)]);
+    let (counts, _) = pipeline.progress().await;
+    assert_eq!(counts.rows, 20_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_during_merges_leave_the_newest_row_of_each_key() {
+    let Some(environment) = Environment::find() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let pipeline = Pipeline::create(environment, SETTINGS).await;
+    let merge = json!({"mode": "merge", "mergeKeys": ["id"]});
+    let sink = lake(folder.path(), merge);
+    let updates: Vec<_> = (0..20_000).map(|n| ((n * 7) % 1_000, n)).collect();
+    let expected: BTreeMap<_, _> = updates.iter().copied().collect();
+    killed(&pipeline, &sink, kills(), &keyed(updates.into_iter())).await;
+    let there = rows(folder.path(), "SELECT id, value FROM t ORDER BY id").await;
+    assert_eq!(there, expected.into_iter().collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_are_merged_and_their_states_are_in_cassandra() {
+    let Some(environment) = Environment::find() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings {
+        sql: "SELECT id, count(*) AS value FROM records GROUP BY id",
+        ..SETTINGS
+    };
+    let pipeline = Pipeline::create(environment, settings).await;
+    pipeline.create_state_table().await;
+    let merge = json!({"mode": "merge", "mergeKeys": ["id"]});
+    let mut sink = lake(folder.path(), merge);
+    sink["state"] = json!({
+        "keyspace": pipeline.name,
+        "table": {
+            "name": "rows",
+            "columns": [{"name": "id", "type": "bigint"}, {"name": "value", "type": "bigint"}],
+            "primaryKey": {"partitionKey": ["id"]},
+        },
+        "consistency": "LOCAL_QUORUM",
+    });
+    let records: Vec<_> = (0..10_000).map(|n| ((n * n) % 701, n)).collect();
+    let mut expected = BTreeMap::<i64, i64>::new();
+    for (id, _) in &records {
+        *expected.entry(*id).or_default() += 1;
+    }
+    killed(&pipeline, &sink, kills(), &keyed(records.into_iter())).await;
+    let there = rows(folder.path(), "SELECT id, value FROM t ORDER BY id").await;
+    assert_eq!(there, expected.into_iter().collect::<Vec<_>>());
+}

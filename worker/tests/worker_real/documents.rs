@@ -1,0 +1,358 @@
+//! Documents by worker processes, on the real Kafka and document server. Skipped where
+//! `MILLSTREAM_ENVIRONMENT` doesn't name them.
+
+use std::{collections::BTreeMap, net::TcpListener, time::Duration};
+
+use futures::TryStreamExt;
+use millstream_api::worker::CommitMetadata;
+use millstream_plan::RecordSchema;
+use millstream_worker::source::generator::Generator;
+use mongodb::{
+    Client, Collection, IndexModel,
+    bson::{Bson, DateTime, Document, doc},
+    options::IndexOptions,
+};
+use serde_json::{Value, json};
+use tokio::io::copy_bidirectional;
+
+use crate::support::{Environment, Pipeline, Settings, Worker};
+
+const BASE: i64 = 1_700_000_000_000_000;
+
+const USERS: Settings = Settings {
+    schema: "login STRUCT<uuid UUID, username TEXT>, name STRUCT<first TEXT, last TEXT>, \
+        age INT, seen TIMESTAMP, tags ARRAY<TEXT>",
+    sql: "SELECT login.uuid AS id, name.first AS first_name, login.username AS username, age, \
+        seen, tags FROM records",
+    // For the table that isn't written here.
+    columns: &[("id", "uuid")],
+    key: "/login/uuid",
+    partitions: 2,
+    base: BASE,
+};
+
+/// A pipeline into documents, and the collection that has them.
+struct Users {
+    pipeline: Pipeline,
+    server: String,
+    documents: Collection<Document>,
+}
+
+impl Users {
+    /// None where there are no servers.
+    async fn create(partitions: i32) -> Option<Self> {
+        let environment = Environment::find()?;
+        let Some(server) = environment.json["documents"].as_str() else {
+            eprintln!("skipped: the environment has no document server");
+            return None;
+        };
+        let server = server.to_owned();
+        let client = Client::with_uri_str(format!("mongodb://{server}/")).await;
+        let settings = Settings {
+            partitions,
+            ..USERS
+        };
+        let pipeline = Pipeline::create(environment, settings).await;
+        let documents = client
+            .unwrap()
+            .database("worker")
+            .collection(&pipeline.name);
+        let users = Users {
+            pipeline,
+            documents,
+            server: server.clone(),
+        };
+        users.connect(&server);
+        Some(users)
+    }
+
+    /// Tells the workers that are started from now on where the server is.
+    fn connect(&self, server: &str) {
+        let uri = format!("mongodb://{server}/");
+        self.pipeline.give("sink-rows-document-connection", &uri);
+    }
+
+    fn process(&self) -> Worker {
+        self.process_with(USERS.sql)
+    }
+
+    fn process_with(&self, sql: &str) -> Worker {
+        self.pipeline.process_with(json!({
+            "sql": sql,
+            "cassandra": null,
+            "document": {
+                "connectionSecret": {"name": "documents", "key": "uri"},
+                "database": "worker",
+                "collection": self.documents.name(),
+                "id": "id",
+            },
+        }))
+    }
+
+    async fn stored(&self) -> BTreeMap<String, Document> {
+        let found = self.documents.find(doc! {}).await.unwrap();
+        let found: Vec<Document> = found.try_collect().await.unwrap();
+        let by_id = found.into_iter().map(|document| {
+            let id = document.get("_id").map(Bson::to_string);
+            (id.unwrap_or_default(), document)
+        });
+        by_id.collect()
+    }
+
+    async fn drop(self) {
+        self.documents.drop().await.unwrap();
+    }
+}
+
+fn id(number: usize) -> String {
+    format!("{number:08}-0e87-41f1-b1e4-ed1a15226b80")
+}
+
+fn record(number: usize, rest: &str) -> (String, Vec<u8>) {
+    let id = id(number);
+    let json = format!(r#"{{"login": {{"uuid": "{id}"}}, {rest}}}"#);
+    (id, json.into_bytes())
+}
+
+fn uuid(text: &str) -> mongodb::bson::Uuid {
+    mongodb::bson::Uuid::parse_str(text).unwrap()
+}
+
+fn rows(rows: i64) -> CommitMetadata {
+    CommitMetadata {
+        rows,
+        ..CommitMetadata::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_record_wins_null_is_kept_and_absent_fields_are_left_alone() {
+    let Some(users) = Users::create(1).await else {
+        return;
+    };
+    let first = r#""name": {"first": "Zoë"}, "age": 7, "seen": "2026-01-02T03:04:05.678Z", "tags": ["a", null]"#;
+    let records = [
+        record(1, first),
+        record(1, r#""name": {"first": "Ada"}, "age": null"#),
+        record(2, r#""age": 1"#),
+    ];
+    let worker = users.process();
+    users.pipeline.produce_all(&records[..1]).await;
+    users.pipeline.await_progress(rows(1)).await;
+    users.pipeline.produce_all(&records[1..]).await;
+    users.pipeline.await_progress(rows(3)).await;
+    let seen = DateTime::parse_rfc3339_str("2026-01-02T03:04:05.678Z").unwrap();
+    let expected = doc! {
+        "_id": uuid(&id(1)), "id": uuid(&id(1)), "first_name": "Ada", "age": null, "seen": seen,
+        "tags": ["a", null], "_version": BASE + 1,
+    };
+    let one = doc! {"_id": uuid(&id(1))};
+    let found = users.documents.find_one(one).await.unwrap();
+    assert_eq!(found, Some(expected));
+    let two = doc! {"_id": uuid(&id(2))};
+    let found = users.documents.find_one(two).await.unwrap().unwrap();
+    assert!(!found.contains_key("first_name"), "{found}");
+    drop(worker);
+    users.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_are_killed_leave_every_document_as_new_as_can_be() {
+    let Some(users) = Users::create(USERS.partitions).await else {
+        return;
+    };
+    const RECORDS: u64 = 6_000;
+    let source = json!({"generator": {"count": RECORDS, "seed": 8, "rate": 2_000}});
+    let mut ingest = users.pipeline.ingest(source.clone());
+    let mut workers = vec![users.process(), users.process()];
+    for round in 0..5 {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        workers.remove(0).kill();
+        workers.push(users.process());
+        if round == 2 {
+            ingest.kill();
+            ingest = users.pipeline.ingest(source.clone());
+        }
+    }
+    ingest.await_status(|status| status.complete).await;
+    users.pipeline.await_commits().await;
+    let generator = Generator::new(&RecordSchema::parse(USERS.schema).unwrap(), 8);
+    let expected: BTreeMap<_, _> = (0..RECORDS)
+        .map(|index| {
+            let json: Value = serde_json::from_slice(&generator.record(index)).unwrap();
+            let id = uuid(json["login"]["uuid"].as_str().unwrap());
+            (Bson::from(id).to_string(), json)
+        })
+        .collect();
+    let stored = users.stored().await;
+    assert_eq!(stored.len(), expected.len());
+    for (id, json) in expected {
+        let found = &stored[&id];
+        let text = |field: &str| found.get_str(field).ok();
+        assert_eq!(text("first_name"), json["name"]["first"].as_str());
+        assert_eq!(text("username"), json["login"]["username"].as_str());
+        let age = found.get_i32("age").ok().map(i64::from);
+        assert_eq!(age, json["age"].as_i64());
+    }
+    drop(workers);
+    users.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_comes_too_late_changes_nothing() {
+    let Some(mut users) = Users::create(USERS.partitions).await else {
+        return;
+    };
+    let records: Vec<_> = (0..600)
+        .map(|number| record(number % 500, &format!(r#""age": {number}"#)))
+        .collect();
+    users.pipeline.produce_all(&records).await;
+    let worker = users.process();
+    users.pipeline.await_progress(rows(600)).await;
+    drop(worker);
+    let before = users.stored().await;
+    assert_eq!(before.len(), 500);
+    // The same records once more, first under the same versions, then under older ones.
+    for (name, base) in [("again", BASE), ("zombie", BASE - 1_000)] {
+        let name = format!("{}-{name}", users.pipeline.name);
+        users.pipeline.more = json!({
+            "pipeline": {"namespace": "test", "name": name},
+            "topic": {
+                "name": users.pipeline.name, "id": "unknown", "timestampBase": base,
+                "partitions": USERS.partitions,
+            },
+        });
+        let sql = "SELECT login.uuid AS id, 'late' AS first_name, -1 AS age FROM records";
+        let late = users.process_with(sql);
+        late.await_metric("millstream_worker_rows_total", 600).await;
+        assert_eq!(users.stored().await, before, "{name}");
+    }
+    // Newer ones do.
+    users.pipeline.more = json!({
+        "pipeline": {"namespace": "test", "name": format!("{}-newer", users.pipeline.name)},
+        "topic": {
+            "name": users.pipeline.name, "id": "unknown", "timestampBase": BASE + 1_000,
+            "partitions": USERS.partitions,
+        },
+    });
+    let newer = users.process_with("SELECT login.uuid AS id, -1 AS age FROM records");
+    newer
+        .await_metric("millstream_worker_rows_total", 600)
+        .await;
+    let after = users.stored().await;
+    assert_eq!(after.len(), 500);
+    assert!(
+        after
+            .values()
+            .all(|found| found.get_i64("age").ok() == Some(-1))
+    );
+    drop(newer);
+    users.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_that_the_server_refuses_go_to_the_dead_letters() {
+    let Some(users) = Users::create(1).await else {
+        return;
+    };
+    let unique = IndexOptions::builder().unique(true).build();
+    let index = IndexModel::builder()
+        .keys(doc! {"age": 1})
+        .options(unique)
+        .build();
+    users.documents.create_index(index).await.unwrap();
+    let mut records: Vec<_> = (0..300)
+        .map(|number| record(number, &format!(r#""age": {number}"#)))
+        .collect();
+    records.push(record(300, r#""age": 7"#));
+    records.push((String::new(), br#"{"age": 301}"#.to_vec()));
+    records.push((
+        String::new(),
+        br#"{"login": {"uuid": "nobody"}, "age": 302}"#.to_vec(),
+    ));
+    records.push(record(303, r#""age": 303"#));
+    users.pipeline.produce_all(&records).await;
+    let worker = users.process();
+    users
+        .pipeline
+        .await_progress(CommitMetadata {
+            rows: 301,
+            dead_lettered: 3,
+            ..CommitMetadata::default()
+        })
+        .await;
+    let letters = users.pipeline.dead_letters(3).await;
+    let reasons: Vec<_> = letters.iter().map(|(reason, _)| reason.as_str()).collect();
+    for (reason, says) in reasons.iter().zip([
+        "another document has its value in a unique index",
+        "the document's id `id` is null",
+        "column `id`: `nobody` isn't a UUID",
+    ]) {
+        assert!(reason.contains(says), "{reason}");
+    }
+    assert_eq!(users.stored().await.len(), 301);
+    let status = worker.await_status(|status| status.errors.is_empty()).await;
+    assert!(status.errors.is_empty());
+    drop(worker);
+    users.drop().await;
+}
+
+/// Passes connections on to a server, until it is dropped.
+struct Relay(tokio::task::JoinHandle<()>);
+
+impl Relay {
+    async fn start(port: u16, server: String) -> Self {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await;
+        let listener = listener.unwrap();
+        Relay(tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((mut client, _)) = listener.accept().await {
+                let server = server.clone();
+                connections.spawn(async move {
+                    let mut server = tokio::net::TcpStream::connect(server).await?;
+                    copy_bidirectional(&mut client, &mut server).await
+                });
+            }
+        }))
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_away_is_waited_for() {
+    let Some(users) = Users::create(1).await else {
+        return;
+    };
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    users.connect(&format!("127.0.0.1:{port}"));
+    let records = |range: std::ops::Range<usize>| -> Vec<_> {
+        range.map(|number| record(number, r#""age": 1"#)).collect()
+    };
+    users.pipeline.produce_all(&records(0..100)).await;
+    let worker = users.process();
+    let shown = |status: &millstream_api::worker::WorkerStatus| {
+        let error = status.errors.get("rows");
+        error.is_some_and(|error| error.contains("can't write to"))
+    };
+    worker.await_status(shown).await;
+    assert_eq!(users.pipeline.progress().await.1, 100);
+    let relay = Relay::start(port, users.server.clone()).await;
+    users.pipeline.await_progress(rows(100)).await;
+    worker.await_status(|status| status.errors.is_empty()).await;
+    // Gone in the middle.
+    drop(relay);
+    users.pipeline.produce_all(&records(100..200)).await;
+    worker.await_status(shown).await;
+    let _relay = Relay::start(port, users.server.clone()).await;
+    users.pipeline.await_progress(rows(200)).await;
+    assert_eq!(users.stored().await.len(), 200);
+    drop(worker);
+    users.drop().await;
+}

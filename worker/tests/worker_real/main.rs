@@ -1,0 +1,20 @@
+//! Worker processes against the real Kafka, Cassandra and schema registry. Skipped where
+//! `MILLSTREAM_ENVIRONMENT` doesn't name them.
+//!
+//! One program: each one more would be linked against the SQL engine once more.
+
+#![allow(clippy::unwrap_used)]
+
+mod delta;
+mod documents;
+mod file;
+#[path = "../worker_sources/files.rs"]
+mod files;
+mod kafka;
+mod lookup;
+mod pipeline;
+mod schedule;
+mod serve;
+mod serving;
+mod state;
+mod support;

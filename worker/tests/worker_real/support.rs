@@ -1,0 +1,586 @@
+//! A Kafka topic, a Cassandra table and worker processes for a test, on the real servers.
+
+use std::{
+    collections::BTreeMap,
+    net::TcpListener,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use millstream_api::worker::{CommitMetadata, PipelineRef, WorkerStatus};
+use rdkafka::{
+    ClientConfig, Message, Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer},
+    message::Headers,
+    producer::{FutureProducer, FutureRecord},
+};
+use scylla::client::{session::Session, session_builder::SessionBuilder};
+use serde_json::{Value, json};
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where the servers are, from the file that `MILLSTREAM_ENVIRONMENT` names.
+#[derive(Clone)]
+pub struct Environment {
+    /// All that the file says.
+    pub json: Value,
+    kafka: String,
+    cassandra: String,
+    user: String,
+    password: String,
+    pub redis: String,
+}
+
+impl Environment {
+    /// None, and a word why, where there are no servers to test against.
+    pub fn find() -> Option<Self> {
+        let Ok(path) = std::env::var("MILLSTREAM_ENVIRONMENT") else {
+            eprintln!("skipped: MILLSTREAM_ENVIRONMENT names no environment");
+            return None;
+        };
+        let text = std::fs::read_to_string(path).expect("MILLSTREAM_ENVIRONMENT can be read");
+        let json: Value = serde_json::from_str(&text).expect("it is JSON");
+        let text = |key: &str| json[key].as_str().expect(key).to_owned();
+        Some(Environment {
+            kafka: text("kafka"),
+            cassandra: text("cassandra"),
+            user: text("cassandraUser"),
+            password: text("cassandraPassword"),
+            redis: text("redis"),
+            json,
+        })
+    }
+}
+
+/// A pipeline of one test, with names of its own.
+pub struct Pipeline {
+    environment: Environment,
+    pub name: String,
+    pub session: Session,
+    folder: tempfile::TempDir,
+    pub settings: Settings,
+    /// What else the configurations say.
+    pub more: Value,
+    /// How long groups are kept.
+    pub state_ttl: Option<&'static str>,
+}
+
+/// What tests differ in.
+pub struct Settings {
+    pub schema: &'static str,
+    pub sql: &'static str,
+    /// The table's columns, its primary key first.
+    pub columns: &'static [(&'static str, &'static str)],
+    pub key: &'static str,
+    pub partitions: i32,
+    pub base: i64,
+}
+
+impl Pipeline {
+    /// Makes topics, keyspace and table.
+    pub async fn create(environment: Environment, settings: Settings) -> Self {
+        let name = format!("worker_{}", uuid::Uuid::new_v4().simple());
+        let session = SessionBuilder::new()
+            .known_node(&environment.cassandra)
+            .user(&environment.user, &environment.password)
+            .build()
+            .await
+            .expect("Cassandra answers");
+        let columns: Vec<_> = settings
+            .columns
+            .iter()
+            .map(|(name, cql)| format!("{name} {cql}"))
+            .collect();
+        let key = settings.columns[0].0;
+        for statement in [
+            format!(
+                "CREATE KEYSPACE {name} WITH replication = {{'class': 'SimpleStrategy', 'replication_factor': 1}}"
+            ),
+            format!(
+                "CREATE TABLE {name}.rows ({}, PRIMARY KEY ({key}))",
+                columns.join(", ")
+            ),
+        ] {
+            session.query_unpaged(statement, ()).await.expect("DDL");
+        }
+        let pipeline = Pipeline {
+            environment,
+            name,
+            session,
+            folder: tempfile::tempdir().expect("a folder"),
+            settings,
+            more: json!({}),
+            state_ttl: None,
+        };
+        pipeline.create_topics().await;
+        pipeline
+    }
+
+    async fn create_topics(&self) {
+        let admin: AdminClient<DefaultClientContext> = self.client().create().expect("admin");
+        let dead_letters = self.dead_letter_topic();
+        let topics = [
+            NewTopic::new(
+                &self.name,
+                self.settings.partitions,
+                TopicReplication::Fixed(1),
+            )
+            .set("max.message.bytes", "10485760"),
+            NewTopic::new(&dead_letters, 1, TopicReplication::Fixed(1))
+                .set("max.message.bytes", "10485760"),
+        ];
+        let created = admin.create_topics(&topics, &AdminOptions::new()).await;
+        for result in created.expect("Kafka answers") {
+            result.expect("the topic is made");
+        }
+    }
+
+    fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.environment.kafka);
+        config
+    }
+
+    fn dead_letter_topic(&self) -> String {
+        format!("{}.dead-letter", self.name)
+    }
+
+    fn reference(&self) -> PipelineRef {
+        PipelineRef {
+            namespace: "test".into(),
+            name: self.name.clone(),
+        }
+    }
+
+    fn config(&self, stage: &str) -> Value {
+        let mut config = json!({
+            "stage": stage,
+            "pipeline": self.reference(),
+            "kafka": {"bootstrapServers": self.environment.kafka},
+            "topic": {
+                "name": self.name, "id": "unknown", "timestampBase": self.settings.base,
+                "partitions": self.settings.partitions,
+            },
+            "deadLetterTopic": self.dead_letter_topic(),
+            "schema": self.settings.schema,
+        });
+        for (name, value) in self.more.as_object().expect("an object") {
+            config[name] = value.clone();
+        }
+        config
+    }
+
+    /// Gives the workers that are started from now on a credential.
+    pub fn give(&self, file: &str, value: &str) {
+        std::fs::write(self.folder.path().join(file), value).expect("credentials");
+    }
+
+    /// Starts a worker that ingests from the source.
+    pub fn ingest(&self, source: Value) -> Worker {
+        self.ingest_with(source, &[])
+    }
+
+    /// Starts a worker that ingests from the source, with more arguments.
+    pub fn ingest_with(&self, source: Value, arguments: &[&str]) -> Worker {
+        let mut config = self.config("ingest");
+        config["key"] = json!([self.settings.key]);
+        config["source"] = source;
+        self.start_with(&config, arguments)
+    }
+
+    /// What the ingest stage has kept; null where that is nothing.
+    pub async fn kept(&self) -> Value {
+        let mut config = self.client();
+        config.set("group.id", self.reference().ingest_group());
+        let topic = self.name.clone();
+        tokio::task::spawn_blocking(move || {
+            let consumer: BaseConsumer = config.create().expect("consumer");
+            let mut list = TopicPartitionList::new();
+            list.add_partition(&topic, 0);
+            let committed = consumer.committed_offsets(list, TIMEOUT).expect("offsets");
+            let metadata = committed.elements()[0].metadata().to_owned();
+            serde_json::from_str(&metadata).unwrap_or_default()
+        })
+        .await
+        .expect("the task ends")
+    }
+
+    /// Starts a worker that processes.
+    pub fn process(&self) -> Worker {
+        self.process_with(json!({}))
+    }
+
+    /// Starts a worker that processes, with more said of the sink.
+    pub fn process_with(&self, sink: Value) -> Worker {
+        let columns = self.settings.columns.iter();
+        let columns: Vec<_> = columns
+            .map(|(name, cql)| json!({"name": name, "type": cql}))
+            .collect();
+        let mut config = self.config("process");
+        config["cassandra"] = json!({
+            "contactPoints": [self.environment.cassandra],
+            "credentialsSecret": {"name": "cassandra"},
+        });
+        config["sinks"] = json!([{
+            "name": "rows",
+            "sql": self.settings.sql,
+            "cassandra": {
+                "keyspace": self.name,
+                "table": {
+                    "name": "rows", "columns": columns,
+                    "primaryKey": {"partitionKey": [self.settings.columns[0].0]},
+                },
+                "consistency": "LOCAL_QUORUM",
+            },
+            "stateTtl": self.state_ttl,
+        }]);
+        for (name, value) in sink.as_object().expect("an object") {
+            config["sinks"][0][name] = value.clone();
+        }
+        if let Some(sink) = config["sinks"][0].as_object_mut() {
+            // Null is for what isn't to be there.
+            sink.retain(|_, value| !value.is_null());
+        }
+        self.start(&config)
+    }
+
+    /// Runs `replay` with the configuration of the stage that was started last; what it prints.
+    pub fn replay(&self, stage: &str, arguments: &[&str]) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_millstream-worker"))
+            .arg("replay")
+            .arg("--config")
+            .arg(self.folder.path().join(format!("{stage}.yaml")))
+            .arg("--credentials-dir")
+            .arg(self.folder.path())
+            .args(arguments)
+            .output()
+            .expect("the worker starts");
+        let told = String::from_utf8(output.stdout).expect("UTF-8");
+        assert!(
+            output.status.success(),
+            "{told}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        told
+    }
+
+    fn start(&self, config: &Value) -> Worker {
+        self.start_with(config, &[])
+    }
+
+    fn start_with(&self, config: &Value, arguments: &[&str]) -> Worker {
+        let folder = self.folder.path();
+        for (name, text) in [
+            ("cassandra-username", &self.environment.user),
+            ("cassandra-password", &self.environment.password),
+        ] {
+            std::fs::write(folder.join(name), text).expect("credentials");
+        }
+        let stage = config["stage"].as_str().unwrap_or_default();
+        let path = folder.join(format!("{stage}.yaml"));
+        std::fs::write(&path, config.to_string()).expect("configuration");
+        Worker::start(path, folder.to_owned(), arguments)
+    }
+
+    /// Produces records to the topic, past any source.
+    pub async fn produce(&self, records: &[(Option<&str>, Option<Vec<u8>>)]) {
+        let mut config = self.client();
+        config.set("message.max.bytes", "10485760");
+        let producer: FutureProducer = config.create().expect("producer");
+        for (key, value) in records {
+            let mut record = FutureRecord::<str, [u8]>::to(&self.name);
+            record.key = *key;
+            record.payload = value.as_deref();
+            producer.send(record, TIMEOUT).await.expect("produced");
+        }
+    }
+
+    /// Waits until the ingest stage has kept a position.
+    pub async fn await_position(&self, expected: Value) {
+        self.await_kept(|kept| kept["position"] == expected).await;
+    }
+
+    /// Waits until the ingest stage has kept what is wanted.
+    pub async fn await_kept(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let kept = self.kept().await;
+            if wanted(&kept) {
+                return kept;
+            }
+            assert!(Instant::now() < deadline, "what is kept is {kept}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Produces records with their keys, many at once, in this order.
+    pub async fn produce_all(&self, records: &[(String, Vec<u8>)]) {
+        let producer: FutureProducer = self.client().create().expect("producer");
+        let sent = records.iter().map(|(key, value)| {
+            let record = FutureRecord::to(&self.name).key(key).payload(value);
+            producer.send(record, TIMEOUT)
+        });
+        for sent in futures::future::join_all(sent).await {
+            sent.expect("produced");
+        }
+    }
+
+    /// Waits until everything in the topic is committed.
+    pub async fn await_commits(&self) {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while self.progress().await.1 > 0 {
+            let progress = self.progress().await;
+            assert!(Instant::now() < deadline, "{progress:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Makes the table with the states of the groups.
+    pub async fn create_state_table(&self) {
+        let (key, cql) = self.settings.columns[0];
+        let table = format!(
+            "CREATE TABLE {}.rows__state ({key} {cql} PRIMARY KEY, state__ blob)",
+            self.name
+        );
+        self.session.query_unpaged(table, ()).await.expect("DDL");
+    }
+
+    /// Counts in the committed offsets, and the records that aren't committed.
+    pub async fn progress(&self) -> (CommitMetadata, i64) {
+        self.progress_of("rows").await
+    }
+
+    /// The same of a sink with another name.
+    pub async fn progress_of(&self, sink: &str) -> (CommitMetadata, i64) {
+        let mut config = self.client();
+        config.set("group.id", self.reference().sink_group(sink));
+        let topic = self.name.clone();
+        let partitions = self.settings.partitions;
+        tokio::task::spawn_blocking(move || {
+            let consumer: BaseConsumer = config.create().expect("consumer");
+            let mut list = TopicPartitionList::new();
+            list.add_partition_range(&topic, 0, partitions - 1);
+            let committed = consumer.committed_offsets(list, TIMEOUT).expect("offsets");
+            let mut counts = CommitMetadata::default();
+            let mut lag = 0;
+            for element in committed.elements() {
+                let added = CommitMetadata::parse(element.metadata());
+                counts.add(&added);
+                let (low, high) = consumer
+                    .fetch_watermarks(&topic, element.partition(), TIMEOUT)
+                    .expect("watermarks");
+                lag += match element.offset() {
+                    Offset::Offset(offset) => high - offset,
+                    _ => high - low,
+                };
+            }
+            (counts, lag)
+        })
+        .await
+        .expect("the task ends")
+    }
+
+    /// Waits until everything in the topic is committed, and there are so many rows counted.
+    pub async fn await_progress(&self, expected: CommitMetadata) {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        loop {
+            let (counts, lag) = self.progress().await;
+            if lag == 0 && counts == expected {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline && counts.rows <= expected.rows,
+                "expected {expected:?}, there are {counts:?} and a lag of {lag}"
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Dead letters: their reasons and the bytes of their values, by offset in the topic.
+    pub async fn dead_letters(&self, count: usize) -> Vec<(String, usize)> {
+        let mut config = self.client();
+        config
+            .set("group.id", "unused")
+            .set("fetch.message.max.bytes", "10485760");
+        let topic = self.dead_letter_topic();
+        tokio::task::spawn_blocking(move || {
+            let consumer: BaseConsumer = config.create().expect("consumer");
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset(&topic, 0, Offset::Beginning)
+                .expect("offset");
+            consumer.assign(&list).expect("assigned");
+            let deadline = Instant::now() + Duration::from_secs(60);
+            let mut letters = BTreeMap::new();
+            while letters.len() < count {
+                assert!(
+                    Instant::now() < deadline,
+                    "{} of {count} dead letters",
+                    letters.len()
+                );
+                let Some(Ok(record)) = consumer.poll(Duration::from_millis(200)) else {
+                    continue;
+                };
+                let headers = record.headers().expect("headers");
+                let header = |name: &str| {
+                    let found = headers.iter().find(|header| header.key == name);
+                    let value = found.and_then(|header| header.value).unwrap_or_default();
+                    String::from_utf8(value.to_vec()).expect("UTF-8")
+                };
+                let offset: i64 = header("millstream-offset").parse().unwrap_or(-1);
+                let bytes = record.payload().map_or(0, <[u8]>::len);
+                letters.insert(
+                    (offset, record.offset()),
+                    (header("millstream-reason"), bytes),
+                );
+            }
+            letters.into_values().collect()
+        })
+        .await
+        .expect("the task ends")
+    }
+
+    /// Rows of a query.
+    pub async fn select<T>(&self, columns: &str) -> Vec<T>
+    where
+        T: for<'frame, 'metadata> scylla::deserialize::row::DeserializeRow<'frame, 'metadata>,
+    {
+        let query = format!("SELECT {columns} FROM {}.rows", self.name);
+        let result = self.session.query_unpaged(query, ()).await.expect("rows");
+        let rows = result.into_rows_result().expect("rows");
+        rows.rows::<T>()
+            .expect("the types")
+            .map(|row| row.expect("a row"))
+            .collect()
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!(
+                "the topic and the keyspace {} are kept for a look",
+                self.name
+            );
+        }
+    }
+}
+
+/// A worker process; it is killed with the test.
+pub struct Worker {
+    child: Child,
+    port: u16,
+}
+
+impl Worker {
+    fn start(config: PathBuf, credentials: PathBuf, arguments: &[&str]) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = free.local_addr().expect("its address").port();
+        drop(free);
+        let child = Command::new(env!("CARGO_BIN_EXE_millstream-worker"))
+            .arg("run")
+            .arg("--config")
+            .arg(config)
+            .arg("--credentials-dir")
+            .arg(credentials)
+            .args(["--http-port", &port.to_string(), "--log-format", "human"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("the worker starts");
+        Worker { child, port }
+    }
+
+    /// What an endpoint answers; none where it isn't up.
+    pub async fn get(&self, path: &str) -> Option<(u16, String)> {
+        let url = format!("http://127.0.0.1:{}{path}", self.port);
+        let response = reqwest::get(url).await.ok()?;
+        Some((response.status().as_u16(), response.text().await.ok()?))
+    }
+
+    /// Waits until the status is as wanted.
+    pub async fn await_status(&self, wanted: impl Fn(&WorkerStatus) -> bool) -> WorkerStatus {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut last = None;
+        while Instant::now() < deadline {
+            if let Some((200, text)) = self.get("/status").await {
+                let status: WorkerStatus = serde_json::from_str(&text).expect("a status");
+                if wanted(&status) {
+                    return status;
+                }
+                last = Some(status);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the status is {last:?}");
+    }
+
+    /// Waits until a metric is so large.
+    pub async fn await_metric(&self, name: &str, value: u64) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut last = String::new();
+        while Instant::now() < deadline {
+            if let Some((200, text)) = self.get("/metrics").await {
+                let mut lines = text.lines().filter(|line| line.starts_with(name));
+                let number = lines.next().and_then(|line| line.rsplit(' ').next());
+                if number.and_then(|number| number.parse().ok()) >= Some(value) {
+                    return;
+                }
+                last = text;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{name} isn't {value}: {last}");
+    }
+
+    /// Sends a signal, such as `STOP`.
+    pub fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status();
+        assert!(sent.expect("kill").success());
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("gone");
+    }
+
+    /// Waits until it ends by itself; the exit code.
+    pub async fn ended(mut self) -> Option<i32> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the child") {
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "it doesn't end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// SIGTERM; the exit code and the time that it took.
+    pub async fn terminate(mut self) -> (Option<i32>, Duration) {
+        let started = Instant::now();
+        let id = self.child.id().to_string();
+        Command::new("kill").arg(id).status().expect("kill");
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the child") {
+                return (status.code(), started.elapsed());
+            }
+            assert!(
+                started.elapsed() < Duration::from_secs(30),
+                "it doesn't end"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

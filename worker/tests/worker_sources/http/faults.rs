@@ -1,0 +1,98 @@
+//! A server that fails in every way it can.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    body::{Body, Bytes},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use futures::{StreamExt, stream};
+use serde_json::json;
+
+use super::{Api, open, status, texts};
+
+/// Each fault in turn, then an answer: what the status says meanwhile.
+async fn outlive(faults: Vec<fn() -> Response>) -> Vec<String> {
+    let (status, part) = status();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let recorder = (status.clone(), seen.clone());
+    let api = Api::start(move |request, _| {
+        let shown = recorder.0.report().errors.into_values();
+        recorder.1.lock().unwrap().extend(shown);
+        match faults.get(request) {
+            Some(fault) => fault(),
+            None => r#"{"results": [{"a": 1}]}"#.into_response(),
+        }
+    })
+    .await;
+    let source = open(api.source(json!({"records": "/results"})), None, part);
+    let batches: Vec<_> = source.collect().await;
+    assert_eq!(texts(&batches), [r#"{"a": 1}"#]);
+    assert!(status.report().errors.is_empty(), "{:?}", status.report());
+    let seen = seen.lock().unwrap();
+    seen.clone()
+}
+
+fn assert_says(seen: &[String], says: &[&str]) {
+    assert_eq!(seen.len(), says.len(), "{seen:?}");
+    for (error, says) in seen.iter().zip(says) {
+        assert!(error.contains(says), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_fails_is_outlived() {
+    let started = Instant::now();
+    let seen = outlive(vec![
+        || (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "2")]).into_response(),
+        || StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        cut_off,
+    ])
+    .await;
+    assert!(started.elapsed() >= Duration::from_secs(2));
+    assert_says(
+        &seen,
+        &[
+            "the server answers 429",
+            "the server answers 500",
+            "cut off",
+        ],
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_makes_no_sense_is_outlived() {
+    let seen = outlive(vec![|| r#"{"results": [{"a": 1}"#.into_response(), || {
+        r#"{"error": "busy"}"#.into_response()
+    }])
+    .await;
+    let fields = "`/results` is not in the answer, which has the fields error";
+    assert_says(&seen, &["isn't JSON", fields]);
+}
+
+/// A body that ends before the length that its header promises.
+fn cut_off() -> Response {
+    let begin = stream::iter([Ok(Bytes::from_static(b"{\"results\": ["))]);
+    let cut = stream::once(async {
+        // The beginning has to be on its way first.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        Err(std::io::Error::other("cut"))
+    });
+    Body::from_stream(begin.chain(cut)).into_response()
+}
+
+#[tokio::test]
+async fn a_refusal_is_shown_and_not_hammered() {
+    let (status, part) = status();
+    let api = Api::start(|_, _| StatusCode::NOT_FOUND.into_response()).await;
+    let mut source = open(api.source(json!({})), None, part);
+    let waited = tokio::time::timeout(Duration::from_secs(3), source.next()).await;
+    assert!(waited.is_err());
+    assert_eq!(api.requests(), 1);
+    let error = &status.report().errors["ingest"];
+    assert!(error.contains("404"), "{error}");
+}

@@ -1,0 +1,81 @@
+//! Polls that ask only for what is new.
+
+use std::sync::Mutex;
+
+use axum::response::IntoResponse;
+use futures::StreamExt;
+use millstream_worker::source::SourceBatch;
+use serde_json::{Value, json};
+
+use super::{Api, open, status};
+
+/// A log of changes: each pass finds what has a later time than it asks for, two on a page.
+async fn changes() -> (Api, &'static Mutex<Vec<Option<String>>>) {
+    let seen: &'static Mutex<Vec<Option<String>>> = Box::leak(Box::default());
+    let api = Api::start(|_, asked| {
+        let since = asked.parameter("since").map(str::to_owned);
+        let offset = asked.number("offset");
+        seen.lock().unwrap().push(since.clone());
+        let since: u64 = since.map_or(0, |since| since.parse().unwrap());
+        // Newest first, as such APIs like it: 12, 11, …, 8. Later ones turn up later.
+        let newest = if seen.lock().unwrap().len() > 3 {
+            14
+        } else {
+            12
+        };
+        let changes = (8..=newest).rev().filter(|at| *at > since);
+        let page: Vec<_> = changes
+            .skip(offset)
+            .take(2)
+            .map(|at| json!({"at": at}))
+            .collect();
+        Value::from(page).to_string().into_response()
+    })
+    .await;
+    (api, seen)
+}
+
+fn settings(initial: Option<&str>) -> Value {
+    let incremental = json!({"field": "/at", "parameter": "since", "initial": initial});
+    json!({
+        "poll": {"interval": "10ms", "incremental": incremental},
+        "pagination": {"limitOffset": {"pageSize": 2}},
+    })
+}
+
+fn times(batches: &[SourceBatch]) -> Vec<Value> {
+    let records = batches.iter().flat_map(|batch| &batch.records);
+    let json = records.map(|record| serde_json::from_slice::<Value>(record).unwrap());
+    json.map(|record| record["at"].clone()).collect()
+}
+
+#[tokio::test]
+async fn a_pass_asks_for_what_the_passes_before_did_not_give() {
+    let (api, seen) = changes().await;
+    let (_, part) = status();
+    // 12 11, 10 9, 8; then 14 13, nothing; then nothing.
+    let source = open(api.source(settings(None)), None, part);
+    let batches: Vec<_> = source.take(6).collect().await;
+    assert_eq!(times(&batches), [12, 11, 10, 9, 8, 14, 13]);
+    let asked: Vec<_> = seen.lock().unwrap()[..6].to_vec();
+    let (twelve, fourteen) = (Some("12".to_owned()), Some("14".to_owned()));
+    assert_eq!(asked, [None, None, None, twelve.clone(), twelve, fourteen]);
+    assert_eq!(batches[5].position, json!({"since": "14"}));
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_in_a_pass_leaves_it_to_the_next_one() {
+    let (api, seen) = changes().await;
+    let (_, part) = status();
+    let mut source = open(api.source(settings(Some("7"))), None, part.clone());
+    let first = source.next().await.unwrap();
+    drop(source);
+    // Newest first: asking for what is after 12 would lose the rest.
+    let source = open(api.source(settings(Some("7"))), Some(&first.position), part);
+    let rest: Vec<_> = source.take(2).collect().await;
+    assert_eq!(times(&[first]), [12, 11]);
+    assert_eq!(times(&rest), [10, 9, 8]);
+    let asked = seen.lock().unwrap()[..3].to_vec();
+    assert_eq!(asked, vec![Some("7".to_owned()); 3]);
+    assert_eq!(rest[1].position, json!({"since": "12"}));
+}

@@ -1,0 +1,228 @@
+//! Pages of every kind: each record once, in order, and from any page on.
+
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
+use millstream_worker::source::SourceBatch;
+use serde_json::{Value, json};
+
+use super::{Api, Asked, all, ids, open, records, status, texts};
+
+#[tokio::test]
+async fn one_answer_is_one_batch_with_its_bytes() {
+    let body = r#"{"results": [{"name": "Zoë", "postcode": 7.0}, {"n": 1.50}]}"#;
+    let api = Api::start(move |_, _| body.into_response()).await;
+    let batches = all(api.source(json!({"records": "/results"})), None).await;
+    assert_eq!(
+        texts(&batches),
+        [r#"{"name": "Zoë", "postcode": 7.0}"#, r#"{"n": 1.50}"#]
+    );
+}
+
+#[tokio::test]
+async fn polls_again_and_again() {
+    let api =
+        Api::start(|request, _| json!([{"request": request}]).to_string().into_response()).await;
+    let (_, part) = status();
+    let spec = api.source(json!({"poll": {"interval": "100ms"}}));
+    let started = std::time::Instant::now();
+    let batches: Vec<_> = open(spec, None, part).take(4).collect().await;
+    assert_eq!(texts(&batches)[3], r#"{"request":3}"#);
+    assert!(started.elapsed() >= Duration::from_millis(300));
+    // Nothing to keep, so nothing is written to Kafka.
+    assert!(batches.iter().all(|batch| batch.position == json!({})));
+}
+
+/// Records `offset..offset + limit` of so many, at most `cap` at once.
+fn limited(total: usize, cap: usize, asked: &Asked) -> Response {
+    let (offset, limit) = (asked.number("$offset"), asked.number("$limit"));
+    let end = total.min(offset + limit.min(cap));
+    Value::from(records(offset.min(end)..end))
+        .to_string()
+        .into_response()
+}
+
+fn limit_offset(count: bool, max_records: Option<u64>) -> Value {
+    let mut paging = json!({
+        "limitParameter": "$limit", "offsetParameter": "$offset", "pageSize": 10,
+    });
+    if count {
+        paging["count"] = json!({"query": {"$select": "count(*)"}, "pointer": "/0/count"});
+    }
+    if let Some(max_records) = max_records {
+        paging["maxRecords"] = max_records.into();
+    }
+    json!({"pagination": {"limitOffset": paging}, "concurrency": 3})
+}
+
+#[tokio::test]
+async fn counted_pages_come_in_order_and_resume() {
+    let api = Api::start(|request, asked| {
+        if asked.parameter("$select").is_some() {
+            return r#"[{"count": "35"}]"#.into_response();
+        }
+        // Later pages answer sooner: the order must not depend on it.
+        std::thread::sleep(Duration::from_millis(20 / (request as u64 + 1)));
+        limited(35, 10, asked)
+    })
+    .await;
+    let spec = api.source(limit_offset(true, None));
+    let batches = all(spec.clone(), None).await;
+    assert_eq!(texts(&batches), ids(0..35));
+    assert_eq!(api.requests(), 5);
+    resumes_after_each(&spec, &batches).await;
+}
+
+/// What is left after each position is what comes from it; after the last one nothing does.
+async fn resumes_after_each(spec: &millstream_api::source::HttpSource, batches: &[SourceBatch]) {
+    for (index, batch) in batches.iter().enumerate() {
+        let rest = all(spec.clone(), Some(&batch.position)).await;
+        assert_eq!(texts(&rest), texts(&batches[index + 1..]), "{index}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_gives_less_than_it_is_asked_for_is_asked_for_the_rest() {
+    for count in [true, false] {
+        let api = Api::start(|_, asked| match asked.parameter("$select") {
+            Some(_) => r#"[{"count": 35}]"#.into_response(),
+            None => limited(35, 7, asked),
+        })
+        .await;
+        let batches = all(api.source(limit_offset(count, None)), None).await;
+        assert_eq!(texts(&batches), ids(0..35), "count: {count}");
+    }
+}
+
+#[tokio::test]
+async fn a_result_that_shrinks_while_it_is_read_has_an_end() {
+    let api = Api::start(|_, asked| match asked.parameter("$select") {
+        Some(_) => r#"[{"count": 35}]"#.into_response(),
+        None => limited(12, 10, asked),
+    })
+    .await;
+    let batches = all(api.source(limit_offset(true, None)), None).await;
+    assert_eq!(texts(&batches), ids(0..12));
+}
+
+#[tokio::test]
+async fn uncounted_pages_end_with_a_short_one_or_at_the_limit() {
+    for (total, max_records, requests, given) in [
+        (25, None, 3, 25),
+        (20, None, 3, 20),
+        (0, None, 1, 0),
+        (100, Some(25), 3, 25),
+        (100, Some(20), 2, 20),
+        (100, Some(0), 0, 0),
+    ] {
+        let api = Api::start(move |_, asked| limited(total, 10, asked)).await;
+        let batches = all(api.source(limit_offset(false, max_records)), None).await;
+        assert_eq!(texts(&batches), ids(0..given), "{total} {max_records:?}");
+        assert_eq!(api.requests(), requests, "{total} {max_records:?}");
+    }
+}
+
+/// Page `p` of ten records each, and how many pages there are.
+fn numbered(total: usize, first: usize, asked: &Asked) -> Response {
+    let start = (asked.number("p") - first) * 10;
+    let items = records(start.min(total)..total.min(start + 10));
+    json!({"items": items, "pages": total.div_ceil(10)})
+        .to_string()
+        .into_response()
+}
+
+#[tokio::test]
+async fn numbered_pages_end_with_a_short_one() {
+    for (total, first, requests) in [(25, 1, 3), (20, 0, 3), (7, 1, 2), (0, 1, 1)] {
+        let api = Api::start(move |_, asked| numbered(total, first, asked)).await;
+        let paging = json!({"parameter": "p", "firstPage": first});
+        let spec = json!({"records": "/items", "pagination": {"pageNumber": paging}});
+        let batches = all(api.source(spec), None).await;
+        assert_eq!(texts(&batches), ids(0..total));
+        assert_eq!(api.requests(), requests, "{total}");
+    }
+}
+
+#[tokio::test]
+async fn numbered_pages_whose_number_is_known_are_fetched_side_by_side() {
+    for total in [0, 10, 95] {
+        let api = Api::start(move |_, asked| {
+            assert_eq!(asked.parameter("size"), Some("10"));
+            numbered(total, 1, asked)
+        })
+        .await;
+        let paging = json!({
+            "parameter": "p", "sizeParameter": "size", "pageSize": 10, "totalPages": "/pages",
+        });
+        let spec = json!({"records": "/items", "pagination": {"pageNumber": paging}});
+        let spec = api.source(spec);
+        let batches = all(spec.clone(), None).await;
+        assert_eq!(texts(&batches), ids(0..total));
+        assert_eq!(api.requests(), total.div_ceil(10).max(1));
+        resumes_after_each(&spec, &batches).await;
+    }
+}
+
+/// Five records after the cursor, and where to go on by every way there is.
+fn linked(asked: &Asked) -> Response {
+    let start = asked.parameter("after").map_or(0, |at| at.parse().unwrap());
+    let more = start + 5 < 23;
+    let body = json!({
+        "items": records(start..23.min(start + 5)),
+        "next": if more { json!(start + 5) } else { Value::Null },
+        "links": {"next": if more { format!("?after={}", start + 5) } else { String::new() }},
+    });
+    let link = format!(
+        r#"</other>; rel="prev", </api?after={}>; rel="next""#,
+        start + 5
+    );
+    match more {
+        true => ([("link", link)], body.to_string()).into_response(),
+        false => body.to_string().into_response(),
+    }
+}
+
+#[tokio::test]
+async fn pages_that_name_the_next_one_are_followed() {
+    for cursor in [
+        json!({"next": "/next", "parameter": "after"}),
+        json!({"next": "/links/next"}),
+        json!({"linkHeader": true}),
+    ] {
+        let api = Api::start(|_, asked| linked(asked)).await;
+        let spec = json!({"records": "/items", "pagination": {"cursor": cursor}});
+        let spec = api.source(spec);
+        let batches = all(spec.clone(), None).await;
+        assert_eq!(texts(&batches), ids(0..23), "{cursor}");
+        assert_eq!(api.requests(), 5);
+        resumes_after_each(&spec, &batches).await;
+    }
+}
+
+#[tokio::test]
+async fn a_cursor_that_stands_still_is_the_end() {
+    let api = Api::start(|_, _| r#"{"items": [1], "next": "same"}"#.into_response()).await;
+    let cursor = json!({"next": "/next", "parameter": "after"});
+    let spec = json!({"records": "/items", "pagination": {"cursor": cursor}});
+    let batches = all(api.source(spec), None).await;
+    assert_eq!(texts(&batches), ["1", "1"]);
+}
+
+#[tokio::test]
+async fn a_cursor_that_is_too_old_starts_over() {
+    let api = Api::start(|_, asked| match asked.parameter("after") {
+        Some("old") => {
+            let gone = axum::http::StatusCode::GONE;
+            (gone, [("retry-after", "0")]).into_response()
+        }
+        _ => linked(asked),
+    })
+    .await;
+    let cursor = json!({"next": "/next", "parameter": "after"});
+    let spec = json!({"records": "/items", "pagination": {"cursor": cursor}});
+    let position = json!({"at": {"cursor": "old"}});
+    let batches = all(api.source(spec), Some(&position)).await;
+    assert_eq!(texts(&batches), ids(0..23));
+    assert_eq!(api.requests(), 3 + 5);
+}
