@@ -292,7 +292,7 @@ fn loader(file: Value, more: Value) -> (lookup::Loader, SinkPlan) {
     for (name, value) in more.as_object().unwrap() {
         spec[name] = value.clone();
     }
-    let specs = vec![serde_json::from_value(spec).unwrap()];
+    let specs: Vec<millstream_api::Lookup> = vec![serde_json::from_value(spec).unwrap()];
     let schema = RecordSchema::parse("id TEXT").unwrap();
     let sql = "SELECT r.id, l.count, l.name FROM records r LEFT JOIN l ON r.id = l.id";
     let plan = SinkPlan::joining(&schema, &plan_lookups(&specs).unwrap(), "s", sql).unwrap();
