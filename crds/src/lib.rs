@@ -9,6 +9,7 @@ pub mod condition;
 pub mod connection;
 pub mod cql;
 pub mod keyspace;
+pub mod lookup;
 pub mod pipeline;
 pub mod scaling;
 pub mod schedule;
@@ -20,6 +21,7 @@ pub mod worker;
 
 pub use connection::{CassandraConnection, KafkaConnection, SchemaRegistryConnection};
 pub use keyspace::{Keyspace, KeyspaceSpec, KeyspaceStatus};
+pub use lookup::Lookup;
 pub use pipeline::{DataPipeline, DataPipelineSpec, DataPipelineStatus};
 pub use topic::{Topic, TopicSpec, TopicStatus};
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     DeletionPolicy,
     connection::{CassandraConnection, KafkaConnection, SchemaRegistryConnection},
+    lookup::Lookup,
     scaling::Scaling,
     schedule::{RunStatus, Schedule, ScheduleStatus},
     serve::{Serve, ServeStatus},
@@ -74,6 +75,10 @@ pub struct DataPipelineSpec {
     /// The Kafka topic between the source and the sinks.
     #[serde(default)]
     pub topic: PipelineTopic,
+    /// Small tables that the sinks' SQL may join with the records.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub lookups: Vec<Lookup>,
     /// Where the rows go. Each sink has a consumer group of its own: one that stands still does not
     /// stop the others.
     #[schemars(length(min = 1, max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
@@ -329,6 +334,9 @@ pub struct SinkStatus {
     /// The last error, while it lasts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// What is not as it should be though rows are written, such as a lookup that can't be read again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// What was last seen of an expectation.

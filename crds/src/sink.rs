@@ -31,7 +31,8 @@ pub struct Sink {
     /// ever; its keys are the table's primary key, one of them a field of the record as it is
     /// (unless the topic has one partition). The state is kept in a Cassandra table named after the
     /// sink's with `__state` behind it, or where `state` says. GROUP BY, aggregates and WHERE of such
-    /// a sink can't be changed.
+    /// a sink can't be changed. Without a `GROUP BY` there may be `[INNER] JOIN` and `LEFT JOIN` of
+    /// `lookups`, each `ON` the equality of a key that is unique in the lookup.
     #[schemars(length(min = 1, max = 65536))]
     pub sql: String,
     /// What has to hold for every row of the SQL's result, and what becomes of rows for which it

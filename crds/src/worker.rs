@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     connection::{CassandraConnection, KafkaConnection, SchemaRegistryConnection},
     keyspace::TableSpec,
+    lookup::Lookup,
     pipeline::Expectation,
     serve::Serve,
     sink::{ConsistencyLevel, DeltaSink, DocumentSink},
@@ -208,6 +209,9 @@ pub struct ProcessConfig {
     /// The schema registry, where the topic's records are Avro.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub avro: Option<SchemaRegistryConnection>,
+    /// What the sinks' SQL may join, each with its schema.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lookups: Vec<Lookup>,
     /// The sinks.
     pub sinks: Vec<SinkConfig>,
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 use k8s_openapi::api::core::v1::Secret as SecretObject;
 use kube::{Api, Client};
 use millstream_api::{
-    CassandraConnection, KafkaConnection, SchemaRegistryConnection,
+    CassandraConnection, KafkaConnection, Lookup, SchemaRegistryConnection,
     connection::{SecretKeyReference, SecretReference},
     serve::ServeAuth,
     sink::Sink,
@@ -270,6 +270,21 @@ impl Credentials {
         let secrets = self.source(namespace, true);
         let mut files = BTreeMap::new();
         for (file, secret) in sinks.iter().flat_map(Sink::secrets) {
+            let value = secrets.value(&secret.name, &secret.key, &file).await?;
+            files.insert(file, value);
+        }
+        Ok(files)
+    }
+
+    /// The files with the Secrets of lookups, as a worker finds them in its credentials folder.
+    pub async fn lookup_files(
+        &self,
+        namespace: &str,
+        lookups: &[Lookup],
+    ) -> Result<BTreeMap<String, String>, Error> {
+        let secrets = self.source(namespace, true);
+        let mut files = BTreeMap::new();
+        for (file, secret) in lookups.iter().flat_map(Lookup::secrets) {
             let value = secrets.value(&secret.name, &secret.key, &file).await?;
             files.insert(file, value);
         }

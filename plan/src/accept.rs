@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry};
 use kube::ResourceExt;
 use millstream_api::{
-    DataPipeline, Keyspace,
+    DataPipeline, Keyspace, Lookup,
     condition::{READY, holds},
     keyspace::{PrimaryKey, TableSpec},
     sink::{CassandraSink, Sink, Target},
@@ -21,6 +21,10 @@ use crate::{
     serve::accept::accept_service,
 };
 
+mod lookups;
+
+pub use lookups::plan_lookups;
+
 /// Cassandra's limit for a time to live: 20 years.
 const MAX_TTL_SECONDS: u64 = 630_720_000;
 
@@ -29,6 +33,8 @@ const MAX_TTL_SECONDS: u64 = 630_720_000;
 pub struct Accepted {
     /// JSON Pointers to the fields that make a record's key.
     pub key: Vec<String>,
+    /// What the sinks may join, each with its schema.
+    pub lookups: Vec<Lookup>,
     pub sinks: Vec<SinkConfig>,
     /// By keyspace: the tables that the pipeline declares itself.
     pub declared: BTreeMap<String, Vec<TableSpec>>,
@@ -51,10 +57,12 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
     check_records(pipeline, &schema)?;
     accept_after(pipeline)?;
     let calendar = accept_schedule(pipeline)?;
+    let lookups = lookups::accept_lookups(pipeline, keyspaces)?;
+    let joinable = plan_lookups(&lookups)?;
     let mut planned: Vec<(SinkPlan, TableSpec, SinkConfig)> = Vec::new();
     let mut declared = Declared::new();
     for sink in &pipeline.spec.sinks {
-        let plan = SinkPlan::new(&schema, &sink.name, &sink.sql)?;
+        let plan = SinkPlan::joining(&schema, &joinable, &sink.name, &sink.sql)?;
         Expectations::new(&plan, &sink.expectations)?;
         check_ttl(sink, &plan)?;
         let (rows, destination) = match sink.target() {
@@ -97,6 +105,7 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
     accept_service(pipeline, keyspaces, &sinks)?;
     Ok(Accepted {
         key,
+        lookups,
         sinks,
         declared,
         calendar,

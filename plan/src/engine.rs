@@ -17,6 +17,7 @@ use datafusion::{
         expr::ScalarFunction,
         physical_planning_context::PhysicalPlanningContext,
         simplify::{ExprSimplifyResult, SimplifyContext},
+        type_coercion::binary::comparison_coercion,
     },
     optimizer::simplify_expressions::ExprSimplifier,
     physical_expr::{
@@ -141,6 +142,18 @@ pub(crate) fn checked(
         Ok(Transformed::yes(Arc::new(binary) as Arc<dyn PhysicalExpr>))
     });
     Ok(checked?.data)
+}
+
+/// The type as which values of these two are compared.
+pub(crate) fn compared_as(left: &DataType, right: &DataType) -> Option<DataType> {
+    let is_text = |data_type: &DataType| {
+        matches!(
+            data_type,
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
+        )
+    };
+    // The engine would read the text as a number, and fail where it is none.
+    (is_text(left) == is_text(right)).then(|| comparison_coercion(left, right))?
 }
 
 /// The same expression as this type; a value that doesn't fit is an error of its batch.

@@ -54,6 +54,12 @@ pub enum PlanError {
     /// No key would keep the rows of one primary key in one partition.
     #[error(transparent)]
     Key(#[from] KeyProblem),
+    /// The schema of a lookup is wrong.
+    #[error("lookup `{lookup}`: {problem}")]
+    Lookup {
+        lookup: String,
+        problem: Box<PlanError>,
+    },
     /// The records can't be Avro.
     #[error("schema: {0}")]
     Avro(#[from] AvroProblem),
@@ -121,13 +127,58 @@ pub enum QueryProblem {
     )]
     TooDeep(usize),
     #[error(
-        "a sink takes one query, SELECT ... FROM records [WHERE ...] [GROUP BY ... [HAVING ...]], and this is not one"
+        "a sink takes one query, SELECT ... FROM records [JOIN ...] [WHERE ...] [GROUP BY ... [HAVING ...]], and this is not one"
     )]
     NotOneSelect,
     #[error(
-        "{0} is not supported; a sink takes SELECT ... FROM records [WHERE ...] [GROUP BY ... [HAVING ...]]"
+        "{0} is not supported; a sink takes SELECT ... FROM records [JOIN ...] [WHERE ...] [GROUP BY ... [HAVING ...]]"
     )]
     Unsupported(&'static str),
+    #[error(
+        "{0} is not supported; a row is made of a record and the one row that a lookup has for it: write [INNER] JOIN or LEFT JOIN lookup ON record_column = lookup_column"
+    )]
+    JoinKind(String),
+    #[error(
+        "after ON come equalities of the lookup's columns with what comes before it, with AND between them, as in r.country = c.code; put other conditions into WHERE, or into a CASE around what is selected"
+    )]
+    JoinCondition,
+    #[error(
+        "one side of = must be of `{0}` alone, and the other of the records or of the lookups before it, as in r.country = {0}.code"
+    )]
+    JoinSides(String),
+    #[error("{left} and {right} can't be compared; CAST one of them to the type of the other")]
+    JoinTypes { left: String, right: String },
+    #[error("a key takes single values, and this is {0}")]
+    JoinKey(String),
+    #[error("the query joins more than {0} lookups")]
+    TooManyJoins(usize),
+    #[error("no lookup `{name}` in spec.lookups, and nothing else can be joined{}", hint(.similar))]
+    UnknownLookup {
+        name: String,
+        similar: Option<String>,
+    },
+    #[error(
+        "the records can't be joined with themselves: a record is seen once, and those to come aren't known; use GROUP BY, or join a table of spec.lookups"
+    )]
+    SelfJoin,
+    #[error("`{0}` stands for two tables; give one of them another name with AS")]
+    DuplicateTable(String),
+    #[error(
+        "`{0}` is a field of the records that has fields of its own; give the lookup another name with AS"
+    )]
+    TableIsField(String),
+    #[error("no column `{name}` in the lookup `{lookup}`{}", hint(.similar))]
+    UnknownLookupColumn {
+        lookup: String,
+        name: String,
+        similar: Option<String>,
+    },
+    #[error("`{name}` could be any of {candidates}; write the one you mean with its table")]
+    AmbiguousTable { name: String, candidates: String },
+    #[error(
+        "GROUP BY and aggregates can't follow a JOIN: the lookup may have changed when records are counted again after a crash, and the result would be neither the old one nor the new; write the joined rows into a table, or join where the groups are read"
+    )]
+    GroupedJoin,
     #[error(
         "{0}: a window function needs the records that are still to come; use GROUP BY, with date_bin(...) for windows of time"
     )]

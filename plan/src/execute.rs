@@ -18,6 +18,8 @@ use crate::{
     engine::in_words,
     fold::MAX_STATE_BYTES,
     input::{Inputs, ROW_COLUMN},
+    join::Join,
+    lookup::Lookups,
 };
 
 /// A batch that a query can't be run over. It is the records' fault, or one record's, unless it is
@@ -41,6 +43,12 @@ pub enum ExecError {
     /// The HAVING failed.
     #[error("HAVING: {}", in_words(.0))]
     Having(#[source] DataFusionError),
+    /// What a lookup is asked for can't be computed.
+    #[error("JOIN {lookup}: {}", in_words(.source))]
+    Join {
+        lookup: String,
+        source: DataFusionError,
+    },
     /// The WHERE failed.
     #[error("WHERE: {}", in_words(.0))]
     Condition(#[source] DataFusionError),
@@ -53,6 +61,8 @@ pub enum ExecError {
 #[derive(Clone, Debug)]
 pub struct SinkExecutor {
     inputs: Inputs,
+    joins: Vec<Join>,
+    lookups: Lookups,
     condition: Option<Arc<dyn PhysicalExpr>>,
     exprs: Vec<Arc<dyn PhysicalExpr>>,
     result: SchemaRef,
@@ -61,6 +71,7 @@ pub struct SinkExecutor {
 impl SinkExecutor {
     pub(crate) fn new(
         inputs: Inputs,
+        joins: Vec<Join>,
         condition: Option<Arc<dyn PhysicalExpr>>,
         mut fields: Vec<Field>,
         exprs: Vec<Arc<dyn PhysicalExpr>>,
@@ -68,6 +79,8 @@ impl SinkExecutor {
         fields.push(Field::new(ROW_COLUMN, DataType::UInt32, false));
         SinkExecutor {
             inputs,
+            joins,
+            lookups: Lookups::new(),
             condition,
             exprs,
             result: Arc::new(Schema::new(fields)),
@@ -79,6 +92,11 @@ impl SinkExecutor {
         &self.result
     }
 
+    /// Gives the executor the lookups that the query joins, as they are now.
+    pub fn set_lookups(&mut self, lookups: Lookups) {
+        self.lookups = lookups;
+    }
+
     /// Runs the query. Takes the columns of the plan's input schema, in any order and with others
     /// beside them. Rows keep their order. One failing value fails the batch.
     pub fn execute(&self, batch: &RecordBatch) -> Result<RecordBatch, ExecError> {
@@ -87,12 +105,13 @@ impl SinkExecutor {
             let problem = DataFusionError::Execution("a batch of more than 2^32 rows".into());
             ExecError::Input(problem)
         })?;
-        let rows = UInt32Array::from_iter_values(0..rows);
+        let rows: ArrayRef = Arc::new(UInt32Array::from_iter_values(0..rows));
+        let (input, rows) = self.join(input, rows)?;
         let (input, rows) = match &self.condition {
             Some(condition) => {
                 select(condition.as_ref(), &input, &rows).map_err(ExecError::Condition)?
             }
-            None => (input, Arc::new(rows) as ArrayRef),
+            None => (input, rows),
         };
         if rows.is_empty() {
             return Ok(RecordBatch::new_empty(Arc::clone(&self.result)));
@@ -109,6 +128,27 @@ impl SinkExecutor {
         RecordBatch::try_new(Arc::clone(&self.result), columns)
             .map_err(|error: ArrowError| ExecError::Input(error.into()))
     }
+
+    /// Adds the columns of the lookups.
+    fn join(
+        &self,
+        mut input: RecordBatch,
+        mut rows: ArrayRef,
+    ) -> Result<(RecordBatch, ArrayRef), ExecError> {
+        for (index, join) in self.joins.iter().enumerate() {
+            let lookup = self.lookups.get(&join.lookup).ok_or_else(|| {
+                let problem = format!("the lookup `{}` isn't loaded", join.lookup);
+                ExecError::Input(DataFusionError::Execution(problem))
+            })?;
+            let columns = self.inputs.flat_after(index + 1);
+            let joined = join.add(input, rows, lookup, columns);
+            (input, rows) = joined.map_err(|source| ExecError::Join {
+                lookup: join.lookup.clone(),
+                source,
+            })?;
+        }
+        Ok((input, rows))
+    }
 }
 
 pub(crate) fn evaluate(
@@ -122,7 +162,7 @@ pub(crate) fn evaluate(
 fn select(
     condition: &dyn PhysicalExpr,
     input: &RecordBatch,
-    rows: &UInt32Array,
+    rows: &ArrayRef,
 ) -> Result<(RecordBatch, ArrayRef), DataFusionError> {
     let mask = evaluate(condition, input)?;
     let Some(mask) = mask.as_boolean_opt() else {

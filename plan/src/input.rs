@@ -1,4 +1,5 @@
-//! What a query reads: fields of the record and virtual columns, each a flat column for the engine.
+//! What a query reads: fields of the record, virtual columns and columns of lookups, each a flat
+//! column for the engine.
 //!
 //! The engine never sees a struct it doesn't need: `login.uuid` is resolved here and becomes one
 //! column. That makes what is decoded exact, errors placed, and plain columns plain.
@@ -78,6 +79,15 @@ pub(crate) enum Origin {
         data_type: SchemaType,
     },
     Virtual(VirtualColumn),
+    /// A column of a lookup.
+    Joined {
+        /// Index of the join.
+        join: usize,
+        /// Its name in the query.
+        qualifier: String,
+        path: Vec<String>,
+        data_type: SchemaType,
+    },
 }
 
 impl Origin {
@@ -86,13 +96,33 @@ impl Origin {
         match self {
             Origin::Field { path, .. } => dotted(path),
             Origin::Virtual(column) => column.name().to_owned(),
+            Origin::Joined {
+                qualifier, path, ..
+            } => format!(
+                "{}.{}",
+                dotted(std::slice::from_ref(qualifier)),
+                dotted(path)
+            ),
         }
     }
 
     pub(crate) fn data_type(&self) -> DataType {
         match self {
-            Origin::Field { data_type, .. } => data_type.arrow(),
+            Origin::Field { data_type, .. } | Origin::Joined { data_type, .. } => data_type.arrow(),
             Origin::Virtual(column) => column.data_type(),
+        }
+    }
+
+    /// The column as the engine sees it.
+    pub(crate) fn flat(&self) -> Field {
+        Field::new(self.flat_name(), self.data_type(), true)
+    }
+
+    /// Joins after which it is there.
+    fn joins(&self) -> usize {
+        match self {
+            Origin::Field { .. } | Origin::Virtual(_) => 0,
+            Origin::Joined { join, .. } => join + 1,
         }
     }
 }
@@ -111,32 +141,35 @@ pub(crate) fn dotted(path: &[String]) -> String {
     segments.collect::<Vec<_>>().join(".")
 }
 
-/// The columns that a query reads.
+/// The columns that a query reads: those of the records, then those of each lookup.
 #[derive(Clone, Debug)]
 pub(crate) struct Inputs {
     origins: Vec<Origin>,
     virtual_columns: Vec<VirtualColumn>,
     record: SchemaRef,
-    flat: SchemaRef,
+    /// The columns there are after so many joins.
+    flat: Vec<SchemaRef>,
 }
 
 impl Inputs {
-    pub(crate) fn new(schema: &RecordSchema, origins: Vec<Origin>) -> Self {
+    pub(crate) fn new(schema: &RecordSchema, mut origins: Vec<Origin>, joins: usize) -> Self {
+        origins.sort_by_key(Origin::joins);
         let paths: Vec<&[String]> = origins
             .iter()
             .filter_map(|origin| match origin {
                 Origin::Field { path, .. } => Some(path.as_slice()),
-                Origin::Virtual(_) => None,
+                Origin::Virtual(_) | Origin::Joined { .. } => None,
             })
             .collect();
         let is_read = |column: &VirtualColumn| origins.contains(&Origin::Virtual(*column));
-        let flat = origins
-            .iter()
-            .map(|origin| Field::new(origin.flat_name(), origin.data_type(), true));
+        let flat = (0..=joins).map(|joins| {
+            let there = origins.iter().filter(|origin| origin.joins() <= joins);
+            Arc::new(Schema::new(there.map(Origin::flat).collect::<Vec<_>>()))
+        });
         Inputs {
             virtual_columns: VirtualColumn::ALL.into_iter().filter(is_read).collect(),
             record: Arc::new(Schema::new(schema.pruned(&paths))),
-            flat: Arc::new(Schema::new(flat.collect::<Vec<_>>())),
+            flat: flat.collect(),
             origins,
         }
     }
@@ -153,19 +186,35 @@ impl Inputs {
 
     /// The columns as the engine sees them.
     pub(crate) fn flat(&self) -> &SchemaRef {
-        &self.flat
+        self.flat_after(usize::MAX)
     }
 
-    /// A batch as it was decoded, as the engine sees it. Nothing is copied, unless a struct is null.
+    /// The columns that there are after so many joins.
+    pub(crate) fn flat_after(&self, joins: usize) -> &SchemaRef {
+        &self.flat[joins.min(self.flat.len() - 1)]
+    }
+
+    /// The paths of what is read of the lookup of a join, in their order.
+    pub(crate) fn joined(&self, index: usize) -> Vec<Vec<String>> {
+        let paths = self.origins.iter().filter_map(|origin| match origin {
+            Origin::Joined { join, path, .. } if *join == index => Some(path.clone()),
+            _ => None,
+        });
+        paths.collect()
+    }
+
+    /// A batch as it was decoded, as the engine sees it before any join. Nothing is copied, unless a
+    /// struct is null.
     pub(crate) fn flatten(&self, batch: &RecordBatch) -> Result<RecordBatch, DataFusionError> {
-        let columns = self.origins.iter().map(|origin| match origin {
-            Origin::Field { path, .. } => nested(batch, path),
-            Origin::Virtual(column) => top(batch, column.name()).cloned(),
+        let columns = self.origins.iter().filter_map(|origin| match origin {
+            Origin::Field { path, .. } => Some(nested(batch, path)),
+            Origin::Virtual(column) => Some(top(batch, column.name()).cloned()),
+            Origin::Joined { .. } => None,
         });
         let columns = columns.collect::<Result<Vec<_>, _>>()?;
         let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.flat), columns, &rows)?;
-        Ok(batch)
+        let flat = Arc::clone(self.flat_after(0));
+        Ok(RecordBatch::try_new_with_options(flat, columns, &rows)?)
     }
 }
 
@@ -177,7 +226,7 @@ fn top<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, ArrowErro
     batch.column_by_name(name).ok_or_else(|| missing(name))
 }
 
-fn nested(batch: &RecordBatch, path: &[String]) -> Result<ArrayRef, ArrowError> {
+pub(crate) fn nested(batch: &RecordBatch, path: &[String]) -> Result<ArrayRef, ArrowError> {
     let Some((first, rest)) = path.split_first() else {
         return Err(missing(""));
     };

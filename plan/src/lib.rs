@@ -2,7 +2,7 @@
 //!
 //! Operator, worker and offline check all ask this crate, and so all say the same. It is pure: no
 //! I/O, no clock, nothing to wait for. [`RecordSchema`] is the shape of a record, [`SinkPlan`] a
-//! query over it, [`SinkExecutor`] runs it, [`key_pointers`] finds the key of the topic; [`accept`]
+//! query over it, which may join a [`Lookup`], [`SinkExecutor`] runs it, [`key_pointers`] finds the key of the topic; [`accept`]
 //! holds a whole pipeline to all of that.
 
 mod accept;
@@ -14,8 +14,10 @@ mod expectation;
 mod fold;
 mod group;
 mod input;
+mod join;
 mod key;
 mod keyspace;
+mod lookup;
 mod query;
 mod records;
 mod refusal;
@@ -28,7 +30,7 @@ mod table;
 mod tokens;
 mod topic;
 
-pub use accept::{Accepted, accept, claim_table, find_keyspace, keyspace_manager};
+pub use accept::{Accepted, accept, claim_table, find_keyspace, keyspace_manager, plan_lookups};
 pub use error::{KeyProblem, PlanError, Position, QueryProblem, SchemaProblem, TableProblem};
 pub use execute::{ExecError, SinkExecutor};
 pub use expectation::{Expectations, Failure, Rule};
@@ -36,6 +38,7 @@ pub use fold::{Fold, MAX_STATE_BYTES, Results};
 pub use input::{ROW_COLUMN, VirtualColumn};
 pub use key::key_pointers;
 pub use keyspace::accept_keyspace;
+pub use lookup::{Lookup, LookupError, LookupPlan, LookupTable, Lookups};
 pub use records::check_records;
 pub use refusal::Refusal;
 pub use schedule::Calendar;

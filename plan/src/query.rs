@@ -1,12 +1,13 @@
-//! A sink's SQL as text: parsed, held to `SELECT ... FROM records [WHERE ...] [GROUP BY ...
-//! [HAVING ...]]`, taken apart.
+//! A sink's SQL as text: parsed, held to `SELECT ... FROM records [JOIN ...] [WHERE ...] [GROUP BY
+//! ... [HAVING ...]]`, taken apart.
 
 use std::iter;
 
 use datafusion::sql::sqlparser::{
     ast::{
-        Expr, GroupByExpr, Ident, Query, Select, SelectItem, SelectItemQualifiedWildcardKind,
-        SetExpr, Spanned, Statement, TableFactor, WildcardAdditionalOptions,
+        BinaryOperator, Expr, GroupByExpr, Ident, Join, JoinConstraint, JoinOperator, ObjectName,
+        Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Spanned, Statement,
+        TableFactor, WildcardAdditionalOptions,
     },
     dialect::GenericDialect,
     parser::{Parser, ParserError},
@@ -19,7 +20,7 @@ use crate::{
 };
 
 /// The table that the records are in.
-const TABLE: &str = "records";
+pub(crate) const TABLE: &str = "records";
 const DIALECT: GenericDialect = GenericDialect {};
 /// As the DataPipeline's own schema has it.
 pub(crate) const MAX_BYTES: usize = 65_536;
@@ -32,11 +33,26 @@ pub(crate) type Placed<T> = Result<T, (Option<Position>, QueryProblem)>;
 pub(crate) struct ParsedQuery {
     /// What columns may be qualified with.
     pub(crate) qualifier: Ident,
+    pub(crate) joins: Vec<ParsedJoin>,
     pub(crate) items: Vec<Item>,
     pub(crate) condition: Option<Expr>,
     /// Where there is a GROUP BY.
     pub(crate) group_by: Option<Vec<Expr>>,
     pub(crate) having: Option<Expr>,
+}
+
+/// A lookup with which the records are joined.
+#[derive(Debug)]
+pub(crate) struct ParsedJoin {
+    pub(crate) at: Option<Position>,
+    /// Name of the lookup.
+    pub(crate) lookup: String,
+    /// What its columns may be qualified with.
+    pub(crate) qualifier: Ident,
+    /// Whether a record without a row in the lookup stays.
+    pub(crate) left: bool,
+    /// What must be equal, side by side.
+    pub(crate) on: Vec<(Expr, Expr)>,
 }
 
 /// An item of the SELECT list.
@@ -46,7 +62,11 @@ pub(crate) enum Item {
         expr: Box<Expr>,
         alias: Option<Ident>,
     },
-    Wildcard(Option<Position>),
+    Wildcard {
+        at: Option<Position>,
+        /// The table whose columns are meant: the records, then the lookups; all where it isn't said.
+        table: Option<usize>,
+    },
 }
 
 /// Where a piece of SQL begins; nothing where the parser lost it.
@@ -74,18 +94,21 @@ pub(crate) fn parse(sql: &str) -> Placed<ParsedQuery> {
         ));
     };
     let (select, group_by) = simple_select(query)?;
-    let qualifier = records(select)?;
+    let (qualifier, joins) = from(select)?;
     refuse_what_is_left(query, select)?;
+    let joined = joins.iter().map(|join| &join.qualifier);
+    let tables: Vec<_> = iter::once(&qualifier).chain(joined).collect();
     let items = select
         .projection
         .iter()
-        .map(|item| parse_item(item, &qualifier));
+        .map(|item| parse_item(item, &tables));
     Ok(ParsedQuery {
         items: items.collect::<Result<_, _>>()?,
         condition: select.selection.clone(),
         group_by: group_by.map(<[Expr]>::to_vec),
         having: select.having.clone(),
         qualifier,
+        joins,
     })
 }
 
@@ -203,8 +226,9 @@ fn group_keys(group_by: &GroupByExpr) -> Placed<Option<&[Expr]>> {
     Ok((!keys.is_empty()).then_some(keys.as_slice()))
 }
 
-/// Holds FROM to the one table there is; returns the name by which columns are qualified.
-fn records(select: &Select) -> Placed<Ident> {
+/// Holds FROM to the records and joins with lookups; returns the name by which the records' columns
+/// are qualified.
+fn from(select: &Select) -> Placed<(Ident, Vec<ParsedJoin>)> {
     let at = |span: Span| place(span).or_else(|| place(select.select_token.0.span));
     let [from] = select.from.as_slice() else {
         let problem = match select.from.get(1) {
@@ -219,24 +243,102 @@ fn records(select: &Select) -> Placed<Ident> {
         };
         return Err(problem);
     };
-    if let Some(join) = from.joins.first() {
-        return Err((at(join.span()), QueryProblem::Unsupported("JOIN")));
-    }
-    let TableFactor::Table { name, alias, .. } = &from.relation else {
+    let Some((name, qualifier)) = table(&from.relation) else {
         let problem = QueryProblem::Unsupported("anything but the table `records` after FROM");
         return Err((at(from.span()), problem));
     };
-    let is_records = match name.0.as_slice() {
-        [part] => part.as_ident().is_some_and(|ident| folded(ident) == TABLE),
-        _ => false,
-    };
-    if !is_records {
+    if single_name(name).as_deref() != Some(TABLE) {
         let problem = QueryProblem::UnknownTable(name.to_string());
         return Err((at(name.span()), problem));
     }
-    Ok(alias
-        .as_ref()
-        .map_or_else(|| Ident::new(TABLE), |alias| alias.name.clone()))
+    let joins = from.joins.iter().map(parse_join);
+    Ok((qualifier, joins.collect::<Result<_, _>>()?))
+}
+
+/// The name of a table, and that by which its columns are qualified; none where there is more to it.
+fn table(relation: &TableFactor) -> Option<(&ObjectName, Ident)> {
+    let TableFactor::Table { name, alias, .. } = relation else {
+        return None;
+    };
+    let mut plain = name.to_string();
+    if let Some(alias) = alias {
+        let alias_as = if alias.explicit { "AS " } else { "" };
+        plain += &format!(" {alias_as}{}", alias.name);
+    }
+    (relation.to_string() == plain).then_some(())?;
+    let own_name = || name.0.last()?.as_ident().cloned();
+    let qualifier = alias.as_ref().map(|alias| alias.name.clone());
+    Some((name, qualifier.or_else(own_name)?))
+}
+
+/// The name of a table that isn't in a schema or a catalog.
+fn single_name(name: &ObjectName) -> Option<String> {
+    match name.0.as_slice() {
+        [part] => part.as_ident().map(folded),
+        _ => None,
+    }
+}
+
+fn parse_join(join: &Join) -> Placed<ParsedJoin> {
+    let at = place(join.relation.span());
+    let refuse = |what: &str| {
+        let what = what.to_owned();
+        Err((at, QueryProblem::JoinKind(what)))
+    };
+    let (left, constraint) = match &join.join_operator {
+        _ if join.global => return refuse("GLOBAL JOIN"),
+        JoinOperator::Join(constraint) | JoinOperator::Inner(constraint) => (false, constraint),
+        JoinOperator::Left(constraint) | JoinOperator::LeftOuter(constraint) => (true, constraint),
+        JoinOperator::Right(_) | JoinOperator::RightOuter(_) => return refuse("RIGHT JOIN"),
+        JoinOperator::FullOuter(_) => return refuse("FULL JOIN"),
+        JoinOperator::CrossJoin(_) => return refuse("CROSS JOIN"),
+        _ => return refuse("this kind of JOIN"),
+    };
+    let on = match constraint {
+        JoinConstraint::On(on) => on,
+        JoinConstraint::Using(_) => return refuse("USING"),
+        JoinConstraint::Natural => return refuse("NATURAL JOIN"),
+        JoinConstraint::None => return refuse("a JOIN without ON"),
+    };
+    let Some((name, qualifier)) = table(&join.relation) else {
+        return refuse("a JOIN with anything but a lookup");
+    };
+    let Some(lookup) = single_name(name) else {
+        return refuse("a JOIN with a table in a schema");
+    };
+    let mut equalities = Vec::new();
+    take_equalities(on, &mut equalities)?;
+    Ok(ParsedJoin {
+        at,
+        lookup,
+        qualifier,
+        left,
+        on: equalities,
+    })
+}
+
+/// Takes `a = b AND c = d` apart.
+fn take_equalities(on: &Expr, equalities: &mut Vec<(Expr, Expr)>) -> Placed<()> {
+    match on {
+        Expr::Nested(inner) => take_equalities(inner, equalities),
+        Expr::BinaryOp {
+            left,
+            op: BinaryOperator::And,
+            right,
+        } => {
+            take_equalities(left, equalities)?;
+            take_equalities(right, equalities)
+        }
+        Expr::BinaryOp {
+            left,
+            op: BinaryOperator::Eq,
+            right,
+        } => {
+            equalities.push((Expr::clone(left), Expr::clone(right)));
+            Ok(())
+        }
+        other => Err((place(other.span()), QueryProblem::JoinCondition)),
+    }
 }
 
 /// The parser knows many more clauses. What was accepted, written out again, must be all there is.
@@ -246,16 +348,9 @@ fn refuse_what_is_left(query: &Query, select: &Select) -> Placed<()> {
         .iter()
         .map(SelectItem::to_string)
         .collect();
-    let mut accepted = format!("SELECT {} FROM {TABLE}", items.join(", "));
-    if let Some(TableFactor::Table { name, alias, .. }) =
-        select.from.first().map(|from| &from.relation)
-    {
-        accepted = format!("SELECT {} FROM {name}", items.join(", "));
-        if let Some(alias) = alias {
-            let alias_as = if alias.explicit { "AS " } else { "" };
-            accepted += &format!(" {alias_as}{}", alias.name);
-        }
-    }
+    // Its tables were looked at one by one.
+    let from: Vec<String> = select.from.iter().map(ToString::to_string).collect();
+    let mut accepted = format!("SELECT {} FROM {}", items.join(", "), from.join(", "));
     if let Some(condition) = &select.selection {
         accepted += &format!(" WHERE {condition}");
     }
@@ -274,8 +369,13 @@ fn refuse_what_is_left(query: &Query, select: &Select) -> Placed<()> {
     Err((place(query.span()), problem))
 }
 
-fn parse_item(item: &SelectItem, qualifier: &Ident) -> Placed<Item> {
+fn parse_item(item: &SelectItem, tables: &[&Ident]) -> Placed<Item> {
     let plain = |options: &WildcardAdditionalOptions| options.to_string().is_empty();
+    let named = |name: &ObjectName| {
+        let name = name.to_string();
+        let mut tables = tables.iter();
+        tables.position(|table| name.eq_ignore_ascii_case(&table.value))
+    };
     match item {
         SelectItem::UnnamedExpr(expr) => Ok(Item::Expr {
             expr: Box::new(expr.clone()),
@@ -285,13 +385,17 @@ fn parse_item(item: &SelectItem, qualifier: &Ident) -> Placed<Item> {
             expr: Box::new(expr.clone()),
             alias: Some(alias.clone()),
         }),
-        SelectItem::Wildcard(options) if plain(options) => Ok(Item::Wildcard(place(item.span()))),
+        SelectItem::Wildcard(options) if plain(options) => Ok(Item::Wildcard {
+            at: place(item.span()),
+            table: None,
+        }),
         SelectItem::QualifiedWildcard(
             SelectItemQualifiedWildcardKind::ObjectName(name),
             options,
-        ) if plain(options) && name.to_string().eq_ignore_ascii_case(&qualifier.value) => {
-            Ok(Item::Wildcard(place(item.span())))
-        }
+        ) if plain(options) && named(name).is_some() => Ok(Item::Wildcard {
+            at: place(item.span()),
+            table: named(name),
+        }),
         other => Err((
             place(other.span()),
             QueryProblem::Unsupported("`*` with anything beside it"),

@@ -16,6 +16,7 @@ use crate::{
     engine::{self, Function as Known},
     error::{QueryProblem, similar},
     input::{Origin, VirtualColumn, dotted},
+    lookup::Lookup,
     query::{Placed, folded, place},
     schema::SchemaType,
     table::schema_type_name,
@@ -25,11 +26,28 @@ use crate::{
 pub(crate) struct Resolver<'a> {
     pub(crate) schema: &'a RecordSchema,
     pub(crate) qualifier: Ident,
+    /// The lookups that are joined, in their order.
+    pub(crate) joined: Vec<Joined<'a>>,
     /// What was read, each once, in the order of the text.
     pub(crate) origins: Vec<Origin>,
     pub(crate) aggregates: Aggregates,
     /// Whether there was one.
     pub(crate) aggregated: bool,
+}
+
+/// A lookup of a query.
+pub(crate) struct Joined<'a> {
+    /// Its name in the query.
+    pub(crate) qualifier: String,
+    pub(crate) lookup: &'a Lookup,
+}
+
+/// Where a name is looked up.
+enum Table<'s> {
+    /// In the records or in any lookup.
+    Any(&'s [Segment]),
+    Records(&'s [Segment]),
+    Joined(usize, &'s [Segment]),
 }
 
 /// Whether an aggregate may stand in what is looked up.
@@ -144,19 +162,21 @@ impl Resolver<'_> {
     }
 
     fn column(&mut self, segments: &[Segment], rest: Vec<AccessExpr>) -> Placed<Expr> {
-        let column = match self.unqualified(segments) {
-            [] => return Err((None, QueryProblem::Syntax("a name is missing".into()))),
-            [first, below @ ..] => {
-                let virtual_column = VirtualColumn::ALL
-                    .into_iter()
-                    .find(|column| first.matches(column.name()));
-                match virtual_column {
-                    Some(column) if below.is_empty() => Origin::Virtual(column),
-                    _ => self.field(first, below)?,
-                }
+        let origin = match self.table(segments) {
+            Table::Any([]) | Table::Records([]) | Table::Joined(_, []) => {
+                return Err((None, QueryProblem::Syntax("a name is missing".into())));
             }
+            Table::Joined(join, [first, below @ ..]) => self.joined_column(join, first, below)?,
+            Table::Records([first, below @ ..]) => match virtual_column(first) {
+                Some(column) if below.is_empty() => Origin::Virtual(column),
+                _ => self.field(first, below)?,
+            },
+            Table::Any([first, below @ ..]) => match virtual_column(first) {
+                Some(column) if below.is_empty() => Origin::Virtual(column),
+                _ => self.anywhere(first, below)?,
+            },
         };
-        let root = self.read(column);
+        let root = self.read(origin);
         if rest.is_empty() {
             return Ok(root);
         }
@@ -166,26 +186,72 @@ impl Resolver<'_> {
         })
     }
 
-    /// Without the table's name, where what comes first is that and not a field.
-    fn unqualified<'s>(&self, segments: &'s [Segment]) -> &'s [Segment] {
-        match segments {
-            [table, column, ..] if table.matches(&folded(&self.qualifier)) => {
-                let is_field = |field: &SchemaField| column.matches(&field.name);
-                let is_struct = self
-                    .schema
-                    .fields()
-                    .iter()
-                    .any(|field| table.matches(&field.name));
-                let is_virtual = VirtualColumn::ALL
-                    .iter()
-                    .any(|known| column.matches(known.name()));
-                if is_virtual || self.schema.fields().iter().any(is_field) || !is_struct {
-                    return &segments[1..];
-                }
-                segments
-            }
-            _ => segments,
+    /// The table that is named, without its name, where what comes first is that and not a field.
+    fn table<'s>(&self, segments: &'s [Segment]) -> Table<'s> {
+        let [table, column, ..] = segments else {
+            return Table::Any(segments);
+        };
+        let mut joined = self.joined.iter();
+        if let Some(join) = joined.position(|joined| table.matches(&joined.qualifier)) {
+            return Table::Joined(join, &segments[1..]);
         }
+        if !table.matches(&folded(&self.qualifier)) {
+            return Table::Any(segments);
+        }
+        let fields = self.schema.fields();
+        let is_field = |name: &Segment| fields.iter().any(|field| name.matches(&field.name));
+        if virtual_column(column).is_some() || is_field(column) || !is_field(table) {
+            return Table::Records(&segments[1..]);
+        }
+        Table::Any(segments)
+    }
+
+    /// A column whose table isn't said: there must be just one.
+    fn anywhere(&self, first: &Segment, below: &[Segment]) -> Placed<Origin> {
+        let mut there = Vec::new();
+        if find(self.schema.fields(), first)?.is_some() {
+            there.push((self.qualifier.to_string(), None));
+        }
+        for (join, joined) in self.joined.iter().enumerate() {
+            if find(joined.lookup.schema.fields(), first)?.is_some() {
+                there.push((joined.qualifier.clone(), Some(join)));
+            }
+        }
+        match there.as_slice() {
+            [] | [(_, None)] => self.field(first, below),
+            [(_, Some(join))] => self.joined_column(*join, first, below),
+            several => {
+                let candidates = several
+                    .iter()
+                    .map(|(table, _)| format!("{table}.{}", first.name));
+                let problem = QueryProblem::AmbiguousTable {
+                    name: first.name.clone(),
+                    candidates: candidates.collect::<Vec<_>>().join(", "),
+                };
+                Err((place(first.span), problem))
+            }
+        }
+    }
+
+    /// A column of a lookup.
+    fn joined_column(&self, join: usize, first: &Segment, below: &[Segment]) -> Placed<Origin> {
+        let Joined { qualifier, lookup } = &self.joined[join];
+        let fields = lookup.schema.fields();
+        let found = find(fields, first)?.ok_or_else(|| {
+            let problem = QueryProblem::UnknownLookupColumn {
+                lookup: lookup.name.clone(),
+                name: first.name.clone(),
+                similar: similar(&first.name, fields.iter().map(|field| field.name.as_str())),
+            };
+            (place(first.span), problem)
+        })?;
+        let (path, data_type) = descend(found, below)?;
+        Ok(Origin::Joined {
+            join,
+            qualifier: qualifier.clone(),
+            path,
+            data_type,
+        })
     }
 
     fn field(&self, first: &Segment, below: &[Segment]) -> Placed<Origin> {
@@ -198,31 +264,40 @@ impl Resolver<'_> {
             };
             (place(first.span), problem)
         })?;
-        let mut path = vec![found.name.clone()];
-        let mut data_type = &found.data_type;
-        for segment in below {
-            let SchemaType::Struct(fields) = data_type else {
-                return Err((place(segment.span), not_struct(&path, data_type, segment)));
-            };
-            let found = find(fields, segment)?.ok_or_else(|| {
-                let problem = QueryProblem::UnknownField {
-                    parent: dotted(&path),
-                    name: segment.name.clone(),
-                    similar: similar(
-                        &segment.name,
-                        fields.iter().map(|field| field.name.as_str()),
-                    ),
-                };
-                (place(segment.span), problem)
-            })?;
-            path.push(found.name.clone());
-            data_type = &found.data_type;
-        }
-        Ok(Origin::Field {
-            path,
-            data_type: data_type.clone(),
-        })
+        let (path, data_type) = descend(found, below)?;
+        Ok(Origin::Field { path, data_type })
     }
+}
+
+fn virtual_column(name: &Segment) -> Option<VirtualColumn> {
+    VirtualColumn::ALL
+        .into_iter()
+        .find(|column| name.matches(column.name()))
+}
+
+/// The path and the type of what is below a column.
+fn descend(found: &SchemaField, below: &[Segment]) -> Placed<(Vec<String>, SchemaType)> {
+    let mut path = vec![found.name.clone()];
+    let mut data_type = &found.data_type;
+    for segment in below {
+        let SchemaType::Struct(fields) = data_type else {
+            return Err((place(segment.span), not_struct(&path, data_type, segment)));
+        };
+        let found = find(fields, segment)?.ok_or_else(|| {
+            let problem = QueryProblem::UnknownField {
+                parent: dotted(&path),
+                name: segment.name.clone(),
+                similar: similar(
+                    &segment.name,
+                    fields.iter().map(|field| field.name.as_str()),
+                ),
+            };
+            (place(segment.span), problem)
+        })?;
+        path.push(found.name.clone());
+        data_type = &found.data_type;
+    }
+    Ok((path, data_type.clone()))
 }
 
 /// The field as it is written, or else the only one that is the same but for case.

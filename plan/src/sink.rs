@@ -16,11 +16,14 @@ use crate::{
     fold::Fold,
     group::{Clauses, Grouping, IN_WHERE},
     input::{Inputs, Origin, VirtualColumn},
+    join::{self, Join},
+    lookup::Lookup,
     query::{self, Item, Placed, folded, place},
     resolve::{Aggregates, Resolver, cast_as_uuid},
     table::{default_cql_type, result_type, sql_name},
 };
 
+const IN_ON: Aggregates = Aggregates::Refused("in ON, which is asked for every record");
 /// Longest name of a column, as the Keyspace kind has it.
 const MAX_NAME: usize = 48;
 /// Columns of a result, as the Keyspace kind has it.
@@ -35,6 +38,7 @@ pub struct SinkPlan {
     pub columns: Vec<ResultColumn>,
     pub(crate) schema: RecordSchema,
     inputs: Inputs,
+    joins: Vec<Join>,
     condition: Option<Arc<dyn PhysicalExpr>>,
     /// One for each column; over the groups, where there are any.
     exprs: Vec<Arc<dyn PhysicalExpr>>,
@@ -74,23 +78,36 @@ impl SinkPlan {
     /// Checks and plans a query. No constant is evaluated: that costs whoever runs it, not whoever
     /// checks it.
     pub fn new(schema: &RecordSchema, name: &str, sql: &str) -> Result<SinkPlan, PlanError> {
-        Self::plan(schema, name, sql).map_err(|(at, problem)| PlanError::Query {
+        Self::joining(schema, &[], name, sql)
+    }
+
+    /// Checks and plans a query that may join these lookups.
+    pub fn joining(
+        schema: &RecordSchema,
+        lookups: &[Lookup],
+        name: &str,
+        sql: &str,
+    ) -> Result<SinkPlan, PlanError> {
+        Self::plan(schema, lookups, name, sql).map_err(|(at, problem)| PlanError::Query {
             sink: name.to_owned(),
             at,
             problem: Box::new(problem),
         })
     }
 
-    fn plan(schema: &RecordSchema, name: &str, sql: &str) -> Placed<SinkPlan> {
+    fn plan(schema: &RecordSchema, lookups: &[Lookup], name: &str, sql: &str) -> Placed<SinkPlan> {
         let query = query::parse(sql)?;
         let mut clauses = Clauses::new(schema, &query)?;
         let mut resolver = Resolver {
             schema,
             qualifier: query.qualifier,
+            joined: Vec::new(),
             origins: Vec::new(),
-            aggregates: IN_WHERE,
+            aggregates: IN_ON,
             aggregated: false,
         };
+        let joins = join::resolve(&mut resolver, lookups, query.joins)?;
+        resolver.aggregates = IN_WHERE;
         let mut condition = query.condition;
         // Taken first: names that were looked up have no place any more.
         let condition_at = condition
@@ -103,7 +120,15 @@ impl SinkPlan {
         resolver.aggregates = Aggregates::Allowed;
         let mut resolved = resolve_items(&mut resolver, query.items)?;
         let groups = clauses.resolve(&mut resolver, &mut resolved)?;
-        let inputs = Inputs::new(schema, resolver.origins);
+        if groups.is_some()
+            && let Some(join) = joins.first()
+        {
+            return Err((join.at, QueryProblem::GroupedJoin));
+        }
+        let inputs = Inputs::new(schema, resolver.origins, joins.len());
+        let joins = joins.into_iter().enumerate();
+        let joins = joins.map(|(index, join)| join.plan(index, &inputs));
+        let joins = joins.collect::<Result<Vec<_>, _>>()?;
         let grouping = groups
             .map(|groups| groups.plan(inputs.flat(), condition_text))
             .transpose()?
@@ -129,10 +154,21 @@ impl SinkPlan {
             columns,
             schema: schema.clone(),
             inputs,
+            joins,
             condition,
             exprs,
             grouping,
         })
+    }
+
+    /// The joins with lookups, in their order.
+    pub(crate) fn joins(&self) -> &[Join] {
+        &self.joins
+    }
+
+    /// Names of the lookups that the query joins.
+    pub fn lookups(&self) -> impl Iterator<Item = &str> {
+        self.joins.iter().map(|join| join.lookup.as_str())
     }
 
     /// What the groups are, where the query has a GROUP BY or aggregates.
@@ -173,7 +209,8 @@ impl SinkPlan {
             Some(grouping) => (grouping.input_fields(), grouping.inputs()),
             None => (self.fields(), self.exprs.clone()),
         };
-        SinkExecutor::new(self.inputs.clone(), self.condition.clone(), fields, exprs)
+        let (inputs, joins) = (self.inputs.clone(), self.joins.clone());
+        SinkExecutor::new(inputs, joins, self.condition.clone(), fields, exprs)
     }
 
     /// What keeps the groups up to date; none where the query has none.
@@ -194,14 +231,14 @@ fn resolve_items(resolver: &mut Resolver<'_>, items: Vec<Item>) -> Placed<Vec<Re
     let mut resolved: Vec<Resolved> = Vec::new();
     for item in items {
         match item {
-            Item::Wildcard(at) => {
-                for field in resolver.schema.fields() {
-                    let origin = Origin::Field {
-                        path: vec![field.name.clone()],
-                        data_type: field.data_type.clone(),
+            Item::Wildcard { at, table } => {
+                for origin in all_columns(resolver, table) {
+                    let name = match &origin {
+                        Origin::Field { path, .. } | Origin::Joined { path, .. } => path.last(),
+                        Origin::Virtual(_) => None,
                     };
                     resolved.push(Resolved {
-                        name: field.name.clone(),
+                        name: name.cloned().unwrap_or_default(),
                         at,
                         expr: resolver.read(origin.clone()),
                         origin: Some(origin),
@@ -232,6 +269,31 @@ fn resolve_items(resolver: &mut Resolver<'_>, items: Vec<Item>) -> Placed<Vec<Re
     Ok(resolved)
 }
 
+/// What `*` stands for: the columns of the table with this index, or of all of them.
+fn all_columns(resolver: &Resolver<'_>, table: Option<usize>) -> Vec<Origin> {
+    let is_meant = |index: usize| table.is_none_or(|table| table == index);
+    let mut origins = Vec::new();
+    if is_meant(0) {
+        let fields = resolver.schema.fields().iter();
+        origins.extend(fields.map(|field| Origin::Field {
+            path: vec![field.name.clone()],
+            data_type: field.data_type.clone(),
+        }));
+    }
+    for (join, joined) in resolver.joined.iter().enumerate() {
+        if is_meant(join + 1) {
+            let fields = joined.lookup.schema.fields().iter();
+            origins.extend(fields.map(|field| Origin::Joined {
+                join,
+                qualifier: joined.qualifier.clone(),
+                path: vec![field.name.clone()],
+                data_type: field.data_type.clone(),
+            }));
+        }
+    }
+    origins
+}
+
 fn resolve_item(resolver: &mut Resolver<'_>, expr: Expr, alias: Option<Ident>) -> Placed<Resolved> {
     let at = place(expr.span());
     let (mut expr, as_uuid) = match cast_as_uuid(&expr) {
@@ -247,7 +309,7 @@ fn resolve_item(resolver: &mut Resolver<'_>, expr: Expr, alias: Option<Ident>) -
     };
     let origin = resolver.resolve(&mut expr)?;
     let field_name = match &origin {
-        Some(Origin::Field { path, .. }) => path.last().cloned(),
+        Some(Origin::Field { path, .. } | Origin::Joined { path, .. }) => path.last().cloned(),
         _ => None,
     };
     let (name, at) = match alias {
@@ -325,6 +387,7 @@ fn plan_column(
     let (path, virtual_column, declared) = match item.origin {
         Some(Origin::Field { path, data_type }) => (Some(path), None, data_type.own_cql_type()),
         Some(Origin::Virtual(column)) => (None, Some(column), None),
+        Some(Origin::Joined { data_type, .. }) => (None, None, data_type.own_cql_type()),
         None => (None, None, None),
     };
     let as_uuid = item.as_uuid.then_some(CqlType::Uuid);

@@ -15,6 +15,9 @@ use crate::{
 /// and for every batch, on stacks of 2 MiB, of which so many take less than 1.
 pub(crate) const MAX_DEPTH: usize = 250;
 
+/// Lookups that a query may join.
+const MAX_JOINS: usize = 8;
+
 /// What a token does to the depth of the expression that the parser will build.
 enum Step {
     Opens,
@@ -49,6 +52,7 @@ pub(crate) fn check_tokens(tokens: &[TokenWithSpan]) -> Placed<()> {
     let mut depth = 0;
     let mut first = true;
     let mut in_from = false;
+    let mut joins = 0;
     for TokenWithSpan { token, span } in tokens {
         let refuse = |problem| Err((place(*span), problem));
         let is_top = links.len() == 1;
@@ -60,7 +64,14 @@ pub(crate) fn check_tokens(tokens: &[TokenWithSpan]) -> Placed<()> {
             Some(Keyword::SELECT) => {}
             _ if first && is_code(token) => return refuse(QueryProblem::NotOneSelect),
             Some(Keyword::FROM) if is_top => in_from = true,
-            Some(Keyword::JOIN) if is_top => return refuse(QueryProblem::Unsupported("JOIN")),
+            Some(Keyword::JOIN) if is_top => {
+                joins += 1;
+                if joins > MAX_JOINS {
+                    return refuse(QueryProblem::TooManyJoins(MAX_JOINS));
+                }
+                in_from = true;
+            }
+            Some(Keyword::ON | Keyword::USING) if is_top => in_from = false,
             Some(Keyword::WHERE | Keyword::GROUP | Keyword::HAVING) if is_top => in_from = false,
             _ if in_from && *token == Token::LParen => {
                 return refuse(QueryProblem::Unsupported(

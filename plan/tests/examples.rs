@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use millstream_api::{DataPipeline, keyspace::PrimaryKey};
-use millstream_plan::{Expectations, RecordSchema, SinkPlan, key_pointers};
+use millstream_plan::{Expectations, RecordSchema, SinkPlan, key_pointers, plan_lookups};
 
 /// Plans a pipeline as the operator does; gives the record's key and the tables' columns.
 fn plan(example: &str) -> (Vec<String>, Vec<String>) {
@@ -17,9 +17,10 @@ fn plan(example: &str) -> (Vec<String>, Vec<String>) {
     let text = text.rsplit("\n---\n").next().unwrap();
     let pipeline: DataPipeline = serde_saphyr::from_str(text).unwrap();
     let schema = RecordSchema::parse(&pipeline.spec.schema).unwrap();
+    let lookups = plan_lookups(&pipeline.spec.lookups).unwrap();
     let mut plans = Vec::new();
     for sink in &pipeline.spec.sinks {
-        let plan = SinkPlan::new(&schema, &sink.name, &sink.sql).unwrap();
+        let plan = SinkPlan::joining(&schema, &lookups, &sink.name, &sink.sql).unwrap();
         Expectations::new(&plan, &sink.expectations).unwrap();
         let table = match (&sink.cassandra, &sink.document) {
             (Some(to), _) => {
@@ -148,5 +149,15 @@ fn sessions() {
         tables[1],
         "sessions: player_id text, session_id text, country text, start_ts timestamp, \
          end_ts timestamp, session_status int, dl_insert_ts timestamp, dl_update_ts timestamp"
+    );
+}
+
+#[test]
+fn lookups() {
+    let (key, tables) = plan("lookups");
+    assert_eq!(key, ["/order_id"]);
+    assert_eq!(
+        tables,
+        ["orders_by_country: order_id uuid, email text, country text, region text, price double"]
     );
 }

@@ -1,11 +1,15 @@
 //! The configuration that the operator wrote, and the mounted credentials.
 
 use std::{
+    borrow::Cow,
     io,
     path::{Path, PathBuf},
 };
 
-use millstream_api::worker::{WorkerConfig, credentials::OF_SOURCE};
+use millstream_api::{
+    Lookup,
+    worker::{WorkerConfig, credentials::OF_SOURCE},
+};
 
 /// Why the worker can't be configured.
 #[derive(Debug, thiserror::Error)]
@@ -63,20 +67,29 @@ pub fn load(path: &Path) -> Result<WorkerConfig, ConfigError> {
 #[derive(Clone, Debug)]
 pub struct Credentials {
     folder: PathBuf,
-    prefix: &'static str,
+    prefix: Cow<'static, str>,
 }
 
 impl Credentials {
     /// Credentials in this folder; it may be absent where none are needed.
     pub fn new(folder: PathBuf) -> Self {
-        Credentials { folder, prefix: "" }
+        let prefix = Cow::Borrowed("");
+        Credentials { folder, prefix }
     }
 
     /// Those of the connections that the source has of its own.
     pub fn of_source(&self) -> Self {
         Credentials {
             folder: self.folder.clone(),
-            prefix: OF_SOURCE,
+            prefix: OF_SOURCE.into(),
+        }
+    }
+
+    /// Those of a lookup.
+    pub fn of_lookup(&self, lookup: &Lookup) -> Self {
+        Credentials {
+            folder: self.folder.clone(),
+            prefix: lookup.credentials_prefix().into(),
         }
     }
 

@@ -2,7 +2,8 @@
 //! configuration.
 //!
 //! - [`stage::ingest`]: records of a [`source`] become records of the topic.
-//! - [`stage::process`]: records of the topic go through SQL ([`transform`]) into a [`sink`].
+//! - [`stage::process`]: records of the topic go through SQL ([`transform`]), maybe joined with a
+//!   [`lookup`], into a [`sink`].
 //! - [`serve`]: rows of the tables answer HTTP requests.
 //!
 //! A worker may die at any instant: a position or an offset is committed only after everything
@@ -19,6 +20,7 @@ pub mod expectations;
 mod fuzz;
 pub mod infer;
 pub mod kafka;
+pub mod lookup;
 pub mod manifest;
 pub mod metrics;
 pub mod pointer;

@@ -36,6 +36,12 @@ struct SinkExpectation {
     expectation: String,
 }
 
+/// A lookup.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LookupLabel {
+    lookup: String,
+}
+
 /// A request to the REST service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Request {
@@ -79,6 +85,8 @@ pub struct Metrics {
     batch_seconds: Family<Stage, Histogram, BatchSeconds>,
     lag: Family<SinkPartition, Gauge>,
     failed: Family<SinkExpectation, Counter>,
+    lookup_rows: Family<LookupLabel, Gauge>,
+    lookup_read: Family<LookupLabel, Gauge>,
     requests: Family<Request, Counter>,
     requests_in_flight: Gauge,
     request_seconds: Family<EndpointLabel, Histogram, BatchSeconds>,
@@ -127,6 +135,8 @@ impl Default for Metrics {
         let batch_seconds = Family::new_with_constructor(BatchSeconds);
         let lag = Family::default();
         let failed = Family::default();
+        let lookup_rows = Family::default();
+        let lookup_read = Family::default();
         let requests = Family::default();
         let requests_in_flight = Gauge::default();
         let request_seconds = Family::new_with_constructor(BatchSeconds);
@@ -168,6 +178,17 @@ impl Default for Metrics {
             "Rows that failed an expectation",
             failed.clone(),
         );
+        registry.register(
+            "lookup_rows",
+            "Rows of a lookup in memory",
+            lookup_rows.clone(),
+        );
+        registry.register_with_unit(
+            "lookup_read",
+            "When a lookup was read last, since 1970",
+            Unit::Seconds,
+            lookup_read.clone(),
+        );
         registry.register("requests", "Requests to the REST service", requests.clone());
         registry.register(
             "requests_in_flight",
@@ -191,6 +212,8 @@ impl Default for Metrics {
             batch_seconds,
             lag,
             failed,
+            lookup_rows,
+            lookup_read,
             requests,
             requests_in_flight,
             request_seconds,
@@ -233,6 +256,15 @@ impl Metrics {
             stage: stage.stage,
             failed: self.failed.clone(),
         }
+    }
+
+    /// A lookup was read, at this time in seconds since 1970.
+    pub fn set_lookup(&self, name: &str, rows: usize, at: i64) {
+        let lookup = name.to_owned();
+        let label = LookupLabel { lookup };
+        let rows = i64::try_from(rows).unwrap_or(i64::MAX);
+        self.lookup_rows.get_or_create(&label).set(rows);
+        self.lookup_read.get_or_create(&label).set(at);
     }
 
     /// Sets the lag of a sink in a topic partition.

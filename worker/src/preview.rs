@@ -4,20 +4,23 @@
 mod print;
 mod rows;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use bytes::Bytes;
 use clap::ValueEnum;
-use millstream_api::{DataPipeline, worker::SinkConfig};
-use millstream_plan::{Accepted, RecordSchema, SinkPlan};
+use millstream_api::{DataPipeline, Lookup, worker::SinkConfig};
+use millstream_plan::{Accepted, RecordSchema, SinkPlan, plan_lookups};
 
 use self::rows::{SinkRows, Topic};
 use crate::{
     check::accept_within,
     config::Credentials,
+    lookup::{self, Joined},
     manifest::{self, Content},
     sample::{Wanted, sample},
+    sink::cassandra::connect,
+    status::Status,
 };
 
 pub const EXAMPLES: &str = "\
@@ -50,7 +53,7 @@ pub struct Preview {
     /// How long to wait for them, such as `30s` or `2m`.
     #[arg(long, default_value = "30s", value_parser = duration)]
     timeout: Duration,
-    /// The folder with the source's credentials, one file each.
+    /// The folder with the credentials of the source and the lookups, one file each.
     #[arg(
         long,
         env = "MILLSTREAM_CREDENTIALS_DIR",
@@ -144,11 +147,14 @@ async fn preview(
         sinks.retain(|sink| arguments.sink.contains(&sink.name));
     }
     // What is wrong with the SQL is told before the source is asked.
-    let planned = sinks
-        .into_iter()
-        .map(|sink| Ok((sink, SinkPlan::new(&schema, &sink.name, &sink.sql)?)))
-        .collect::<anyhow::Result<Vec<_>>>()?;
+    let specs = accepted.map_or(&spec.lookups, |accepted| &accepted.lookups);
+    let lookups = plan_lookups(specs)?;
+    let plans = sinks
+        .iter()
+        .map(|sink| SinkPlan::joining(&schema, &lookups, &sink.name, &sink.sql));
+    let plans = plans.collect::<Result<Vec<_>, _>>()?;
     let credentials = Credentials::new(arguments.credentials_dir.clone());
+    let joined = load(pipeline, specs, &plans, &credentials, arguments.timeout).await?;
     let wanted = Wanted {
         records: arguments.limit as usize,
         within: arguments.timeout,
@@ -156,13 +162,13 @@ async fn preview(
     let records = sample(&spec.source, &spec.schema, &credentials, wanted).await?;
     let key = accepted.map_or(&spec.topic.key, |accepted| &accepted.key);
     let (topic, refused) = Topic::of(&records, key);
-    let mut previewed = Vec::with_capacity(planned.len());
-    for (sink, plan) in planned {
+    let mut previewed = Vec::with_capacity(plans.len());
+    for ((sink, plan), joined) in sinks.into_iter().zip(plans).zip(joined) {
         let mut tables = accepted.iter().flat_map(|accepted| &accepted.sinks);
         let config = tables.find(|known| known.name == sink.name);
         let table = config.and_then(SinkConfig::cassandra).map(|to| &to.table);
         let rows = topic
-            .through(sink, &plan, table)
+            .through(sink, &plan, joined, table)
             .with_context(|| format!("sink `{}`", sink.name))?;
         previewed.push(rows);
     }
@@ -171,4 +177,36 @@ async fn preview(
         refused,
         sinks: previewed,
     })
+}
+
+/// Reads the lookups; what each of the queries joins of them.
+async fn load(
+    pipeline: &DataPipeline,
+    specs: &[Lookup],
+    plans: &[SinkPlan],
+    credentials: &Credentials,
+    within: Duration,
+) -> anyhow::Result<Vec<Joined>> {
+    let is_joined = |spec: &Lookup| {
+        let mut names = plans.iter().flat_map(SinkPlan::lookups);
+        spec.cassandra.is_some() && names.any(|name| name == spec.name)
+    };
+    let session = match specs.iter().find(|spec| is_joined(spec)) {
+        Some(spec) => {
+            let connection = pipeline.spec.cassandra.as_ref().with_context(|| {
+                format!("lookup `{}`: write into spec.cassandra where Cassandra is, as the operator's default isn't known here", spec.name)
+            })?;
+            let status = Arc::new(Status::default()).part("lookups");
+            let connecting = connect(connection, credentials, std::slice::from_ref(&status));
+            let connected = tokio::time::timeout(within, connecting).await;
+            Some(connected.context("Cassandra can't be reached")??)
+        }
+        None => None,
+    };
+    let loaders = lookup::loaders(specs, plans, session.as_ref(), credentials)?;
+    for loader in &loaders {
+        loader.load_once().await?;
+    }
+    let joined = plans.iter().map(|plan| lookup::joined(&loaders, plan));
+    Ok(joined.collect())
 }

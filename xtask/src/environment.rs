@@ -28,6 +28,8 @@ pub struct Environment {
     /// For the SASL listener, by PLAIN or SCRAM-SHA-512.
     pub kafka_user: String,
     pub kafka_password: String,
+    /// Kafka's TLS listener; none where the provider has none.
+    pub kafka_tls: Option<KafkaTls>,
     /// JSON lines, one for each write to the API server; none where the provider can't say.
     pub audit_log: Option<PathBuf>,
     /// The folder with a log for each part.
@@ -49,6 +51,19 @@ pub struct Addresses {
     pub registry: String,
     /// For MongoDB's clients, no authentication.
     pub documents: String,
+}
+
+/// A listener that wants SASL (PLAIN or SCRAM-SHA-512) over TLS, as this machine reaches it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KafkaTls {
+    pub servers: String,
+    pub user: String,
+    pub password: String,
+    /// A file with the authority of its certificate.
+    pub ca: PathBuf,
+    /// A file with an authority that isn't.
+    pub other_ca: PathBuf,
 }
 
 /// Where everything that runs keeps its state; gone after `down`.
@@ -119,6 +134,13 @@ mod tests {
             cassandra_password: "p".into(),
             kafka_user: "u".into(),
             kafka_password: "p".into(),
+            kafka_tls: Some(KafkaTls {
+                servers: "here:9095".into(),
+                user: "u".into(),
+                password: "p".into(),
+                ca: "ca.crt".into(),
+                other_ca: "other-ca.crt".into(),
+            }),
             audit_log: None,
             logs: "logs".into(),
             services: vec![Service::Kafka],

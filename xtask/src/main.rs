@@ -2,6 +2,7 @@
 
 mod bench;
 mod cache;
+mod certificates;
 mod codegen;
 mod debian;
 mod demo;

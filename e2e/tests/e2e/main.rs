@@ -12,6 +12,7 @@ mod gap;
 mod ingest;
 mod keyspace;
 mod licenses;
+mod lookups;
 mod meetup;
 mod mistakes;
 mod operators;

@@ -283,7 +283,7 @@ fn pod(pipeline: &DataPipeline, pods: &Pods) -> Value {
     }
     let more = match pods.stage {
         Stage::Ingest => pipeline.spec.source.files().map(volumes::of),
-        Stage::Process => Some(volumes::of_sinks(&pipeline.spec.sinks)),
+        Stage::Process => Some(volumes::of_process(&pipeline.spec)),
         Stage::Serve => None,
     };
     for (volume, mount) in more.into_iter().flatten() {

@@ -194,16 +194,24 @@ async fn release(
     context.apply(&namespace(pipeline), &manager, &part).await
 }
 
-/// Whether another pipeline, of any namespace, has a sink in the table.
+/// Whether another pipeline, of any namespace, writes to the table or looks something up in it.
 fn used_by_others(pipeline: &DataPipeline, context: &Context, keyspace: &str, table: &str) -> bool {
     context
         .stores
         .pipelines()
         .iter()
         .filter(|other| other.uid() != pipeline.uid() && other.meta().deletion_timestamp.is_none())
-        .flat_map(|other| &other.spec.sinks)
-        .filter_map(|sink| sink.cassandra.as_ref())
-        .any(|sink| sink.keyspace == keyspace && sink.table == table)
+        .any(|other| {
+            let sinks = other.spec.sinks.iter();
+            let written = sinks.filter_map(|sink| sink.cassandra.as_ref());
+            let lookups = other.spec.lookups.iter();
+            let read = lookups.filter_map(|lookup| lookup.cassandra.as_ref());
+            let written = written.map(|sink| (&sink.keyspace, &sink.table));
+            let read = read.map(|lookup| (&lookup.keyspace, &lookup.table));
+            written
+                .chain(read)
+                .any(|used| used.0 == keyspace && used.1 == table)
+        })
 }
 
 /// Takes the schema of the records' topic away, which is deleted too.

@@ -30,7 +30,7 @@ use kube::{
         watcher,
     },
 };
-use millstream_api::{DataPipeline, DeletionPolicy, Keyspace, Topic};
+use millstream_api::{DataPipeline, DeletionPolicy, Keyspace, Lookup, Topic, sink::Sink};
 use millstream_plan::accept;
 
 use self::{
@@ -72,7 +72,7 @@ pub fn controller(
         )
 }
 
-/// The pipelines that write to a keyspace.
+/// The pipelines that write to a keyspace, or look something up in it.
 fn users(
     pipelines: &Store<DeserializeGuard<DataPipeline>>,
     keyspace: &DeserializeGuard<Keyspace>,
@@ -84,9 +84,10 @@ fn users(
     let state = pipelines.state();
     let uses = state.iter().filter(|guard| {
         guard.0.as_ref().is_ok_and(|pipeline| {
-            let mut sinks = pipeline.spec.sinks.iter();
+            let sinks = pipeline.spec.sinks.iter().filter_map(Sink::keyspace);
+            let lookups = pipeline.spec.lookups.iter().filter_map(Lookup::keyspace);
             pipeline.namespace() == keyspace.namespace()
-                && sinks.any(|sink| sink.keyspace() == Some(&name))
+                && sinks.chain(lookups).any(|used| used == name)
         })
     });
     uses.map(|guard| ObjectRef::from_obj(guard.as_ref()))

@@ -87,6 +87,7 @@ impl SinkOffsets {
             dead_lettered: Some(counts.dead_lettered),
             expectations: expectations.collect(),
             last_error: None,
+            warning: None,
         }
     }
 }

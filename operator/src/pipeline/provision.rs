@@ -73,7 +73,9 @@ pub async fn provision(
     }
     // 3. Every sink has a place to start from.
     let kafka = kafka_access(pipeline, context).await?;
-    let cassandra = match accepted.declared.is_empty() {
+    let mut lookups = accepted.lookups.iter();
+    let in_cassandra = lookups.any(|lookup| lookup.cassandra.is_some());
+    let cassandra = match accepted.declared.is_empty() && !in_cassandra {
         true => None,
         false => Some(cassandra_access(pipeline, context).await?),
     };
@@ -488,6 +490,13 @@ async fn apply_credentials(
     files.extend(context.credentials.source_files(&namespace, source).await?);
     let sinks = &pipeline.spec.sinks;
     files.extend(context.credentials.sink_files(&namespace, sinks).await?);
+    let lookups = &pipeline.spec.lookups;
+    files.extend(
+        context
+            .credentials
+            .lookup_files(&namespace, lookups)
+            .await?,
+    );
     apply_secret(pipeline, context, Stage::Process, &files).await
 }
 
@@ -555,6 +564,7 @@ fn configs(
         dead_letter_topic: pipeline.dead_letter_topic_name(),
         schema: pipeline.spec.schema.clone(),
         avro: registry.filter(|_| avro.is_some()),
+        lookups: accepted.lookups.clone(),
         sinks: accepted.sinks.clone(),
     };
     [

@@ -220,10 +220,19 @@ fn sinks(
         SinkStatus {
             name: sink.name.clone(),
             last_error: errors.get(sink.name.as_str()).map(|error| clip(error)),
+            warning: warning(observed, &sink.name),
             ..known.unwrap_or_default()
         }
     });
     sinks.collect()
+}
+
+/// A sink's warning: of several workers' always the same, whoever answers first.
+fn warning(observed: &Observed, sink: &str) -> Option<String> {
+    let workers = observed.workers.iter();
+    let process = workers.filter(|(stage, _)| *stage == Stage::Process);
+    let warnings = process.filter_map(|(_, status)| status.warnings.get(sink));
+    warnings.min().map(|warning| clip(warning))
 }
 
 fn source(

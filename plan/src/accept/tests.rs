@@ -395,3 +395,71 @@ fn documents_that_make_no_sense_are_refused_with_the_way_out() {
         assert!(refusal.contains(says), "{refusal}");
     }
 }
+
+/// A pipeline with a lookup and a sink that joins it.
+fn joining(lookup: &str, sql: &str) -> DataPipeline {
+    let mut pipeline = pipeline(&sink(sql, BY_ID));
+    let lookup = serde_saphyr::from_str(&format!("{{name: l, {lookup}}}")).unwrap();
+    pipeline.spec.lookups = vec![lookup];
+    pipeline.spec.sinks[0].cassandra.as_mut().unwrap().table = "joined".into();
+    pipeline
+}
+
+const JOINED: &str = "SELECT r.id, l.age FROM records r LEFT JOIN l ON r.id = l.id";
+
+#[test]
+fn the_columns_of_a_lookup_are_those_of_its_table_or_as_they_are_given() {
+    let table = "cassandra: {keyspace: ks, table: t}";
+    let pipeline = joining(table, JOINED);
+    let accepted = accept(&pipeline, &[keyspace("kubectl", "bigint")]).unwrap();
+    assert_eq!(
+        accepted.lookups[0].schema.as_deref(),
+        Some("\"id\" UUID, \"age\" BIGINT")
+    );
+    let columns = &accepted.declared["ks"][0].columns;
+    assert_eq!(columns[1].cql_type.to_string(), "bigint");
+    let given = joining(&format!("{table}, schema: 'id TEXT, age INT'"), JOINED);
+    let accepted = accept(&given, &[]).unwrap();
+    let columns = &accepted.declared["ks"][0].columns;
+    assert_eq!(columns[1].cql_type.to_string(), "int");
+}
+
+#[test]
+fn a_lookup_that_makes_no_sense_is_refused() {
+    let table = "cassandra: {keyspace: ks, table: t}";
+    for (lookup, sql, says) in [
+        (
+            table.to_owned(),
+            JOINED,
+            "lookup `l`: no Keyspace of this namespace declares table ks.t",
+        ),
+        (
+            format!("{table}, refresh: 10ms, schema: 'id TEXT, age INT'"),
+            JOINED,
+            "lookup `l`: refresh: 1s is the shortest",
+        ),
+        (
+            format!("{table}, schema: 'id TEXT, age ARRAY<INT>'"),
+            JOINED,
+            "`age` is ARRAY<INT>; a collection",
+        ),
+        (
+            "file: {path: /x}, schema: 'id TXT'".into(),
+            JOINED,
+            "lookup `l`: schema, line 1, column 4: `TXT` is not a type",
+        ),
+        (
+            "file: {path: /x}, schema: 'id TEXT'".into(),
+            JOINED,
+            "no column `age` in the lookup `l`",
+        ),
+        (
+            "file: {path: /x}, schema: 'id TEXT'".into(),
+            "SELECT l.id FROM records r JOIN l ON r.name = l.id",
+            "no column of the primary key (id) is a field of the record",
+        ),
+    ] {
+        let error = accept(&joining(&lookup, sql), &[]).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+}

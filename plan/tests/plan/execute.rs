@@ -21,7 +21,7 @@ const RECORDS: &str = r#"
 "#;
 
 /// Records as the worker decodes them: the columns that the plan reads, and the virtual ones.
-fn decoded(plan: &SinkPlan, records: &str) -> RecordBatch {
+pub fn decoded(plan: &SinkPlan, records: &str) -> RecordBatch {
     let records: Vec<&str> = records.lines().filter(|line| !line.is_empty()).collect();
     let record_schema = plan.record_schema();
     let mut columns: Vec<ArrayRef> = Vec::new();

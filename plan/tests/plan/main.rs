@@ -9,6 +9,7 @@ mod execute;
 mod expectation;
 mod fold;
 mod group;
+mod join;
 mod key;
 mod panics;
 mod query;

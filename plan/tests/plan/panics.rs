@@ -3,7 +3,7 @@
 use millstream_plan::{RecordSchema, SinkPlan};
 use proptest::{prelude::*, sample::select};
 
-use crate::users;
+use crate::{join::lookups, users};
 
 /// Pieces of SQL in any order: more of it gets past the tokenizer than of random characters.
 fn pieces() -> impl Strategy<Value = String> {
@@ -73,6 +73,10 @@ fn pieces() -> impl Strategy<Value = String> {
         "_offset",
         "GROUP BY",
         "JOIN",
+        "LEFT JOIN countries c ON",
+        "c.code",
+        "ON",
+        "USING",
         "DATE",
         "TRIM",
         "SUBSTRING",
@@ -105,7 +109,8 @@ proptest! {
         pieces(),
         pieces().prop_map(|pieces| format!("SELECT {pieces} FROM records")),
         pieces().prop_map(|pieces| format!("SELECT gender FROM records WHERE {pieces}")),
+        pieces().prop_map(|pieces| format!("SELECT gender FROM records JOIN countries c ON {pieces}")),
     ]) {
-        let _ = SinkPlan::new(&users(), "s", &text);
+        let _ = SinkPlan::joining(&users(), &lookups(), "s", &text);
     }
 }

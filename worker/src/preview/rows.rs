@@ -12,6 +12,7 @@ use millstream_plan::SinkPlan;
 
 use crate::{
     batch::Batch,
+    lookup::Joined,
     sink::cassandra::refused,
     stage::{groups::rows_of, key::Keys},
     transform::Transform,
@@ -67,12 +68,13 @@ impl Topic {
         &self,
         sink: &Sink,
         plan: &SinkPlan,
+        joined: Joined,
         table: Option<&TableSpec>,
     ) -> anyhow::Result<SinkRows> {
         if plan.is_grouped() {
             return self.grouped(sink, plan, table);
         }
-        let mut transform = Transform::new(plan)?;
+        let mut transform = Transform::new(plan)?.joining(joined);
         let mut rows = Vec::new();
         let mut rejected = Vec::new();
         for batch in &self.batches {

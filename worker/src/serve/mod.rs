@@ -11,7 +11,7 @@ mod plot;
 mod problem;
 mod query;
 mod service;
-mod value;
+pub(crate) mod value;
 
 use std::sync::Arc;
 

@@ -28,6 +28,7 @@ use crate::{
     decode::Decode,
     expectations::Failed,
     kafka::KAFKA,
+    lookup::Joined,
     metrics::{Metrics, StageMetrics},
     retry::Delays,
     sink::{
@@ -81,6 +82,8 @@ pub struct Parts {
     pub status: StatusPart,
     pub metrics: Arc<Metrics>,
     pub stage_metrics: StageMetrics,
+    /// What the query joins.
+    pub joined: Joined,
     /// Where the records are Avro.
     pub avro: Option<AvroTopic>,
     /// Those of the sinks.
@@ -112,13 +115,14 @@ struct Done {
 }
 
 impl SinkStage {
-    /// Plans the query and opens the sink; waits for the table.
+    /// Plans the query and opens the sink; waits for the lookups and the table.
     pub async fn open(
         parts: Parts,
         plan: &SinkPlan,
         session: Option<Arc<Session>>,
         timestamp_base: i64,
     ) -> anyhow::Result<Self> {
+        parts.joined.loaded().await;
         let groups = match plan.is_grouped() {
             true => {
                 let session = session.clone().context(NO_CASSANDRA)?;
@@ -174,8 +178,9 @@ impl SinkStage {
             None => Decode::new(plan)?,
         };
         let expectations = Expectations::new(plan, &parts.config.expectations)?;
+        let transform = Transform::with(plan, decode).joining(parts.joined.clone());
         Ok(SinkStage {
-            transform: Mutex::new(Transform::with(plan, decode).expecting(expectations.clone())),
+            transform: Mutex::new(transform.expecting(expectations.clone())),
             expectations,
             sink,
             pace,

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use millstream_api::worker::ProcessConfig;
-use millstream_plan::{RecordSchema, SinkPlan};
+use millstream_plan::{RecordSchema, SinkPlan, plan_lookups};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -13,6 +13,7 @@ use crate::{
     config::Credentials,
     dead_letter::DeadLetters,
     kafka::{self, LazyProducer},
+    lookup,
     metrics::Metrics,
     registry::Registry,
     sink::cassandra,
@@ -50,8 +51,28 @@ pub async fn run(
             () = shutdown.cancelled() => return Ok(()),
         },
     };
+    let lookups = plan_lookups(&config.lookups)?;
+    let plans = config.sinks.iter();
+    let plans = plans.map(|sink| SinkPlan::joining(&schema, &lookups, &sink.name, &sink.sql));
+    let plans = plans.collect::<Result<Vec<_>, _>>()?;
+    let loaders = lookup::loaders(&config.lookups, &plans, session.as_ref(), credentials)?;
+    let joined: Vec<_> = plans
+        .iter()
+        .map(|plan| lookup::joined(&loaders, plan))
+        .collect();
     let mut sinks = JoinSet::new();
-    for (sink, status) in config.sinks.iter().zip(parts) {
+    for loader in loaders {
+        let joining = plans.iter().zip(&parts);
+        let joining = joining.filter(|(plan, _)| loader.is_joined(plan));
+        let status = joining.map(|(_, part)| part.clone()).collect();
+        let (metrics, shutdown) = (metrics.clone(), shutdown.clone());
+        sinks.spawn(async move {
+            loader.run(status, &metrics, shutdown).await;
+            Ok(())
+        });
+    }
+    let planned = plans.into_iter().zip(joined);
+    for ((sink, status), (plan, joined)) in config.sinks.iter().zip(parts).zip(planned) {
         let stage_metrics = metrics.stage(&sink.name);
         let dead_letters = DeadLetters {
             producer: Arc::new(LazyProducer::new(client.clone(), status.clone())),
@@ -62,7 +83,6 @@ pub async fn run(
             status: status.clone(),
             metrics: stage_metrics.clone(),
         };
-        let plan = SinkPlan::new(&schema, &sink.name, &sink.sql)?;
         let group = config.pipeline.sink_group(&sink.name);
         let parts = Parts {
             config: sink.clone(),
@@ -74,6 +94,7 @@ pub async fn run(
             status,
             metrics: metrics.clone(),
             stage_metrics,
+            joined,
             avro: avro.clone(),
             credentials: credentials.clone(),
         };

@@ -11,6 +11,7 @@ mod file;
 #[path = "../worker_sources/files.rs"]
 mod files;
 mod kafka;
+mod lookup;
 mod pipeline;
 mod schedule;
 mod serve;

@@ -265,6 +265,7 @@ fn environment(run: &std::path::Path) -> Environment {
         cassandra_password: services::CASSANDRA_PASSWORD.to_owned(),
         kafka_user: services::KAFKA_USER.to_owned(),
         kafka_password: services::KAFKA_PASSWORD.to_owned(),
+        kafka_tls: None,
         audit_log: None,
         logs: run.join("logs"),
         services: Service::ALL.to_vec(),

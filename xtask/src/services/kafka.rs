@@ -1,13 +1,15 @@
 //! Apache Kafka: one KRaft broker that is its own controller.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 
 use super::jars::Jars;
 use super::java;
 use super::{KAFKA_USERS, Launch, Place, wire, words};
+use crate::certificates::{authority, certificate, openssl};
 use crate::progress::Progress;
 use crate::template::render;
 
@@ -32,13 +34,41 @@ const SERVER_OPTIONS: &[&str] = &[
 const CLUSTER_ID: &str = "bWlsbHN0cmVhbS1kZXYtMQ";
 
 pub(super) fn configure(place: &Place) -> Result<()> {
+    let tls = tls_folder(place.config);
+    create_certificates(&tls, place.address)?;
     let values = [
         ("address", &*place.address.to_string()),
+        ("tls", &*tls.display().to_string()),
         ("data", &*place.data.display().to_string()),
     ];
-    std::fs::write(properties(place), render(PROPERTIES, &values)?)?;
+    fs::write(properties(place), render(PROPERTIES, &values)?)?;
     let hosts = format!("127.0.0.1 localhost\n{} kafka\n", place.address);
-    std::fs::write(place.config.join("hosts"), hosts)?;
+    fs::write(place.config.join("hosts"), hosts)?;
+    Ok(())
+}
+
+/// Where the certificates are of a Kafka that is configured in this folder.
+pub(super) fn tls_folder(config: &Path) -> PathBuf {
+    config.join("tls")
+}
+
+/// Writes what the TLS listener shows, its authority, and another one that it isn't of. They stay
+/// for as long as the environment is up, as clients read them once.
+fn create_certificates(folder: &Path, address: IpAddr) -> Result<()> {
+    let server = folder.join("server.pem");
+    if server.exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(folder)?;
+    authority(folder, "ca", "/CN=millstream-kafka")?;
+    authority(folder, "other-ca", "/CN=another")?;
+    let names = format!("subjectAltName=IP:{address},DNS:kafka");
+    certificate(folder, "kafka", "/CN=kafka", &names)?;
+    // Java reads no other form.
+    let form = ["pkcs8", "-topk8", "-nocrypt", "-in", "kafka.key", "-out"];
+    openssl(folder, &[&form[..], &["kafka.p8"]].concat())?;
+    let read = |name: &str| fs::read_to_string(folder.join(name));
+    fs::write(server, read("kafka.p8")? + &read("kafka.crt")?)?;
     Ok(())
 }
 

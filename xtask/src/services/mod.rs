@@ -15,7 +15,7 @@ mod wire;
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -28,6 +28,8 @@ pub const CASSANDRA_USER: &str = "cassandra";
 pub const CASSANDRA_PASSWORD: &str = "cassandra";
 /// Kafka's second listener: SASL_PLAINTEXT with PLAIN and SCRAM-SHA-512.
 pub const KAFKA_SASL_PORT: u16 = 9094;
+/// Kafka's third listener: SASL_SSL with the same.
+pub const KAFKA_TLS_PORT: u16 = 9095;
 /// Where the registry's Confluent-compatible API lies.
 pub const REGISTRY_API: &str = "/apis/ccompat/v7";
 pub const KAFKA_USERS: [(&str, &str); 2] = [("admin", "admin-secret"), ("app", "app-secret")];
@@ -132,6 +134,12 @@ impl Service {
             Self::Documents => documents::probe(address),
         }
     }
+}
+
+/// Where the certificates are of a Kafka that is configured in this folder: `ca.crt` is the authority,
+/// `other-ca.crt` one that isn't.
+pub fn kafka_certificates(config: &Path) -> PathBuf {
+    kafka::tls_folder(config)
 }
 
 /// Where a service runs: the address it listens on, and folders of its own.

@@ -234,6 +234,7 @@ fn config(environment: &Environment, topic: &str, keyspace: &str, table: &str) -
         dead_letter_topic: dead_letter(topic),
         schema: SCHEMA.into(),
         avro: None,
+        lookups: Vec::new(),
         sinks: vec![SinkConfig {
             name: SINK.into(),
             sql: SQL.into(),

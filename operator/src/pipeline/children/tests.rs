@@ -289,3 +289,38 @@ fn the_process_pod_has_the_volumes_of_its_tables() {
     );
     assert_eq!(pod(Stage::Ingest)["volumes"].as_array().unwrap().len(), 1);
 }
+
+#[test]
+fn the_process_pods_have_the_volumes_of_the_lookups() {
+    let mut pipeline = pipeline();
+    pipeline.spec.lookups = serde_saphyr::from_str(
+        "[{name: sizes, cassandra: {keyspace: ks, table: sizes}}, \
+          {name: all_countries, schema: code TEXT, \
+           file: {path: /lookups/all_countries/c.csv, volume: {configMap: {name: countries}}}}, \
+          {name: words, schema: word TEXT, file: {url: 'http://x/words.csv'}}]",
+    )
+    .unwrap();
+    let worker = worker();
+    let pods = Pods {
+        stage: Stage::Process,
+        replicas: 1,
+        worker: &worker,
+        yaml: "",
+        credentials: None,
+    };
+    let object = deployment(&pipeline, &pods);
+    let read: Deployment = serde_json::from_value(object.clone()).unwrap();
+    assert_eq!(serde_json::to_value(read).unwrap(), object);
+    let pod = &object["spec"]["template"]["spec"];
+    assert_eq!(
+        pod["volumes"].as_array().unwrap()[1..],
+        [
+            json!({"name": "lookup-1", "configMap": {"name": "countries"}}),
+            json!({"name": "scratch", "emptyDir": {"sizeLimit": "2Gi"}}),
+        ]
+    );
+    assert_eq!(
+        pod["containers"][0]["volumeMounts"][1],
+        json!({"name": "lookup-1", "mountPath": "/lookups/all_countries", "readOnly": true})
+    );
+}

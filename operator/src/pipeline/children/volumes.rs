@@ -1,6 +1,8 @@
 //! The volumes of a pod that reads files, or writes tables.
 
 use millstream_api::{
+    DataPipelineSpec, Lookup,
+    lookup::{LOOKUPS_PATH, SCRATCH_GIBIBYTES},
     sink::{Sink, delta::DELTA_PATH},
     source::file::{DATA_PATH, FileSource, LANDING_PATH, Volume},
 };
@@ -12,7 +14,7 @@ pub fn of(files: &FileSource) -> Vec<(Value, Value)> {
     let landing = landing.and_then(|zone| zone.volume.as_ref());
     let data = files.volume.as_ref().map(|volume| {
         let mount = json!({"name": "data", "mountPath": DATA_PATH, "readOnly": true});
-        (data(volume), mount)
+        (data("data", volume), mount)
     });
     let landing = landing.map(|landing| {
         let claim = &landing.persistent_volume_claim;
@@ -29,8 +31,37 @@ pub fn of(files: &FileSource) -> Vec<(Value, Value)> {
     data.into_iter().chain(landing).chain([scratch]).collect()
 }
 
+/// The volumes of a pod that processes, with their mounts.
+pub fn of_process(spec: &DataPipelineSpec) -> Vec<(Value, Value)> {
+    let mut volumes = of_sinks(&spec.sinks);
+    volumes.extend(of_lookups(&spec.lookups));
+    volumes
+}
+
+/// The volumes of lookups, with their mounts.
+fn of_lookups(lookups: &[Lookup]) -> Vec<(Value, Value)> {
+    let files = lookups.iter().enumerate();
+    let files = files.filter_map(|(index, lookup)| Some((index, lookup, lookup.file.as_ref()?)));
+    let volumes = files.clone().filter_map(|(index, lookup, file)| {
+        // A lookup's name may have a `_`, which the name of a volume can't.
+        let name = format!("lookup-{index}");
+        let path = format!("{LOOKUPS_PATH}/{}", lookup.name);
+        let mount = json!({"name": name, "mountPath": path, "readOnly": true});
+        Some((data(&name, file.volume.as_ref()?), mount))
+    });
+    // What is downloaded, or unpacked, is on the disk for a while.
+    let room = files.clone().count() as u64 * SCRATCH_GIBIBYTES;
+    let scratch = (room > 0).then(|| {
+        (
+            json!({"name": "scratch", "emptyDir": {"sizeLimit": format!("{room}Gi")}}),
+            json!({"name": "scratch", "mountPath": "/tmp"}),
+        )
+    });
+    volumes.chain(scratch).collect()
+}
+
 /// The volumes that sinks write to, with their mounts.
-pub fn of_sinks(sinks: &[Sink]) -> Vec<(Value, Value)> {
+fn of_sinks(sinks: &[Sink]) -> Vec<(Value, Value)> {
     let volumes = sinks.iter().enumerate().filter_map(|(index, sink)| {
         let volume = sink.delta.as_ref()?.volume.as_ref()?;
         let claim = &volume.persistent_volume_claim;
@@ -45,9 +76,9 @@ pub fn of_sinks(sinks: &[Sink]) -> Vec<(Value, Value)> {
     volumes.collect()
 }
 
-fn data(volume: &Volume) -> Value {
+fn data(name: &str, volume: &Volume) -> Value {
     match (&volume.persistent_volume_claim, &volume.config_map) {
-        (Some(claim), _) => json!({"name": "data", "persistentVolumeClaim": claim}),
-        (None, map) => json!({"name": "data", "configMap": map}),
+        (Some(claim), _) => json!({"name": name, "persistentVolumeClaim": claim}),
+        (None, map) => json!({"name": name, "configMap": map}),
     }
 }

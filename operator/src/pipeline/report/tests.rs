@@ -40,6 +40,7 @@ fn sink(name: &str, lag: i64, rows: i64) -> SinkStatus {
         dead_lettered: Some(0),
         expectations: Vec::new(),
         last_error: None,
+        warning: None,
     }
 }
 
@@ -260,6 +261,21 @@ fn a_warning_is_shown_and_changes_no_condition() {
     let before = DataPipelineStatus::default();
     let source = super::status(&pipeline(), &before, &Ok(()), &warned).source;
     assert_eq!(source.unwrap().warning.as_deref(), Some("Redis is away"));
+
+    let of = |text: &str| WorkerStatus {
+        warnings: BTreeMap::from([("a".to_string(), text.to_string())]),
+        ..WorkerStatus::default()
+    };
+    let warned = Observed {
+        workers: vec![
+            (Stage::Process, of("since 2")),
+            (Stage::Process, of("since 1")),
+        ],
+        ..healthy()
+    };
+    let sinks = super::status(&pipeline(), &before, &Ok(()), &warned).sinks;
+    assert_eq!(sinks[0].warning.as_deref(), Some("since 1"));
+    assert_eq!(sinks[1].warning, None);
 }
 
 /// A pipeline whose source ends, with what was seen of it while no record is left.

@@ -2,7 +2,7 @@ use bytes::Bytes;
 use millstream_plan::{RecordSchema, SinkPlan};
 
 use super::*;
-use crate::preview::rows::Topic;
+use crate::{lookup::Joined, preview::rows::Topic};
 
 /// What a sink makes of these records; its table takes uuids for `id`.
 fn previewed(sql: &str, records: &[&str]) -> Previewed {
@@ -19,7 +19,9 @@ fn previewed(sql: &str, records: &[&str]) -> Previewed {
         .map(|record| Bytes::from((*record).to_owned()))
         .collect();
     let (topic, refused) = Topic::of(&records, &["/id".to_owned()]);
-    let rows = topic.through(&sink.unwrap(), &plan, Some(&table)).unwrap();
+    let rows = topic
+        .through(&sink.unwrap(), &plan, Joined::default(), Some(&table))
+        .unwrap();
     Previewed {
         records,
         refused,

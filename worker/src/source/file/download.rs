@@ -33,14 +33,7 @@ pub async fn download(
     share: &mut Share,
     status: &StatusPart,
 ) -> anyhow::Result<()> {
-    let file = File::create(into)
-        .await
-        .with_context(|| format!("can't write {}", into.display()))?;
-    let mut progress = Progress {
-        file,
-        written: 0,
-        version: None,
-    };
+    let mut progress = Progress::new(into).await?;
     let mut delays = Delays::default();
     loop {
         let before = progress.written;
@@ -57,7 +50,30 @@ pub async fn download(
     }
 }
 
+/// Downloads a file, or fails.
+pub async fn download_once(
+    origin: &Origin,
+    name: &str,
+    into: &Path,
+    share: &mut Share,
+) -> anyhow::Result<()> {
+    let mut progress = Progress::new(into).await?;
+    let attempt = progress.attempt(origin, name, share).await;
+    attempt.with_context(|| format!("downloading {name}"))
+}
+
 impl Progress {
+    async fn new(into: &Path) -> anyhow::Result<Self> {
+        let file = File::create(into)
+            .await
+            .with_context(|| format!("can't write {}", into.display()))?;
+        Ok(Progress {
+            file,
+            written: 0,
+            version: None,
+        })
+    }
+
     async fn attempt(
         &mut self,
         origin: &Origin,

@@ -18,6 +18,7 @@ mod replay;
 mod scratch;
 mod take;
 mod unpack;
+mod whole;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -30,9 +31,8 @@ use tokio::{
     task::JoinSet,
 };
 
-pub use self::origin::Bucket;
+pub use self::{error::ReadError, origin::Bucket, take::Take, whole::read_whole};
 use self::{
-    error::ReadError,
     format::Formats,
     landing::Landing,
     origin::Origin,

@@ -9,15 +9,26 @@ use std::sync::{
 #[derive(Clone)]
 pub struct Scratch {
     limit: u64,
+    /// Whose limit it is, in MiB.
+    bound: fn(u64) -> String,
     used: Arc<AtomicU64>,
 }
 
 impl Scratch {
-    /// A room of so many bytes.
+    /// A source's room of so many bytes.
     pub fn new(limit: u64) -> Self {
         Scratch {
             limit,
+            bound: |limit| format!("`scratchSize` is {limit} MiB: raise it"),
             used: Arc::default(),
+        }
+    }
+
+    /// A lookup's room of so many bytes.
+    pub fn of_lookup(limit: u64) -> Self {
+        Scratch {
+            bound: |limit| format!("a lookup has {limit} MiB: make its file smaller"),
+            ..Scratch::new(limit)
         }
     }
 
@@ -48,9 +59,9 @@ impl Share {
         self.give_back(more);
         let mebibytes = |bytes: u64| bytes.div_ceil(1024 * 1024);
         Err(format!(
-            "{} MiB of disk are needed, `scratchSize` is {} MiB: raise it",
+            "{} MiB of disk are needed, {}",
             mebibytes(used),
-            mebibytes(self.scratch.limit)
+            (self.scratch.bound)(mebibytes(self.scratch.limit))
         ))
     }
 

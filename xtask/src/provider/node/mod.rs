@@ -31,7 +31,7 @@ use self::namespaces::{Namespaces, Unit};
 use self::units::Units;
 use super::{Action, Part, Provider, ProviderName};
 use crate::debian;
-use crate::environment::{Addresses, Environment};
+use crate::environment::{Addresses, Environment, KafkaTls};
 use crate::progress::Progress;
 use crate::services::{self, Place, Service};
 
@@ -162,6 +162,8 @@ impl Node {
             ),
             documents: format!("{NODE}:{}", Service::Documents.port()),
         };
+        let kafka = self.layout.config().join(Service::Kafka.name());
+        let certificates = services::kafka_certificates(&kafka);
         Environment {
             provider: ProviderName::Node,
             kubeconfig: self.layout.kubeconfig(),
@@ -173,6 +175,13 @@ impl Node {
             cassandra_password: services::CASSANDRA_PASSWORD.to_owned(),
             kafka_user: services::KAFKA_USER.to_owned(),
             kafka_password: services::KAFKA_PASSWORD.to_owned(),
+            kafka_tls: Some(KafkaTls {
+                servers: format!("{NODE}:{}", services::KAFKA_TLS_PORT),
+                user: services::KAFKA_USER.to_owned(),
+                password: services::KAFKA_PASSWORD.to_owned(),
+                ca: certificates.join("ca.crt"),
+                other_ca: certificates.join("other-ca.crt"),
+            }),
             audit_log: Some(self.layout.audit_log()),
             logs: self.layout.logs(),
             services: Service::ALL.to_vec(),

@@ -4,15 +4,12 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use super::layout::{API_SERVICE, NODE};
+use crate::certificates::{authority, certificate, key, openssl};
 use crate::oci::hex;
-use crate::process;
-
-const DAYS: &str = "365";
 
 /// Who talks to the API server: user name, and the groups that RBAC knows them by.
 pub(super) const USERS: [(&str, &str, &str); 6] = [
@@ -29,23 +26,7 @@ pub(super) const USERS: [(&str, &str, &str); 6] = [
 /// account tokens and `tokens.csv`; gives the token of each of [`USERS`].
 pub(super) fn create(folder: &Path) -> Result<Vec<String>> {
     fs::create_dir_all(folder)?;
-    key(folder, "ca")?;
-    openssl(
-        folder,
-        &[
-            "req",
-            "-x509",
-            "-new",
-            "-key",
-            "ca.key",
-            "-subj",
-            "/CN=millstream",
-            "-days",
-            DAYS,
-            "-out",
-            "ca.crt",
-        ],
-    )?;
+    authority(folder, "ca", "/CN=millstream")?;
     let names = [
         "localhost",
         "kubernetes",
@@ -100,63 +81,6 @@ pub(super) fn write_secret(path: &Path, text: &str) -> Result<()> {
         text.as_bytes(),
     )?;
     Ok(())
-}
-
-fn certificate(folder: &Path, name: &str, subject: &str, extension: &str) -> Result<()> {
-    key(folder, name)?;
-    let (key, request, extensions) = (
-        format!("{name}.key"),
-        format!("{name}.csr"),
-        format!("{name}.ext"),
-    );
-    openssl(
-        folder,
-        &[
-            "req", "-new", "-key", &key, "-subj", subject, "-out", &request,
-        ],
-    )?;
-    fs::write(folder.join(&extensions), extension)?;
-    let certificate = format!("{name}.crt");
-    openssl(
-        folder,
-        &[
-            "x509",
-            "-req",
-            "-in",
-            &request,
-            "-CA",
-            "ca.crt",
-            "-CAkey",
-            "ca.key",
-            "-CAcreateserial",
-            "-days",
-            DAYS,
-            "-extfile",
-            &extensions,
-            "-out",
-            &certificate,
-        ],
-    )
-}
-
-fn key(folder: &Path, name: &str) -> Result<()> {
-    let file = format!("{name}.key");
-    openssl(
-        folder,
-        &[
-            "ecparam",
-            "-name",
-            "prime256v1",
-            "-genkey",
-            "-noout",
-            "-out",
-            &file,
-        ],
-    )
-}
-
-fn openssl(folder: &Path, arguments: &[&str]) -> Result<()> {
-    process::run(Command::new("openssl").args(arguments).current_dir(folder))
 }
 
 fn random() -> Result<String> {
