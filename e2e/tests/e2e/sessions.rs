@@ -2,6 +2,7 @@
 //! row a session; what is served of them, and what the expectations count, is right.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::jiff::{Timestamp, ToSpan, tz::TimeZone};
@@ -95,6 +96,7 @@ fn sessions_and_what_is_served_of_them_are_those_of_the_recording() {
         let last = records.iter().filter_map(|record| text(record, "ts")).max();
         let now = midnight_after(&last.context("records")?)?;
         let landing = Volume::claim(namespace, "landing").await?;
+        let lake = Volume::claim(namespace, "lake").await?;
         let mut pipeline = example::pipeline(namespace, SESSIONS)?;
         let spec = &mut pipeline["spec"];
         let generator = &mut spec["source"]["generator"];
@@ -116,8 +118,43 @@ fn sessions_and_what_is_served_of_them_are_those_of_the_recording() {
         models_are(namespace, &expected, now).await?;
         insights_are(namespace, &expected).await?;
         report_is(namespace, &expected).await?;
-        landing.remove(namespace).await
+        if let Some(lake) = lake.folder() {
+            let events = rows_of(&lake.join("r_session_events"))?;
+            assert_eq!(events, records.len());
+            let sessions = rows_of(&lake.join("uc_delta_event_sessions"))?;
+            assert_eq!(sessions, expected.len());
+        }
+        landing.remove(namespace).await?;
+        lake.remove(namespace).await
     });
+}
+
+/// The rows of a Delta Lake table, by its log: those of the files that are in it.
+fn rows_of(table: &Path) -> Result<usize> {
+    let log = std::fs::read_dir(table.join("_delta_log"))?.map(|entry| Ok(entry?.path()));
+    let mut log = log.collect::<Result<Vec<_>>>()?;
+    log.retain(|commit| {
+        commit
+            .extension()
+            .is_some_and(|extension| extension == "json")
+    });
+    log.sort();
+    let mut files = BTreeMap::new();
+    for commit in log {
+        for line in std::fs::read_to_string(commit)?.lines() {
+            let action: Value = serde_json::from_str(line)?;
+            if let Some(path) = action["remove"]["path"].as_str() {
+                files.remove(path);
+            }
+            if let Some(path) = action["add"]["path"].as_str() {
+                let stats = action["add"]["stats"].as_str().context("stats")?;
+                let stats: Value = serde_json::from_str(stats)?;
+                let rows = stats["numRecords"].as_u64().context("numRecords")?;
+                files.insert(path.to_owned(), usize::try_from(rows)?);
+            }
+        }
+    }
+    Ok(files.values().sum())
 }
 
 /// The first midnight after a recorded time.
