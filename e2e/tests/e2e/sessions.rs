@@ -2,7 +2,6 @@
 //! row a session; what is served of them, and what the expectations count, is right.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::jiff::{Timestamp, ToSpan, tz::TimeZone};
@@ -12,7 +11,10 @@ use millstream_e2e::{Namespace, PATIENCE, Volume, eventually, with_temp_namespac
 use scylla::value::CqlTimestamp;
 use serde_json::{Value, json};
 
-use crate::example::{self, get, get_json};
+use crate::{
+    delta,
+    example::{self, get, get_json},
+};
 
 const SESSIONS: &str = "sessions";
 /// Debug mode: a slice of the data, less than there is of either kind.
@@ -119,42 +121,16 @@ fn sessions_and_what_is_served_of_them_are_those_of_the_recording() {
         insights_are(namespace, &expected).await?;
         report_is(namespace, &expected).await?;
         if let Some(lake) = lake.folder() {
-            let events = rows_of(&lake.join("r_session_events"))?;
-            assert_eq!(events, records.len());
-            let sessions = rows_of(&lake.join("uc_delta_event_sessions"))?;
-            assert_eq!(sessions, expected.len());
+            for (table, rows) in [
+                ("r_session_events", records.len()),
+                ("uc_delta_event_sessions", expected.len()),
+            ] {
+                assert_eq!(delta::rows(&lake.join(table))?, i64::try_from(rows)?);
+            }
         }
         landing.remove(namespace).await?;
         lake.remove(namespace).await
     });
-}
-
-/// The rows of a Delta Lake table, by its log: those of the files that are in it.
-fn rows_of(table: &Path) -> Result<usize> {
-    let log = std::fs::read_dir(table.join("_delta_log"))?.map(|entry| Ok(entry?.path()));
-    let mut log = log.collect::<Result<Vec<_>>>()?;
-    log.retain(|commit| {
-        commit
-            .extension()
-            .is_some_and(|extension| extension == "json")
-    });
-    log.sort();
-    let mut files = BTreeMap::new();
-    for commit in log {
-        for line in std::fs::read_to_string(commit)?.lines() {
-            let action: Value = serde_json::from_str(line)?;
-            if let Some(path) = action["remove"]["path"].as_str() {
-                files.remove(path);
-            }
-            if let Some(path) = action["add"]["path"].as_str() {
-                let stats = action["add"]["stats"].as_str().context("stats")?;
-                let stats: Value = serde_json::from_str(stats)?;
-                let rows = stats["numRecords"].as_u64().context("numRecords")?;
-                files.insert(path.to_owned(), usize::try_from(rows)?);
-            }
-        }
-    }
-    Ok(files.values().sum())
 }
 
 /// The first midnight after a recorded time.
