@@ -148,14 +148,23 @@ fn meetup() {
 fn sessions() {
     let accepted = accept(&pipeline("sessions"), &[]).unwrap();
     assert_eq!(accepted.key, ["/session_id"]);
-    let names = accepted.sinks.iter().map(|sink| {
-        let columns = sink.table.columns.iter();
-        let columns: Vec<_> = columns.map(|column| column.name.as_str()).collect();
-        format!("{}: {}", sink.name, columns.join(" "))
-    });
-    let columns = "country start_ts end_ts session_status dl_insert_ts dl_update_ts";
+    let games = &accepted.declared["games"];
+    let mut names: Vec<_> = games.iter().map(|table| table.name.as_str()).collect();
+    names.sort_unstable();
     assert_eq!(
-        names.collect::<Vec<_>>()[2],
-        format!("sessions: player_id session_id {columns}")
+        names,
+        [
+            "sessions",
+            "sessions__state",
+            "started_sessions",
+            "uc_delta_event_sessions__state"
+        ]
+    );
+    let sessions = games.iter().find(|table| table.name == "sessions");
+    let columns = sessions.unwrap().columns.iter();
+    let columns: Vec<_> = columns.map(|column| column.name.as_str()).collect();
+    assert_eq!(
+        columns.join(" "),
+        "player_id session_id country start_ts end_ts session_status dl_insert_ts dl_update_ts"
     );
 }
