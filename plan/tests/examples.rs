@@ -5,17 +5,21 @@
 use std::path::Path;
 
 use millstream_api::{DataPipeline, keyspace::PrimaryKey};
-use millstream_plan::{Expectations, RecordSchema, SinkPlan, key_pointers, plan_lookups};
+use millstream_plan::{Expectations, RecordSchema, SinkPlan, accept, key_pointers, plan_lookups};
 
-/// Plans a pipeline as the operator does; gives the record's key and the tables' columns.
-fn plan(example: &str) -> (Vec<String>, Vec<String>) {
+fn pipeline(example: &str) -> DataPipeline {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../examples")
         .join(example);
     let text = std::fs::read_to_string(path.join("pipeline.yaml")).unwrap();
-    // Behind the Secrets that it needs.
+    // Behind the Secrets and claims that it needs.
     let text = text.rsplit("\n---\n").next().unwrap();
-    let pipeline: DataPipeline = serde_saphyr::from_str(text).unwrap();
+    serde_saphyr::from_str(text).unwrap()
+}
+
+/// Plans a pipeline as the operator does; gives the record's key and the tables' columns.
+fn plan(example: &str) -> (Vec<String>, Vec<String>) {
+    let pipeline = pipeline(example);
     let schema = RecordSchema::parse(&pipeline.spec.schema).unwrap();
     let lookups = plan_lookups(&pipeline.spec.lookups).unwrap();
     let mut plans = Vec::new();
@@ -143,12 +147,26 @@ fn meetup() {
 
 #[test]
 fn sessions() {
-    let (key, tables) = plan("sessions");
-    assert_eq!(key, ["/session_id"]);
+    let accepted = accept(&pipeline("sessions"), &[]).unwrap();
+    assert_eq!(accepted.key, ["/session_id"]);
+    let games = &accepted.declared["games"];
+    let mut names: Vec<_> = games.iter().map(|table| table.name.as_str()).collect();
+    names.sort_unstable();
     assert_eq!(
-        tables[1],
-        "sessions: player_id text, session_id text, country text, start_ts timestamp, \
-         end_ts timestamp, session_status int, dl_insert_ts timestamp, dl_update_ts timestamp"
+        names,
+        [
+            "sessions",
+            "sessions__state",
+            "started_sessions",
+            "uc_delta_event_sessions__state"
+        ]
+    );
+    let sessions = games.iter().find(|table| table.name == "sessions");
+    let columns = sessions.unwrap().columns.iter();
+    let columns: Vec<_> = columns.map(|column| column.name.as_str()).collect();
+    assert_eq!(
+        columns.join(" "),
+        "player_id session_id country start_ts end_ts session_status dl_insert_ts dl_update_ts"
     );
 }
 

@@ -51,7 +51,7 @@ fn sink(name: &str, more: Value) -> Value {
 }
 
 /// Rows of a table, by its log.
-fn rows(table: &Path) -> Result<i64> {
+pub fn rows(table: &Path) -> Result<i64> {
     let log = table.join("_delta_log");
     let mut commits = Vec::new();
     for entry in std::fs::read_dir(&log).with_context(|| log.display().to_string())? {

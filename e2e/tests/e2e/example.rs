@@ -32,8 +32,10 @@ pub fn pipeline(namespace: &Namespace, name: &str) -> Result<Value> {
     };
     spec["topic"]["name"] = renamed(&spec["topic"]["name"]);
     for sink in spec["sinks"].as_array_mut().context("sinks")? {
-        if let Some(keyspace) = sink.pointer_mut("/cassandra/keyspace") {
-            *keyspace = renamed(keyspace);
+        for pointer in ["/cassandra/keyspace", "/state/keyspace"] {
+            if let Some(keyspace) = sink.pointer_mut(pointer) {
+                *keyspace = renamed(keyspace);
+            }
         }
     }
     Ok(pipeline)

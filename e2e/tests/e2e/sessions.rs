@@ -11,7 +11,10 @@ use millstream_e2e::{Namespace, PATIENCE, Volume, eventually, with_temp_namespac
 use scylla::value::CqlTimestamp;
 use serde_json::{Value, json};
 
-use crate::example::{self, get, get_json};
+use crate::{
+    delta,
+    example::{self, get, get_json},
+};
 
 const SESSIONS: &str = "sessions";
 /// Debug mode: a slice of the data, less than there is of either kind.
@@ -95,6 +98,7 @@ fn sessions_and_what_is_served_of_them_are_those_of_the_recording() {
         let last = records.iter().filter_map(|record| text(record, "ts")).max();
         let now = midnight_after(&last.context("records")?)?;
         let landing = Volume::claim(namespace, "landing").await?;
+        let lake = Volume::claim(namespace, "lake").await?;
         let mut pipeline = example::pipeline(namespace, SESSIONS)?;
         let spec = &mut pipeline["spec"];
         let generator = &mut spec["source"]["generator"];
@@ -116,7 +120,16 @@ fn sessions_and_what_is_served_of_them_are_those_of_the_recording() {
         models_are(namespace, &expected, now).await?;
         insights_are(namespace, &expected).await?;
         report_is(namespace, &expected).await?;
-        landing.remove(namespace).await
+        if let Some(lake) = lake.folder() {
+            for (table, rows) in [
+                ("r_session_events", records.len()),
+                ("uc_delta_event_sessions", expected.len()),
+            ] {
+                assert_eq!(delta::rows(&lake.join(table))?, i64::try_from(rows)?);
+            }
+        }
+        landing.remove(namespace).await?;
+        lake.remove(namespace).await
     });
 }
 

@@ -101,7 +101,7 @@ pub(super) const EXAMPLES: [Example; 5] = [
     Example {
         name: "sessions",
         about: "a zip replayed date by date, one row a session, models and insights served",
-        claims: &["landing"],
+        claims: &["landing", "lake"],
         until: Until::Complete,
         queries: &[
             "SELECT player_id, country, start_ts, end_ts, session_status FROM games.sessions LIMIT 5",
