@@ -176,7 +176,7 @@ impl JoinExpr {
         let mut texts = Vec::with_capacity(self.pairs.len());
         for pair in self.pairs {
             let planned = plan_pair(pair.probe, before, pair.key, &own);
-            let (probe, key) = planned.map_err(|problem| (pair.at, problem))?;
+            let [probe, key] = planned.map_err(|problem| (pair.at, problem))?;
             probes.push(probe);
             keys.push(key);
             texts.push(pair.text);
@@ -198,7 +198,7 @@ fn plan_pair(
     before: &SchemaRef,
     key: Expr,
     own: &SchemaRef,
-) -> Result<(Arc<dyn PhysicalExpr>, Arc<dyn PhysicalExpr>), QueryProblem> {
+) -> Result<[Arc<dyn PhysicalExpr>; 2], QueryProblem> {
     let probe = engine::plan(probe, before).map_err(QueryProblem::Engine)?;
     let key = engine::plan(key, own).map_err(QueryProblem::Engine)?;
     let engine = |error: DataFusionError| QueryProblem::Engine(in_words(&error));
@@ -218,7 +218,7 @@ fn plan_pair(
         true => Ok(expr),
         false => engine::as_type(expr, columns, compared.clone()).map_err(QueryProblem::Engine),
     };
-    Ok((cast(probe, left, before)?, cast(key, right, own)?))
+    Ok([cast(probe, left, before)?, cast(key, right, own)?])
 }
 
 impl Join {

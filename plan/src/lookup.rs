@@ -180,7 +180,7 @@ impl LookupKey {
     }
 
     /// The row of each key. A key with a null in it is equal to none.
-    fn index(&self, columns: &RecordBatch) -> Result<HashMap<Box<[u8]>, u32>, LookupError> {
+    fn index(&self, columns: &RecordBatch) -> Result<Index, LookupError> {
         let values = self.values(columns).map_err(|source| LookupError::Key {
             key: self.text.clone(),
             source,
@@ -227,11 +227,14 @@ fn has_null(values: &[ArrayRef], row: usize) -> bool {
     values.iter().any(|column| column.is_null(row))
 }
 
+/// Numbers of the rows by the bytes of their keys.
+type Index = HashMap<Box<[u8]>, u32>;
+
 /// A lookup in memory.
 #[derive(Debug)]
 pub struct LookupTable {
     columns: RecordBatch,
-    indexes: Vec<(Arc<LookupKey>, HashMap<Box<[u8]>, u32>)>,
+    indexes: Vec<(Arc<LookupKey>, Index)>,
     bytes: usize,
 }
 
