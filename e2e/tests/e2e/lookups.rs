@@ -1,6 +1,6 @@
 //! Records are joined with a table and with a file; nothing is joined before both are there.
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use kube::Api;
 use millstream_api::{
     DataPipeline, Keyspace,

@@ -126,7 +126,7 @@ async fn a_topic_is_made_grown_configured_and_identified() {
     let observed = loop {
         let observed = kafka.describe(&name).await.unwrap().unwrap();
         // A broker tells of a change once it has read it from the controller's log.
-        if plan_topic(&desired, Some(&observed)).unwrap() != [] {
+        if !plan_topic(&desired, Some(&observed)).unwrap().is_empty() {
             break observed;
         }
         assert!(std::time::Instant::now() < deadline, "{observed:?}");
