@@ -274,7 +274,7 @@ async fn records_are_joined_with_a_file_that_is_read_again() {
     let status = process
         .await_status(|status| !status.warnings.is_empty())
         .await;
-    assert!(status.warnings["rows"].contains("record 1"), "{status:?}");
+    assert!(status.warnings["rows"].contains("line 2"), "{status:?}");
     replace("code,name,area\nDE,Deutschland,358\nFR,France,543\nXX,Nowhere,0\n");
     await_loaded(&process, 3).await;
     order(&pipeline, 3, &["DE", "XX"]).await;
