@@ -43,6 +43,8 @@ const MAX_PARTITIONS: usize = 250;
 /// Between looks at the topic's partitions.
 const DISCOVERY: Duration = Duration::from_secs(10);
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Of the client, that are heard before the next look at the partitions.
+const MAX_EVENTS: usize = 1_000;
 const READ: &str = "source topic";
 const LOOK: &str = "partitions of the source topic";
 
@@ -234,11 +236,19 @@ impl Mirror {
         }
     }
 
-    /// Has the client tell what it knows of its connections, before anything can be read.
+    /// Has the client tell what it knows of its connections, as long as there is nothing to read:
+    /// what were read here would be lost.
     fn hear(&self) {
+        let assigned = self.consumer.assignment();
+        if !assigned.is_ok_and(|partitions| partitions.count() == 0) {
+            return;
+        }
         let mut stream = self.consumer.stream();
-        while let Some(Some(Err(error))) = stream.next().now_or_never() {
-            tracing::debug!(%error, "source topic");
+        // Each time gives one event at most, and most of them are nothing but lines of the log.
+        for _ in 0..MAX_EVENTS {
+            if let Some(Some(Err(error))) = stream.next().now_or_never() {
+                tracing::debug!(%error, "source topic");
+            }
         }
     }
 
