@@ -34,7 +34,7 @@ fn step(token: &Token) -> Step {
         Token::RParen | Token::RBracket | Token::RBrace => Step::Closes,
         Token::Comma | Token::SemiColon => Step::EndsChain,
         Token::Word(word) => match word.keyword {
-            Keyword::SELECT | Keyword::FROM | Keyword::WHERE | Keyword::HAVING => Step::EndsChain,
+            Keyword::SELECT | Keyword::FROM | Keyword::WHERE => Step::EndsChain,
             Keyword::WHEN | Keyword::THEN | Keyword::ELSE => Step::EndsChain,
             Keyword::NoKeyword => Step::Stays,
             _ => Step::Links,

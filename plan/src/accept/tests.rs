@@ -377,8 +377,8 @@ fn documents_that_make_no_sense_are_refused_with_the_way_out() {
     let twice = documents("a", plain, by_id) + &documents("b", plain, by_id);
     for (sinks, says) in [
         (
-            documents("d", plain, "collection: c, id: nmae"),
-            "document.id: no column `nmae` in the result of the SQL; did you mean `name`?",
+            documents("d", plain, "collection: c, id: nam"),
+            "document.id: no column `nam` in the result of the SQL; did you mean `name`?",
         ),
         (
             documents("d", "SELECT 1.5 AS id FROM records", by_id),

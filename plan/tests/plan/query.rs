@@ -237,8 +237,10 @@ fn the_deepest_takes_little_stack() {
         ));
         let batch = RecordBatch::new_empty(plan.input_schema());
         plan.executor().execute(&batch).unwrap();
+        // Here the two last are one chain.
+        let half = "+ 1 ".repeat(120);
         let grouped = format!(
-            "SELECT visits {links} AS v, sum(visits {links}) AS s FROM records GROUP BY visits {links} HAVING max(visits) {links} > 0"
+            "SELECT visits {half} AS v, sum(visits {links}) AS s FROM records GROUP BY visits {half} HAVING max(visits) {half} > 0"
         );
         let _ = self::plan(&grouped);
         let calls = format!(
