@@ -66,7 +66,9 @@ fn counts_by_venue_are_those_of_the_recording_wherever_one_looks() {
         generator["replay"]["file"]["url"] = apis.url("/files/meetup_rsvps.ndjson.gz").into();
         namespace.apply(&pipeline.to_string()).await?;
         namespace.ready(MEETUP).await?;
-        example::stored(namespace, &pipeline, rsvps.len()).await?;
+        // An RSVP without a venue has no key, and goes to the dead letters of the ingest stage.
+        let counted = rsvps.iter().filter(|rsvp| rsvp.get("venue").is_some());
+        example::stored(namespace, &pipeline, counted.count()).await?;
 
         let cql = format!(
             "SELECT venue_id, count, group_city, lat, lon, venue_name FROM {}.venues",
