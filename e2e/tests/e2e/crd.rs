@@ -1,6 +1,7 @@
 //! What a person sees of the kinds with `kubectl` alone.
 
-use millstream_e2e::with_temp_namespace;
+use millstream_api::{DataPipeline, condition};
+use millstream_e2e::{PATIENCE, await_condition, with_temp_namespace};
 use serde_json::json;
 
 use crate::orders::{self, ORDERS};
@@ -120,6 +121,9 @@ fn kubectl_get_shows_what_matters() {
             .apply(&orders::pipeline(namespace).to_string())
             .await?;
         namespace.ready(ORDERS).await?;
+        // Its source has nothing to give.
+        let pipelines = namespace.api::<DataPipeline>();
+        await_condition(&pipelines, ORDERS, condition::SUCCEEDED, PATIENCE).await?;
         let shown = namespace.kubectl(&["get", "dp"]).await?.ok()?;
         let mut lines = shown
             .lines()
@@ -132,7 +136,7 @@ fn kubectl_get_shows_what_matters() {
         let row = lines.next().unwrap_or_default();
         assert_eq!(
             row[..6],
-            [ORDERS, "True", "Ready", "1", "0", "0"],
+            [ORDERS, "True", "Succeeded", "1", "0", "0"],
             "{shown}"
         );
 
