@@ -10,6 +10,7 @@ use scylla::client::execution_profile::ExecutionProfile;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use scylla::deserialize::row::DeserializeRow;
+use scylla::value::Row;
 
 use crate::Environment;
 
@@ -63,15 +64,22 @@ impl Cassandra {
         Ok(pages.rows_stream::<Row>()?.try_collect().await?)
     }
 
-    /// The number of rows of a table.
+    /// The number of rows of a table, read page by page: Cassandra ends a `count(*)` of many rows
+    /// with a timeout.
     ///
     /// # Errors
     /// When there is no such table.
     pub async fn count(&self, table: impl Display) -> Result<i64> {
-        let rows = self
-            .select::<(i64,)>(format!("SELECT count(*) FROM {table}"))
-            .await?;
-        Ok(rows.first().context("a count has a row")?.0)
+        let cql = format!("SELECT * FROM {table}");
+        let pages = self
+            .0
+            .query_iter(cql.as_str(), ())
+            .await
+            .with_context(|| cql.clone())?;
+        let rows = pages.rows_stream::<Row>()?;
+        rows.try_fold(0, async |count, _| Ok(count + 1))
+            .await
+            .context(cql)
     }
 
     /// The columns of a table with their types; empty where there is no such table.
