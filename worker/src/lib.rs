@@ -22,6 +22,7 @@ pub mod infer;
 pub mod kafka;
 pub mod lookup;
 pub mod manifest;
+pub mod measure;
 pub mod metrics;
 pub mod pointer;
 pub mod position;

@@ -9,6 +9,7 @@ use millstream_worker::{
     check::{self, Check},
     config::Mounted,
     infer::{self, Infer},
+    measure::{self, Measure},
     preview::{self, Preview},
     replay::{self, Replay},
     stage::ingest::Run as ScheduledRun,
@@ -51,6 +52,9 @@ enum Command {
     /// Send dead letters to the topic again, each for the sink that rejected it.
     #[command(after_help = replay::EXAMPLES)]
     Replay(Replay),
+    /// Decode records of a file and run the SQL over them, alone: for `cargo xtask bench`.
+    #[command(hide = true)]
+    Decode(Measure),
 }
 
 #[derive(clap::Args)]
@@ -104,6 +108,7 @@ fn main() -> ExitCode {
         Command::Preview(preview) => answer(|| block_on(preview::run(&preview))),
         Command::Infer(infer) => answer(|| block_on(infer::run(&infer))),
         Command::Replay(replay) => answer(|| block_on(replay::run(&replay))),
+        Command::Decode(measure) => answer(|| measure::run(&measure)),
     }
 }
 

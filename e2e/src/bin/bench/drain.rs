@@ -1,76 +1,108 @@
-//! Throughput: a full topic, an empty table, and the time until the lag is zero.
+//! Throughput: a full topic, an empty table, and the time until the last records have arrived.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 
 use crate::{
     Bench,
-    engine::{Engine, Kind},
-    kafka::Group,
+    engine::{Engine, Kind, Work},
+    job::{Mark, TableJob},
+    report::Measured,
 };
 
 const POLL: Duration = Duration::from_millis(10);
-/// For an engine that doesn't get any further.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// So many of the last records are looked for: they are in all partitions, and in whatever is
+/// written last.
+const LAST: usize = 256;
 
-/// What came of it.
-pub struct Drained {
-    pub records_per_s: f64,
-    pub client_cpu_s_per_million: f64,
-    pub peak_rss_mb: f64,
-    pub first_row_s: f64,
-    /// What is wrong with the table; nothing where it is exact.
-    pub wrong: Option<String>,
+/// A topic with records, and by what its last ones are known.
+pub struct Filled {
+    pub topic: String,
+    last: VecDeque<Mark>,
 }
 
 impl Bench {
-    /// Runs an engine over the topic, from its start to a lag of zero.
-    pub async fn drain(&self, kind: Kind, topic: &str, table: &str) -> Result<Drained> {
-        let table = self.cassandra.create_table(table).await?;
-        let mut engine = Engine::start(self, kind, topic, &table.name)?;
+    /// Makes a topic with all the records of a job.
+    pub async fn fill(&self, job: &dyn TableJob) -> Result<Filled> {
+        let topic = format!("{}_{}", self.name, job.name());
+        self.kafka.create_topic(&topic).await?;
+        let producer = self.kafka.producer(&topic, Duration::from_millis(5))?;
+        let (mut last, mut bytes) = (VecDeque::new(), 0);
+        for record in job.records().take(usize::try_from(self.records)?) {
+            bytes += record.json.len() as u64;
+            producer.send(&record)?;
+            last.push_back(record.mark);
+            if last.len() > LAST {
+                last.pop_front();
+            }
+        }
+        producer.flush()?;
+        ensure!(
+            self.kafka.count(&topic)? == self.records,
+            "Kafka has not got every record"
+        );
+        let (count, mean) = (self.records, bytes / self.records.max(1));
+        println!("{count} records of {mean} bytes in {topic}");
+        Ok(Filled { topic, last })
+    }
+
+    /// Runs an engine over the topic, from its start until the table has everything.
+    pub async fn drain(
+        &self,
+        kind: Kind,
+        job: &dyn TableJob,
+        from: &Filled,
+        run: &str,
+    ) -> Result<Measured> {
+        let table = self.cassandra.create_table(job, run).await?;
+        let work = Work::Table {
+            job,
+            topic: &from.topic,
+            table: run,
+        };
+        let mut engine = Engine::start(self, kind, &work)?;
         while !table.has_rows().await? {
-            still_going(&mut engine).with_context(|| format!("{kind} has written no row"))?;
+            engine.goes_on(self.patience()).context("no row yet")?;
             tokio::time::sleep(POLL).await;
         }
         let first_row = engine.started.elapsed();
-        let group = self.kafka.group(topic, &engine.group)?;
-        let whole = committed(&group, &mut engine, self.records)
-            .await
-            .with_context(|| format!("{kind} is not done"))?
-            - engine.started;
+        for mark in &from.last {
+            while !table.shows(mark).await? {
+                engine
+                    .goes_on(self.patience())
+                    .context("not all rows yet")?;
+                tokio::time::sleep(POLL).await;
+            }
+        }
+        let whole = engine.started.elapsed();
         let usage = engine.usage()?;
-        drop(engine);
-        let records = self.records as f64;
-        Ok(Drained {
-            records_per_s: records / whole.as_secs_f64(),
-            client_cpu_s_per_million: usage.cpu_seconds / records * 1e6,
-            peak_rss_mb: usage.peak_rss_mb,
-            first_row_s: first_row.as_secs_f64(),
-            wrong: table.differs(self.users, self.records).await?,
+        let expected = job.expected(self.records);
+        let wrong = table.differs(expected.as_ref()).await?;
+        Ok(Measured {
+            wrong: wrong.into_iter().collect(),
+            ..Measured::of(self.records, whole, first_row, &usage)
         })
     }
+
+    /// More time than any engine needs.
+    pub fn patience(&self) -> Duration {
+        Duration::from_secs(180 + self.records / 1_000)
+    }
 }
 
-/// Waits until the group has committed so many records, and says when that was.
-pub async fn committed(group: &Group, engine: &mut Engine, records: u64) -> Result<Instant> {
-    loop {
-        let committed = group.committed()?;
-        if committed >= i64::try_from(records)? {
-            return Ok(Instant::now());
-        }
-        still_going(engine)
-            .with_context(|| format!("{committed} of {records} records are committed"))?;
+/// Waits until `done`, for as long as the engine goes on; the time since its start.
+pub async fn until(
+    bench: &Bench,
+    engine: &mut Engine,
+    mut done: impl FnMut() -> Result<bool>,
+) -> Result<Duration> {
+    while !done()? {
+        engine.goes_on(bench.patience())?;
         tokio::time::sleep(POLL).await;
     }
-}
-
-/// An error once the engine has ended, or has had more time than any needs.
-pub fn still_going(engine: &mut Engine) -> Result<()> {
-    engine.check()?;
-    if engine.started.elapsed() > PATIENCE {
-        let seconds = PATIENCE.as_secs();
-        bail!("not within {seconds} s; it says: {}", engine.last_words());
-    }
-    Ok(())
+    Ok(Instant::now() - engine.started)
 }

@@ -1,10 +1,10 @@
-//! Kafka as the benchmark needs it: topics, records, and the lag of a group.
+//! Kafka as the benchmark needs it: topics, and the records in them.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rdkafka::{
-    ClientConfig, TopicPartitionList,
+    ClientConfig, Message, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
@@ -13,23 +13,28 @@ use rdkafka::{
 };
 use tokio::task::block_in_place;
 
-use crate::records::User;
+use crate::job::Record;
 
 pub const PARTITIONS: i32 = 4;
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The admin side of a Kafka cluster.
+/// A Kafka cluster, seen from outside.
 pub struct Kafka {
     bootstrap_servers: String,
     admin: AdminClient<DefaultClientContext>,
+    consumer: BaseConsumer,
 }
 
 impl Kafka {
     pub fn new(bootstrap_servers: &str) -> Result<Self> {
-        let admin = client(bootstrap_servers).create()?;
         Ok(Self {
             bootstrap_servers: bootstrap_servers.into(),
-            admin,
+            admin: client(bootstrap_servers).create()?,
+            // It joins no group, and commits nothing.
+            consumer: client(bootstrap_servers)
+                .set("group.id", "bench")
+                .set("enable.auto.commit", "false")
+                .create()?,
         })
     }
 
@@ -69,27 +74,42 @@ impl Kafka {
         })
     }
 
-    /// Records in a topic.
-    pub fn records(&self, topic: &str) -> Result<i64> {
-        let consumer: BaseConsumer = client(&self.bootstrap_servers).create()?;
-        let mut records = 0;
-        for partition in 0..PARTITIONS {
-            let (low, high) =
-                block_in_place(|| consumer.fetch_watermarks(topic, partition, TIMEOUT))?;
-            records += high - low;
-        }
-        Ok(records)
+    /// Number of records in a topic.
+    pub fn count(&self, topic: &str) -> Result<u64> {
+        let ends = self.ends(topic)?;
+        Ok(u64::try_from(ends.iter().sum::<i64>())?)
     }
 
-    /// What a consumer group has committed.
-    pub fn group(&self, topic: &str, group: &str) -> Result<Group> {
-        let consumer = client(&self.bootstrap_servers)
-            .set("group.id", group)
-            .create()?;
-        Ok(Group {
-            consumer,
-            topic: topic.into(),
-        })
+    /// The end of each partition; nothing is ever removed from these topics.
+    fn ends(&self, topic: &str) -> Result<Vec<i64>> {
+        (0..PARTITIONS)
+            .map(|partition| {
+                let ends =
+                    block_in_place(|| self.consumer.fetch_watermarks(topic, partition, TIMEOUT));
+                Ok(ends?.1)
+            })
+            .collect()
+    }
+
+    /// Reads all records that a topic has now.
+    pub fn read(&self, topic: &str, mut each: impl FnMut(&[u8], &[u8])) -> Result<()> {
+        let mut left = self.count(topic)?;
+        let mut partitions = TopicPartitionList::new();
+        for partition in 0..PARTITIONS {
+            partitions.add_partition_offset(topic, partition, Offset::Beginning)?;
+        }
+        self.consumer.assign(&partitions)?;
+        while left > 0 {
+            let record = block_in_place(|| self.consumer.poll(TIMEOUT));
+            let record = record.context("Kafka gives no more records")??;
+            each(
+                record.key().unwrap_or_default(),
+                record.payload().unwrap_or_default(),
+            );
+            left -= 1;
+        }
+        self.consumer.unassign()?;
+        Ok(())
     }
 }
 
@@ -116,9 +136,9 @@ pub struct Records {
 
 impl Records {
     /// Hands a record to the producer; waits only while its queue is full.
-    pub fn send(&self, user: &User) -> Result<()> {
-        let (key, payload) = (user.id.to_string(), user.json());
-        let mut record = BaseRecord::to(&self.topic).key(&key).payload(&payload);
+    pub fn send(&self, sent: &Record) -> Result<()> {
+        let record = BaseRecord::to(&self.topic);
+        let mut record = record.key(&sent.key).payload(&sent.json);
         loop {
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),
@@ -136,26 +156,5 @@ impl Records {
     /// Waits until Kafka has acknowledged every record.
     pub fn flush(&self) -> Result<()> {
         block_in_place(|| self.producer.flush(TIMEOUT)).context("producing")
-    }
-}
-
-/// Watches a consumer group without ever joining it.
-pub struct Group {
-    consumer: BaseConsumer,
-    topic: String,
-}
-
-impl Group {
-    /// Records that the group has committed.
-    pub fn committed(&self) -> Result<i64> {
-        let mut partitions = TopicPartitionList::new();
-        partitions.add_partition_range(&self.topic, 0, PARTITIONS - 1);
-        let committed = block_in_place(|| self.consumer.committed_offsets(partitions, TIMEOUT))?;
-        let offsets = committed.elements();
-        Ok(offsets
-            .iter()
-            .filter_map(|partition| partition.offset().to_raw())
-            .filter(|offset| *offset > 0)
-            .sum())
     }
 }

@@ -1,5 +1,5 @@
 //! Latency: records at a steady rate, and for some of them the time from producing until a read
-//! finds the row.
+//! finds what they lead to.
 
 use std::{
     sync::Arc,
@@ -8,23 +8,24 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use tokio::task::JoinSet;
-use uuid::Uuid;
 
 use crate::{
     Bench,
-    cassandra::Table,
-    drain::{committed, still_going},
-    engine::{Engine, Kind},
+    engine::{Engine, Kind, Work},
+    job::{Mark, Record, TableJob},
     kafka::Records,
+    table::Table,
 };
 
 /// Records that are produced before the first sample is taken.
-const WARM_UP: Duration = Duration::from_secs(5);
+const WARM_UP: Duration = Duration::from_secs(10);
 /// One record in so many is looked for.
-const SAMPLE: u64 = 20;
-/// Between two looks: the precision of a figure.
+const SAMPLE: usize = 50;
+/// Between two looks at least: the precision of a small figure.
 const LOOK: Duration = Duration::from_millis(1);
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Of the time so far, between two looks: slow engines aren't slowed down by those who wait.
+const LOOK_PART: u32 = 10;
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What came of it.
 pub struct Latency {
@@ -36,26 +37,34 @@ pub struct Latency {
 
 impl Bench {
     /// Runs an engine over a topic that gets `rate` records a second for so many seconds.
-    pub async fn latency(&self, kind: Kind, topic: &str, table: &str) -> Result<Latency> {
-        self.kafka.create_topic(topic).await?;
-        let table = Arc::new(self.cassandra.create_table(table).await?);
-        let mut engine = Engine::start(self, kind, topic, &table.name)?;
-        let records = self.kafka.producer(topic, Duration::ZERO)?;
-        let first = self.users.user(0);
-        records.send(&first)?;
-        while !table.has(first.id).await? {
-            still_going(&mut engine).with_context(|| format!("{kind} has written no row"))?;
+    pub async fn latency(&self, kind: Kind, job: &dyn TableJob, run: &str) -> Result<Latency> {
+        self.kafka.create_topic(run).await?;
+        let table = Arc::new(self.cassandra.create_table(job, run).await?);
+        let work = Work::Table {
+            job,
+            topic: run,
+            table: run,
+        };
+        let mut engine = Engine::start(self, kind, &work)?;
+        let producer = self.kafka.producer(run, Duration::ZERO)?;
+        let mut records = job.records();
+        let first = records.next().context("a record")?;
+        producer.send(&first)?;
+        while !table.shows(&first.mark).await? {
+            engine.goes_on(self.patience()).context("no row yet")?;
             tokio::time::sleep(LOOK).await;
         }
         let seconds = WARM_UP + Duration::from_secs(self.latency_seconds);
-        let total = 1 + seconds.as_secs() * self.rate;
-        let mut samples = self.produce_steadily(&records, &table, total).await?;
+        let rest = usize::try_from(seconds.as_secs() * self.rate)?;
+        let samples = self.produce_steadily(&producer, records.take(rest), &table);
+        let mut samples = samples
+            .await
+            .with_context(|| format!("it says: {}", engine.last_words()))?;
         samples.sort();
-        let group = self.kafka.group(topic, &engine.group)?;
-        committed(&group, &mut engine, total).await?;
+        let expected = job.expected(1 + rest as u64);
+        let wrong = table.differs(expected.as_ref()).await?;
         drop(engine);
-        let wrong = table.differs(self.users, total).await?;
-        self.kafka.delete_topic(topic).await?;
+        self.kafka.delete_topic(run).await?;
         Ok(Latency {
             p50_ms: percentile(&samples, 50),
             p99_ms: percentile(&samples, 99),
@@ -63,26 +72,27 @@ impl Bench {
         })
     }
 
-    /// Produces the users from the second on, and gives the samples' times.
+    /// Produces the records, and gives the samples' times.
     async fn produce_steadily(
         &self,
-        records: &Records,
+        producer: &Records,
+        records: impl Iterator<Item = Record>,
         table: &Arc<Table>,
-        total: u64,
     ) -> Result<Vec<Duration>> {
         let mut samples = JoinSet::new();
         let started = Instant::now();
-        for index in 1..total {
+        let mut total = 0;
+        for (index, record) in records.enumerate() {
             let due = started + Duration::from_secs_f64(index as f64 / self.rate as f64);
             tokio::time::sleep_until(due.into()).await;
-            let user = self.users.user(index);
             let sent = Instant::now();
-            records.send(&user)?;
-            if index % SAMPLE == 0 && sent - started > WARM_UP {
-                samples.spawn(visible(Arc::clone(table), user.id, sent));
+            producer.send(&record)?;
+            if index.is_multiple_of(SAMPLE) && sent - started > WARM_UP {
+                samples.spawn(arrival(Arc::clone(table), record.mark, sent));
             }
+            total += 1;
         }
-        let rate = total as f64 / started.elapsed().as_secs_f64();
+        let rate = f64::from(total) / started.elapsed().as_secs_f64();
         if rate < 0.95 * self.rate as f64 {
             bail!("this machine got no further than {rate:.0} records/s: try a lower --rate");
         }
@@ -90,13 +100,17 @@ impl Bench {
     }
 }
 
-/// The time from `sent` until a read finds the row.
-async fn visible(table: Arc<Table>, id: Uuid, sent: Instant) -> Result<Duration> {
-    while !table.has(id).await? {
+/// The time from `sent` until a read finds what the record leads to.
+async fn arrival(table: Arc<Table>, mark: Mark, sent: Instant) -> Result<Duration> {
+    while !table.shows(&mark).await? {
         if sent.elapsed() > PATIENCE {
-            bail!("row {id} was not there after {} s", PATIENCE.as_secs());
+            let seconds = PATIENCE.as_secs();
+            bail!(
+                "a record had not arrived at {:?} after {seconds} s",
+                mark.key
+            );
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(LOOK.max(sent.elapsed() / LOOK_PART)).await;
     }
     Ok(sent.elapsed())
 }

@@ -1,32 +1,39 @@
-//! From a Kafka topic to Cassandra rows: the worker next to a hand-written consumer, in turns, on
-//! the same servers with the same records. Every table is compared with the data, cell for cell.
+//! The worker next to a hand-written program, to Spark and to Flink, in turns, on the same servers
+//! with the same records. Every result is compared with the data.
 
-mod cassandra;
 mod drain;
 mod engine;
+mod job;
 mod kafka;
 mod latency;
-mod records;
 mod report;
+mod table;
+mod verify;
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-
-use cassandra::Cassandra;
-use engine::Kind;
-use kafka::Kafka;
 use millstream_e2e::Environment;
-use records::Users;
-use report::{Figures, Report};
+
+use engine::Kind;
+use job::{JobName, TableJob, counts::Counts, projection::Projection};
+use kafka::Kafka;
+use report::{Figures, Measured, Report};
+use table::Cassandra;
 
 #[derive(Parser)]
-#[command(about = "Measures the worker next to a hand-written consumer")]
+#[command(about = "Measures the worker next to a hand-written program, to Spark and to Flink")]
 struct Arguments {
-    /// Records in the topic.
-    #[arg(long, default_value_t = 300_000)]
+    /// What is measured, one after the other.
+    #[arg(required = true)]
+    jobs: Vec<JobName>,
+    /// Records of each job.
+    #[arg(long, default_value_t = 300_000, value_parser = clap::value_parser!(u64).range(1..))]
     records: u64,
+    /// Venues that are counted.
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..))]
+    groups: u64,
     /// How often each engine runs, in turns.
     #[arg(long, default_value_t = 2)]
     rounds: u32,
@@ -39,6 +46,12 @@ struct Arguments {
     /// The same seed makes the same records.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Class path of the jobs for Spark; without it, Spark isn't measured.
+    #[arg(long)]
+    spark: Option<String>,
+    /// Class path of the jobs for Flink; without it, Flink isn't measured.
+    #[arg(long)]
+    flink: Option<String>,
     /// Where the figures go, as JSON.
     #[arg(long, default_value = "target/bench/results.json")]
     output: PathBuf,
@@ -49,10 +62,14 @@ pub struct Bench {
     environment: Environment,
     kafka: Kafka,
     cassandra: Cassandra,
-    users: Users,
+    /// Begins the names of all that is made: what an interrupted run has left isn't met again.
+    name: String,
     records: u64,
     rate: u64,
     latency_seconds: u64,
+    rounds: u32,
+    spark: Option<String>,
+    flink: Option<String>,
 }
 
 #[tokio::main]
@@ -61,104 +78,102 @@ async fn main() -> Result<()> {
     let environment = Environment::load()?.context(
         "MILLSTREAM_ENVIRONMENT doesn't say where the servers are: run `cargo xtask bench`",
     )?;
+    let name = format!("bench_{}", std::process::id());
     let bench = Bench {
         kafka: Kafka::new(&environment.addresses.kafka)?,
-        cassandra: Cassandra::connect(&environment).await?,
+        cassandra: Cassandra::connect(&environment, name.clone()).await?,
         environment,
-        users: Users::new(arguments.seed),
+        name,
         records: arguments.records,
         rate: arguments.rate,
         latency_seconds: arguments.latency_seconds,
+        rounds: arguments.rounds,
+        spark: arguments.spark,
+        flink: arguments.flink,
     };
-    let report = bench.run(arguments.rounds).await;
+    let projection = Projection::new(arguments.seed);
+    let counts = Counts::new(arguments.seed, arguments.groups);
+    let (jobs, mut report) = (arguments.jobs, Report::default());
+    let measured = async {
+        for job in jobs {
+            match job {
+                JobName::Projection => bench.table(&projection, &mut report).await?,
+                JobName::Counts => bench.table(&counts, &mut report).await?,
+                JobName::Ingest => bench.ingest(&mut report).await?,
+                JobName::Decode => bench.decode(&projection, &mut report).await?,
+            }
+        }
+        anyhow::Ok(())
+    };
+    let measured = measured.await;
     let cleaned_up = bench.cassandra.clean_up().await;
-    // What went wrong first is what matters.
-    let report = report?;
-    cleaned_up?;
     println!("{}", report.table());
-    if let Some(ratios) = report.ratios() {
-        println!("{ratios}");
+    for ratio in report.ratios() {
+        println!("{ratio}");
     }
     report.write(&arguments.output)?;
     println!("medians: {}", arguments.output.display());
-    if report.summary().iter().any(|figures| !figures.exact) {
-        bail!("a result was wrong: see above");
+    // What went wrong first is what matters.
+    measured?;
+    cleaned_up?;
+    match report.complaints() {
+        complaints if complaints.is_empty() => Ok(()),
+        complaints => bail!("{}; see above", complaints.join(", ")),
     }
-    Ok(())
 }
 
 impl Bench {
-    async fn run(&self, rounds: u32) -> Result<Report> {
-        // Topics and groups of a run that was interrupted must not be met again.
-        let name = format!("bench_{}", std::process::id());
-        self.fill(&name).await?;
+    /// A job from a topic to a table, with all engines.
+    async fn table(&self, job: &dyn TableJob, report: &mut Report) -> Result<()> {
+        let filled = self.fill(job).await?;
         println!("warming up the servers");
-        self.drain(Kind::Ceiling, &name, &format!("{name}_warm_up"))
-            .await?;
-        let mut report = Report::default();
-        for round in 1..=rounds {
-            for kind in [Kind::Ceiling, Kind::Millstream] {
-                let run = format!("{name}_{kind}_{round}");
-                report.add(self.measure(kind, &name, &run).await?);
+        let warm_up = format!("{}_{}_warm_up", self.name, job.name());
+        self.drain(Kind::Ceiling, job, &filled, &warm_up).await?;
+        let mut engines = vec![Kind::Ceiling, Kind::Millstream];
+        engines.extend(self.spark.as_ref().map(|_| Kind::Spark));
+        engines.extend(self.flink.as_ref().map(|_| Kind::Flink));
+        self.turns(job.name(), &engines, report, async |kind, run: &str| {
+            let measured = self.drain(kind, job, &filled, run).await?;
+            if self.latency_seconds == 0 {
+                return Ok(measured);
+            }
+            let latency = self.latency(kind, job, &format!("{run}_l")).await?;
+            Ok(measured.with(latency))
+        })
+        .await;
+        self.kafka.delete_topic(&filled.topic).await
+    }
+
+    /// Runs the engines in turns. One that fails says why and isn't run again; the others go on.
+    async fn turns(
+        &self,
+        job: JobName,
+        engines: &[Kind],
+        report: &mut Report,
+        once: impl AsyncFn(Kind, &str) -> Result<Measured>,
+    ) {
+        for round in 1..=self.rounds {
+            for kind in engines.iter().copied() {
+                if report.has_failed(job, kind) {
+                    continue;
+                }
+                let run = format!("{}_{job}_{kind}_{round}", self.name);
+                let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+                let load = load.split(' ').next().unwrap_or_default();
+                println!("{run} (load of the machine before: {load})");
+                match once(kind, &run).await {
+                    Ok(measured) => {
+                        for difference in &measured.wrong {
+                            println!("{run} is WRONG: {difference}");
+                        }
+                        report.add(Figures::new(job, kind, self.records, &measured));
+                    }
+                    Err(error) => {
+                        println!("{run} FAILED: {error:#}");
+                        report.fail(job, kind);
+                    }
+                }
             }
         }
-        self.kafka.delete_topic(&name).await?;
-        Ok(report)
-    }
-
-    /// Makes the topic with all the records.
-    async fn fill(&self, topic: &str) -> Result<()> {
-        self.kafka.create_topic(topic).await?;
-        let records = self.kafka.producer(topic, Duration::from_millis(5))?;
-        let mut bytes = 0;
-        for index in 0..self.records {
-            let user = self.users.user(index);
-            bytes += user.json().len() as u64;
-            records.send(&user)?;
-        }
-        records.flush()?;
-        if self.kafka.records(topic)? != i64::try_from(self.records)? {
-            bail!("Kafka has not got every record");
-        }
-        let (count, mean) = (self.records, bytes / self.records.max(1));
-        println!("{count} records of {mean} bytes in {topic}");
-        Ok(())
-    }
-
-    /// One turn of an engine.
-    async fn measure(&self, kind: Kind, topic: &str, run: &str) -> Result<Figures> {
-        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-        let load = load.split(' ').next().unwrap_or_default();
-        println!("{run} (load of the machine before: {load})");
-        let drained = self.drain(kind, topic, run).await?;
-        let latency = match self.latency_seconds {
-            0 => None,
-            _ => Some(
-                self.latency(kind, &format!("{run}_l"), &format!("{run}_l"))
-                    .await?,
-            ),
-        };
-        let late = latency.as_ref();
-        let wrong = [
-            drained.wrong.as_ref(),
-            late.and_then(|late| late.wrong.as_ref()),
-        ];
-        let exact = wrong.iter().all(Option::is_none);
-        for difference in wrong.into_iter().flatten() {
-            println!("{run} is WRONG: {difference}");
-        }
-        let figure = |value: f64| exact.then_some(value);
-        Ok(Figures {
-            job: "projection",
-            engine: kind,
-            records: self.records,
-            records_per_s: figure(drained.records_per_s),
-            client_cpu_s_per_million: figure(drained.client_cpu_s_per_million),
-            peak_rss_mb: figure(drained.peak_rss_mb),
-            first_row_s: figure(drained.first_row_s),
-            p50_ms: late.and_then(|late| figure(late.p50_ms)),
-            p99_ms: late.and_then(|late| figure(late.p99_ms)),
-            exact,
-        })
     }
 }

@@ -1,17 +1,54 @@
 //! The figures, as a table for people and as JSON for programs.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use crate::engine::Kind;
+use crate::{
+    engine::{Kind, Usage},
+    job::JobName,
+    latency::Latency,
+};
+
+/// What came of a run.
+pub struct Measured {
+    pub records_per_s: f64,
+    pub client_cpu_s_per_million: f64,
+    pub peak_rss_mb: f64,
+    pub first_row_s: f64,
+    pub latency: Option<Latency>,
+    /// What is wrong with its results.
+    pub wrong: Vec<String>,
+}
+
+impl Measured {
+    /// So many records in this time, the first result after that one.
+    pub fn of(records: u64, whole: Duration, first: Duration, usage: &Usage) -> Self {
+        let records = records as f64;
+        Measured {
+            records_per_s: records / whole.as_secs_f64(),
+            client_cpu_s_per_million: usage.cpu_seconds / records * 1e6,
+            peak_rss_mb: usage.peak_rss_mb,
+            first_row_s: first.as_secs_f64(),
+            latency: None,
+            wrong: Vec::new(),
+        }
+    }
+
+    pub fn with(mut self, mut latency: Latency) -> Self {
+        self.wrong.extend(latency.wrong.take());
+        self.latency = Some(latency);
+        self
+    }
+}
 
 /// The figures of a run, or the medians of several; none where the result was wrong.
 #[derive(Serialize, Clone)]
 pub struct Figures {
-    pub job: &'static str,
+    #[serde(serialize_with = "as_text")]
+    pub job: JobName,
     #[serde(serialize_with = "as_text")]
     pub engine: Kind,
     pub records: u64,
@@ -24,11 +61,15 @@ pub struct Figures {
     pub exact: bool,
 }
 
-fn as_text<S: serde::Serializer>(kind: &Kind, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(kind)
+fn as_text<T: std::fmt::Display, S: serde::Serializer>(
+    name: &T,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(name)
 }
 
-const HEADER: [&str; 8] = [
+const HEADER: [&str; 9] = [
+    "job",
     "engine",
     "round",
     "records/s",
@@ -40,13 +81,36 @@ const HEADER: [&str; 8] = [
 ];
 
 impl Figures {
-    fn cells(&self, round: &str) -> [String; 8] {
+    pub fn new(job: JobName, engine: Kind, records: u64, measured: &Measured) -> Self {
+        let exact = measured.wrong.is_empty();
+        let figure = |value: f64| exact.then_some(value);
+        let latency = measured.latency.as_ref();
+        Figures {
+            job,
+            engine,
+            records,
+            records_per_s: figure(measured.records_per_s),
+            client_cpu_s_per_million: figure(measured.client_cpu_s_per_million),
+            peak_rss_mb: figure(measured.peak_rss_mb),
+            first_row_s: figure(measured.first_row_s),
+            p50_ms: latency.and_then(|latency| figure(latency.p50_ms)),
+            p99_ms: latency.and_then(|latency| figure(latency.p99_ms)),
+            exact,
+        }
+    }
+
+    fn is_of(&self, job: JobName, engine: Kind) -> bool {
+        self.job == job && self.engine == engine
+    }
+
+    fn cells(&self, round: &str) -> [String; 9] {
         let show = |figure: Option<f64>, decimals: usize| match figure {
             _ if !self.exact => "WRONG".into(),
             Some(figure) => format!("{figure:.decimals$}"),
             None => "-".into(),
         };
         [
+            self.job.to_string(),
             self.engine.to_string(),
             round.into(),
             show(self.records_per_s, 0),
@@ -63,6 +127,7 @@ impl Figures {
 #[derive(Default)]
 pub struct Report {
     runs: Vec<Figures>,
+    failed: Vec<(JobName, Kind)>,
 }
 
 impl Report {
@@ -70,28 +135,55 @@ impl Report {
         self.runs.push(run);
     }
 
-    /// The medians of each engine; exact where every run was.
+    /// An engine has not come to the end of a job.
+    pub fn fail(&mut self, job: JobName, engine: Kind) {
+        self.failed.push((job, engine));
+    }
+
+    pub fn has_failed(&self, job: JobName, engine: Kind) -> bool {
+        self.failed.contains(&(job, engine))
+    }
+
+    /// What isn't as it should be, in a line each.
+    pub fn complaints(&self) -> Vec<String> {
+        let failed = self.failed.iter();
+        let failed = failed.map(|(job, engine)| format!("{engine} failed at the job {job}"));
+        let summary = self.summary().into_iter();
+        let wrong = summary.filter(|figures| !figures.exact);
+        let wrong =
+            wrong.map(|of| format!("{}'s result of the job {} was wrong", of.engine, of.job));
+        failed.chain(wrong).collect()
+    }
+
+    /// The medians of each job and engine, in the order of the runs; exact where every run was.
     pub fn summary(&self) -> Vec<Figures> {
-        [Kind::Ceiling, Kind::Millstream]
-            .into_iter()
-            .filter_map(|kind| {
-                let runs: Vec<_> = self.runs.iter().filter(|run| run.engine == kind).collect();
-                let median = |figure: fn(&Figures) -> Option<f64>| {
-                    median(runs.iter().filter_map(|run| figure(run)).collect())
-                };
-                let first = (*runs.first()?).clone();
-                Some(Figures {
-                    records_per_s: median(|run| run.records_per_s),
-                    client_cpu_s_per_million: median(|run| run.client_cpu_s_per_million),
-                    peak_rss_mb: median(|run| run.peak_rss_mb),
-                    first_row_s: median(|run| run.first_row_s),
-                    p50_ms: median(|run| run.p50_ms),
-                    p99_ms: median(|run| run.p99_ms),
-                    exact: runs.iter().all(|run| run.exact),
-                    ..first
-                })
-            })
-            .collect()
+        let mut summary = Vec::<Figures>::new();
+        for run in &self.runs {
+            if !summary.iter().any(|known| known.is_of(run.job, run.engine)) {
+                summary.push(self.medians(run));
+            }
+        }
+        summary
+    }
+
+    fn medians(&self, first: &Figures) -> Figures {
+        let runs = self.runs.iter();
+        let runs: Vec<_> = runs
+            .filter(|run| run.is_of(first.job, first.engine))
+            .collect();
+        let median = |figure: fn(&Figures) -> Option<f64>| {
+            median(runs.iter().filter_map(|run| figure(run)).collect())
+        };
+        Figures {
+            records_per_s: median(|run| run.records_per_s),
+            client_cpu_s_per_million: median(|run| run.client_cpu_s_per_million),
+            peak_rss_mb: median(|run| run.peak_rss_mb),
+            first_row_s: median(|run| run.first_row_s),
+            p50_ms: median(|run| run.p50_ms),
+            p99_ms: median(|run| run.p99_ms),
+            exact: runs.iter().all(|run| run.exact),
+            ..first.clone()
+        }
     }
 
     /// Every run, and the medians below.
@@ -99,40 +191,34 @@ impl Report {
         let mut table = Table::new();
         table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
         table.set_header(HEADER);
-        let mut rounds = std::collections::HashMap::<String, u32>::new();
-        for run in &self.runs {
-            let round = rounds.entry(run.engine.to_string()).or_default();
-            *round += 1;
-            table.add_row(run.cells(&round.to_string()));
+        for (index, run) in self.runs.iter().enumerate() {
+            let before = self.runs[..index].iter();
+            let before = before.filter(|other| other.is_of(run.job, run.engine));
+            table.add_row(run.cells(&(1 + before.count()).to_string()));
         }
         for median in self.summary() {
             table.add_row(median.cells("median"));
         }
-        for column in table.column_iter_mut().skip(2) {
+        for column in table.column_iter_mut().skip(3) {
             column.set_cell_alignment(CellAlignment::Right);
         }
         table.to_string()
     }
 
-    /// Millstream next to the ceiling in one line.
-    pub fn ratios(&self) -> Option<String> {
+    /// Millstream next to each of the others, a line each: next to the ceiling, what it takes more;
+    /// next to Spark and Flink, what those take more.
+    pub fn ratios(&self) -> Vec<String> {
         let summary = self.summary();
-        let [ceiling, millstream] = summary.as_slice() else {
-            return None;
-        };
-        let over =
-            |figure: fn(&Figures) -> Option<f64>| Some(figure(millstream)? / figure(ceiling)?);
-        let cpu = over(|run| run.client_cpu_s_per_million)?;
-        let rate = over(|run| run.records_per_s)?;
-        let beyond = match (millstream.p99_ms, ceiling.p99_ms) {
-            (Some(millstream), Some(ceiling)) => {
-                format!(", p99 {:+.1} ms", millstream - ceiling)
+        let ratio = |other: &Figures| {
+            let mut of_job = summary.iter();
+            let millstream = of_job.find(|known| known.is_of(other.job, Kind::Millstream))?;
+            match other.engine {
+                Kind::Millstream => None,
+                Kind::Ceiling => compared(millstream, other),
+                Kind::Spark | Kind::Flink => compared(other, millstream),
             }
-            _ => String::new(),
         };
-        Some(format!(
-            "millstream / ceiling: client CPU {cpu:.2}, records/s {rate:.2}{beyond}"
-        ))
+        summary.iter().filter_map(ratio).collect()
     }
 
     /// Writes the medians, making the folder where it isn't there.
@@ -143,6 +229,22 @@ impl Report {
         let json = serde_json::to_vec_pretty(&self.summary())?;
         fs::write(path, json).with_context(|| format!("writing {}", path.display()))
     }
+}
+
+/// None where one of them has no figures.
+fn compared(one: &Figures, other: &Figures) -> Option<String> {
+    let over = |figure: fn(&Figures) -> Option<f64>| Some(figure(one)? / figure(other)?);
+    let cpu = over(|run| run.client_cpu_s_per_million)?;
+    let rate = over(|run| run.records_per_s)?;
+    let memory = over(|run| run.peak_rss_mb)?;
+    let beyond = match (one.p99_ms, other.p99_ms) {
+        (Some(one), Some(other)) => format!(", p99 {:+.1} ms", one - other),
+        _ => String::new(),
+    };
+    let (job, one, other) = (one.job, one.engine, other.engine);
+    Some(format!(
+        "{job}, {one} / {other}: client CPU {cpu:.2}, records/s {rate:.2}, peak memory {memory:.2}{beyond}"
+    ))
 }
 
 fn median(mut values: Vec<f64>) -> Option<f64> {
@@ -156,49 +258,61 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 mod tests {
     use super::*;
 
-    fn run(engine: Kind, cpu: f64, exact: bool) -> Figures {
-        Figures {
-            job: "projection",
-            engine,
-            records: 10,
-            records_per_s: exact.then_some(1000.0),
-            client_cpu_s_per_million: exact.then_some(cpu),
-            peak_rss_mb: exact.then_some(70.0),
-            first_row_s: exact.then_some(0.2),
-            p50_ms: None,
-            p99_ms: None,
-            exact,
-        }
+    fn run(job: JobName, engine: Kind, cpu: f64, exact: bool) -> Figures {
+        let wrong = if exact { Vec::new() } else { vec!["x".into()] };
+        let measured = Measured {
+            records_per_s: 1000.0,
+            client_cpu_s_per_million: cpu,
+            peak_rss_mb: 70.0,
+            first_row_s: 0.2,
+            latency: None,
+            wrong,
+        };
+        Figures::new(job, engine, 10, &measured)
     }
 
     #[test]
-    fn medians_and_ratios_are_of_all_rounds() {
+    fn medians_and_ratios_are_of_all_rounds_of_a_job() {
         let mut report = Report::default();
-        for (engine, cpu) in [
-            (Kind::Ceiling, 3.0),
-            (Kind::Millstream, 6.0),
-            (Kind::Ceiling, 5.0),
-            (Kind::Millstream, 10.0),
+        for (job, engine, cpu) in [
+            (JobName::Projection, Kind::Ceiling, 3.0),
+            (JobName::Projection, Kind::Millstream, 6.0),
+            (JobName::Projection, Kind::Spark, 80.0),
+            (JobName::Projection, Kind::Ceiling, 5.0),
+            (JobName::Projection, Kind::Millstream, 10.0),
+            (JobName::Counts, Kind::Millstream, 1.0),
         ] {
-            report.add(run(engine, cpu, true));
+            report.add(run(job, engine, cpu, true));
         }
         assert_eq!(report.summary()[0].client_cpu_s_per_million, Some(4.0));
         assert_eq!(
-            report.ratios().unwrap(),
-            "millstream / ceiling: client CPU 2.00, records/s 1.00"
+            report.ratios(),
+            [
+                "projection, millstream / ceiling: client CPU 2.00, records/s 1.00, peak memory 1.00",
+                "projection, spark / millstream: client CPU 10.00, records/s 1.00, peak memory 1.00",
+            ]
         );
+        assert!(report.complaints().is_empty());
     }
 
     #[test]
     fn a_wrong_result_has_no_figures() {
         let mut report = Report::default();
-        report.add(run(Kind::Ceiling, 3.0, true));
-        report.add(run(Kind::Millstream, 1.0, true));
-        report.add(run(Kind::Millstream, 1.0, false));
-        let [_, millstream] = &report.summary()[..] else {
-            panic!("two engines");
+        for exact in [true, false] {
+            report.add(run(JobName::Projection, Kind::Millstream, 1.0, exact));
+        }
+        report.fail(JobName::Counts, Kind::Spark);
+        let [millstream] = &report.summary()[..] else {
+            panic!("one engine");
         };
         assert!(!millstream.exact);
         assert!(millstream.cells("median").contains(&"WRONG".to_string()));
+        assert_eq!(
+            report.complaints(),
+            [
+                "spark failed at the job counts",
+                "millstream's result of the job projection was wrong",
+            ]
+        );
     }
 }

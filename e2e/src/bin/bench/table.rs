@@ -1,7 +1,10 @@
 //! Cassandra as the benchmark needs it: a table of its own for each run, looked at while it fills
 //! and compared with the data when it is full.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -11,29 +14,18 @@ use scylla::{
         execution_profile::ExecutionProfile, session::Session, session_builder::SessionBuilder,
     },
     statement::prepared::PreparedStatement,
+    value::CqlValue,
 };
-use uuid::Uuid;
 
-use crate::records::{TEXT_COLUMNS, Users};
+use crate::{
+    job::{Mark, TableJob},
+    verify::{Check, Expected, Row},
+};
 
 /// Parts of the token ring that are read one by one, a few at the same time.
 const RANGES: i128 = 64;
-
-/// A row: its id, and its cells in the order of [`TEXT_COLUMNS`].
-type Row = (
-    Uuid,
-    Cell,
-    Cell,
-    Cell,
-    Cell,
-    Cell,
-    Cell,
-    Cell,
-    Cell,
-    Cell,
-    Cell,
-);
-type Cell = Option<String>;
+/// What was in flight with the last records has this long to arrive.
+const STRAGGLERS: Duration = Duration::from_secs(15);
 
 pub struct Cassandra {
     session: Arc<Session>,
@@ -43,7 +35,7 @@ pub struct Cassandra {
 
 impl Cassandra {
     /// Connects, and makes the keyspace.
-    pub async fn connect(environment: &Environment) -> Result<Self> {
+    pub async fn connect(environment: &Environment, keyspace: String) -> Result<Self> {
         let address = &environment.addresses.cassandra;
         let profile = ExecutionProfile::builder().request_timeout(Some(Duration::from_secs(60)));
         let session = SessionBuilder::new()
@@ -55,7 +47,7 @@ impl Cassandra {
             .with_context(|| format!("connecting to Cassandra at {address}"))?;
         let this = Self {
             session: Arc::new(session),
-            keyspace: format!("millstream_bench_{}", std::process::id()),
+            keyspace,
         };
         this.ddl(&format!(
             "CREATE KEYSPACE {} WITH replication = \
@@ -66,26 +58,37 @@ impl Cassandra {
         Ok(this)
     }
 
-    /// Makes a table for users.
-    pub async fn create_table(&self, name: &str) -> Result<Table> {
+    /// Makes a table for the rows of a job, as the operator would.
+    pub async fn create_table(&self, job: &dyn TableJob, name: &str) -> Result<Table> {
         let table = format!("{}.{name}", self.keyspace);
-        let columns = TEXT_COLUMNS.join(" text, ");
+        let columns = job.columns();
+        let (key, key_type) = &columns[0];
+        let typed: Vec<_> = columns
+            .iter()
+            .map(|(name, cql_type)| format!("{name} {cql_type}"))
+            .collect();
+        let typed = typed.join(", ");
         self.ddl(&format!(
-            "CREATE TABLE {table} (id uuid PRIMARY KEY, {columns} text)"
+            "CREATE TABLE {table} ({typed}, PRIMARY KEY ({key}))"
         ))
         .await?;
+        if job.has_groups() {
+            self.ddl(&format!(
+                "CREATE TABLE {table}__state ({key} {key_type} PRIMARY KEY, state__ blob)"
+            ))
+            .await?;
+        }
+        let names: Vec<_> = columns.iter().map(|(name, _)| *name).collect();
         let prepare = async |what: String| self.session.prepare(format!("SELECT {what}")).await;
-        let from = format!("FROM {table}");
         Ok(Table {
-            any: prepare(format!("id {from} LIMIT 1")).await?,
-            one: prepare(format!("id {from} WHERE id = ?")).await?,
+            any: prepare(format!("{key} FROM {table} LIMIT 1")).await?,
+            one: prepare(format!("{key}, {} FROM {table} WHERE {key} = ?", names[1])).await?,
             range: prepare(format!(
-                "id, {} {from} WHERE token(id) >= ? AND token(id) <= ?",
-                TEXT_COLUMNS.join(", ")
+                "{} FROM {table} WHERE token({key}) >= ? AND token({key}) <= ?",
+                names.join(", ")
             ))
             .await?,
             session: Arc::clone(&self.session),
-            name: name.into(),
         })
     }
 
@@ -104,10 +107,9 @@ impl Cassandra {
     }
 }
 
-/// A table of users.
+/// A table of a job's rows.
 pub struct Table {
     session: Arc<Session>,
-    pub name: String,
     any: PreparedStatement,
     one: PreparedStatement,
     range: PreparedStatement,
@@ -119,38 +121,46 @@ impl Table {
         Ok(answer.into_rows_result()?.rows_num() > 0)
     }
 
-    pub async fn has(&self, id: Uuid) -> Result<bool> {
-        let answer = self.session.execute_unpaged(&self.one, (id,)).await?;
-        Ok(answer.into_rows_result()?.rows_num() > 0)
+    /// Whether a record has arrived.
+    pub async fn shows(&self, mark: &Mark) -> Result<bool> {
+        let answer = self
+            .session
+            .execute_unpaged(&self.one, (&mark.key,))
+            .await?;
+        let rows = answer.into_rows_result()?;
+        let Some((_, second)) = rows.maybe_first_row::<(CqlValue, Option<CqlValue>)>()? else {
+            return Ok(false);
+        };
+        Ok(mark.at_least.is_none_or(|wanted| {
+            second
+                .and_then(|cell| cell.as_bigint())
+                .is_some_and(|cell| cell >= wanted)
+        }))
     }
 
-    /// What is wrong with the table when it should hold the first `records` users and nothing
-    /// else, cell for cell; nothing where it is exact.
-    pub async fn differs(&self, users: Users, records: u64) -> Result<Option<String>> {
-        let mut seen = vec![false; usize::try_from(records)?];
-        let mut wrong = 0u64;
-        let mut example = None;
+    /// What is wrong with the table, cell for cell, when nothing is on its way any more; nothing
+    /// where it is exact.
+    pub async fn differs(&self, expected: &dyn Expected) -> Result<Option<String>> {
+        let started = Instant::now();
+        loop {
+            let verdict = self.compare(expected).await?;
+            if verdict.is_none() || started.elapsed() > STRAGGLERS {
+                return Ok(verdict);
+            }
+        }
+    }
+
+    async fn compare(&self, expected: &dyn Expected) -> Result<Option<String>> {
+        let mut check = Check::new(expected);
         let mut ranges = stream::iter(0..RANGES)
             .map(|range| self.rows(range))
             .buffer_unordered(2);
         while let Some(rows) = ranges.try_next().await? {
             for row in rows {
-                let slot = users
-                    .index_of(row.0)
-                    .and_then(|index| seen.get_mut(usize::try_from(index).ok()?));
-                match slot {
-                    Some(slot) if !*slot && agrees(&row, users) => *slot = true,
-                    _ => {
-                        wrong += 1;
-                        example.get_or_insert(row);
-                    }
-                }
+                check.see(row);
             }
         }
-        let missing = seen.iter().filter(|seen| !**seen).count();
-        let example = example.map_or(String::new(), |row| format!(", such as {row:?}"));
-        Ok((wrong > 0 || missing > 0)
-            .then(|| format!("{missing} rows missing, {wrong} rows wrong{example}")))
+        Ok(check.verdict())
     }
 
     async fn rows(&self, range: i128) -> Result<Vec<Row>> {
@@ -163,18 +173,20 @@ impl Table {
             .session
             .execute_iter(self.range.clone(), (bound(range), last))
             .await?;
-        Ok(rows.rows_stream::<Row>()?.try_collect().await?)
+        let rows = rows.rows_stream::<scylla::value::Row>()?;
+        Ok(rows
+            .map_ok(|row| row.columns.into_iter().map(text).collect::<Row>())
+            .try_collect()
+            .await?)
     }
 }
 
-fn agrees(row: &Row, users: Users) -> bool {
-    let (id, c0, c1, c2, c3, c4, c5, c6, c7, c8, c9) = row;
-    let cells = [c0, c1, c2, c3, c4, c5, c6, c7, c8, c9];
-    users.index_of(*id).is_some_and(|index| {
-        let expected = users.user(index).row();
-        cells
-            .iter()
-            .zip(&expected)
-            .all(|(cell, expected)| cell.as_ref() == Some(expected))
-    })
+fn text(cell: Option<CqlValue>) -> String {
+    match cell {
+        None => "NULL".into(),
+        Some(CqlValue::Text(text)) => text,
+        Some(CqlValue::Uuid(id)) => id.to_string(),
+        Some(CqlValue::BigInt(number)) => number.to_string(),
+        Some(other) => format!("{other:?}"),
+    }
 }

@@ -1,7 +1,9 @@
-//! The records of the benchmark: users in the shape of the Randomuser API, about 544 bytes each,
+//! The records of the projection: users in the shape of the Randomuser API, about 544 bytes each,
 //! a pure function of the seed and the index; and the row that each must become.
 
 use uuid::Uuid;
+
+use super::mix;
 
 const FIRST: [&str; 12] = [
     "Jennie",
@@ -187,14 +189,6 @@ impl User {
     fn pick<T: Copy>(&self, from: &[T], shift: u32) -> T {
         from[(self.bits >> shift) as usize % from.len()]
     }
-}
-
-/// SplitMix64's output function: every bit of the input changes half of the output's.
-fn mix(input: u64) -> u64 {
-    let z = input.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]
