@@ -11,6 +11,7 @@ mod environment;
 mod go;
 mod install;
 mod oci;
+mod peers;
 mod process;
 mod progress;
 mod provider;
@@ -69,7 +70,7 @@ enum Command {
     Demo(demo::Options),
     /// Runs everything that must hold, from formatting to the real cluster.
     Test(test::Options),
-    /// Measures the worker next to a hand-written consumer, and its REST service.
+    /// Measures the worker next to hand-written programs, Spark and Flink, and its REST service.
     Bench(bench::Options),
 }
 

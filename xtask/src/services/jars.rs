@@ -1,6 +1,6 @@
-//! The servers' jars, fetched by Maven from a committed pom, kept under the pom's hash.
+//! Jars, fetched by Maven from a committed pom with their checksums, kept under the pom's hash.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -13,24 +13,26 @@ use crate::progress::Progress;
 /// Pinned to 2.8: later ones insist on the parent pom of the registry, which isn't published.
 const PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:2.8";
 
-/// A pom that pins what one server needs.
-pub(super) struct Jars {
-    pub(super) name: &'static str,
-    pub(super) pom: &'static str,
+/// A pom that pins what one program needs.
+pub struct Jars {
+    pub name: &'static str,
+    pub pom: &'static str,
     /// The goal of Maven's dependency plugin that puts it into a folder.
-    pub(super) goal: &'static str,
+    pub goal: &'static str,
 }
 
 impl Jars {
     /// The folder with the jars; Maven fills it the first time.
-    pub(super) fn fetch(&self, progress: &Progress) -> Result<PathBuf> {
+    ///
+    /// # Errors
+    /// When Maven fails, or there is none.
+    pub fn fetch(&self, progress: &Progress) -> Result<PathBuf> {
         let key = cache::key(&[self.pom, PLUGIN, self.goal]);
         cache::entry("jars", &format!("{}-{key}", self.name), |folder| {
             let step = progress.step(format!("fetching {} with Maven", self.name));
-            let pom = Path::new(env!("CARGO_MANIFEST_DIR"))
-                .join("services")
-                .join(self.name)
-                .join("pom.xml");
+            let project = tempfile::tempdir()?;
+            let pom = project.path().join("pom.xml");
+            std::fs::write(&pom, self.pom)?;
             let mut maven = Command::new("mvn");
             maven
                 .args([

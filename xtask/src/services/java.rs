@@ -1,4 +1,4 @@
-//! The Java that runs the servers.
+//! The Java that runs the servers, and what `bench` compares with.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,15 +12,18 @@ use crate::process::{self, SHORT};
 /// Cassandra 5.0 runs on this one; Kafka and the registry need no newer.
 const MAJOR: &str = "17";
 
-pub(super) struct Java {
+pub struct Java {
     /// Absolute: the servers don't see this user's path.
-    pub(super) program: PathBuf,
+    pub program: PathBuf,
     /// All it says of itself.
-    pub(super) version: String,
+    pub version: String,
 }
 
 /// The `java` on the path.
-pub(super) fn find() -> Result<&'static Java> {
+///
+/// # Errors
+/// When there is none, or one of another version.
+pub fn find() -> Result<&'static Java> {
     static JAVA: OnceLock<Java> = OnceLock::new();
     if let Some(java) = JAVA.get() {
         return Ok(java);

@@ -6,8 +6,8 @@
 mod archive;
 mod cassandra;
 mod documents;
-mod jars;
-mod java;
+pub mod jars;
+pub mod java;
 mod kafka;
 mod redis;
 mod registry;
