@@ -39,7 +39,8 @@ pub mod stage;
 pub mod state;
 pub mod status;
 pub mod tls;
-pub mod transform;
+pub mod transaction;
+mod transform;
 
 use std::{sync::Arc, time::Duration};
 

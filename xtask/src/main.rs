@@ -53,7 +53,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Starts, stops or restarts one of the data services; its data stays.
+    /// Starts, stops, restarts, pauses or resumes one of the data services; its data stays.
     Service { action: Action, service: Service },
     /// Gives container images, as OCI archives, to the cluster.
     Load {

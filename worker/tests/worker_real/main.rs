@@ -7,6 +7,7 @@
 
 mod delta;
 mod documents;
+mod exactness;
 mod file;
 #[path = "../worker_sources/files.rs"]
 mod files;

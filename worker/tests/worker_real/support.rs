@@ -5,6 +5,7 @@ use std::{
     net::TcpListener,
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,6 +15,7 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
     message::Headers,
     producer::{FutureProducer, FutureRecord},
 };
@@ -57,9 +59,11 @@ impl Environment {
 
 /// A pipeline of one test, with names of its own.
 pub struct Pipeline {
-    environment: Environment,
+    pub environment: Environment,
     pub name: String,
-    pub session: Session,
+    /// Named as the pipeline, if it isn't one beside another.
+    pub keyspace: String,
+    pub session: Arc<Session>,
     folder: tempfile::TempDir,
     pub settings: Settings,
     /// What else the configurations say.
@@ -69,6 +73,7 @@ pub struct Pipeline {
 }
 
 /// What tests differ in.
+#[derive(Clone, Copy)]
 pub struct Settings {
     pub schema: &'static str,
     pub sql: &'static str,
@@ -95,6 +100,7 @@ impl Pipeline {
             .map(|(name, cql)| format!("{name} {cql}"))
             .collect();
         let key = settings.columns[0].0;
+        let keyspace = name.clone();
         for statement in [
             format!(
                 "CREATE KEYSPACE {name} WITH replication = {{'class': 'SimpleStrategy', 'replication_factor': 1}}"
@@ -109,7 +115,8 @@ impl Pipeline {
         let pipeline = Pipeline {
             environment,
             name,
-            session,
+            keyspace,
+            session: Arc::new(session),
             folder: tempfile::tempdir().expect("a folder"),
             settings,
             more: json!({}),
@@ -117,6 +124,30 @@ impl Pipeline {
         };
         pipeline.create_topics().await;
         pipeline
+    }
+
+    /// Another pipeline with topics of its own, into the same tables.
+    pub async fn beside(&self) -> Self {
+        let pipeline = Pipeline {
+            environment: self.environment.clone(),
+            name: format!("worker_{}", uuid::Uuid::new_v4().simple()),
+            keyspace: self.keyspace.clone(),
+            session: self.session.clone(),
+            folder: tempfile::tempdir().expect("a folder"),
+            settings: self.settings,
+            more: self.more.clone(),
+            state_ttl: self.state_ttl,
+        };
+        pipeline.create_topics().await;
+        pipeline
+    }
+
+    /// Removes the topics.
+    pub async fn delete_topics(&self) {
+        let admin: AdminClient<DefaultClientContext> = self.client().create().expect("admin");
+        let topics = [self.name.as_str(), &self.dead_letter_topic()];
+        let deleted = admin.delete_topics(&topics, &AdminOptions::new()).await;
+        deleted.expect("Kafka answers");
     }
 
     async fn create_topics(&self) {
@@ -138,13 +169,13 @@ impl Pipeline {
         }
     }
 
-    fn client(&self) -> ClientConfig {
+    pub fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.environment.kafka);
         config
     }
 
-    fn dead_letter_topic(&self) -> String {
+    pub fn dead_letter_topic(&self) -> String {
         format!("{}.dead-letter", self.name)
     }
 
@@ -214,36 +245,47 @@ impl Pipeline {
     }
 
     /// Starts a worker that processes, with more said of the sink.
-    pub fn process_with(&self, sink: Value) -> Worker {
-        let columns = self.settings.columns.iter();
-        let columns: Vec<_> = columns
+    pub fn process_with(&self, more: Value) -> Worker {
+        let mut sink = self.sink("rows", self.settings.sql, self.settings.columns);
+        for (name, value) in more.as_object().expect("an object") {
+            sink[name] = value.clone();
+        }
+        if let Some(sink) = sink.as_object_mut() {
+            // Null is for what isn't to be there.
+            sink.retain(|_, value| !value.is_null());
+        }
+        self.process_into(json!([sink]))
+    }
+
+    /// A sink into the table of its name.
+    pub fn sink(&self, name: &str, sql: &str, columns: &[(&str, &str)]) -> Value {
+        let typed = columns.iter();
+        let typed: Vec<_> = typed
             .map(|(name, cql)| json!({"name": name, "type": cql}))
             .collect();
+        json!({
+            "name": name,
+            "sql": sql,
+            "cassandra": {
+                "keyspace": self.keyspace,
+                "table": {
+                    "name": name, "columns": typed,
+                    "primaryKey": {"partitionKey": [columns[0].0]},
+                },
+                "consistency": "LOCAL_QUORUM",
+            },
+            "stateTtl": self.state_ttl,
+        })
+    }
+
+    /// Starts a worker that processes into these sinks.
+    pub fn process_into(&self, sinks: Value) -> Worker {
         let mut config = self.config("process");
         config["cassandra"] = json!({
             "contactPoints": [self.environment.cassandra],
             "credentialsSecret": {"name": "cassandra"},
         });
-        config["sinks"] = json!([{
-            "name": "rows",
-            "sql": self.settings.sql,
-            "cassandra": {
-                "keyspace": self.name,
-                "table": {
-                    "name": "rows", "columns": columns,
-                    "primaryKey": {"partitionKey": [self.settings.columns[0].0]},
-                },
-                "consistency": "LOCAL_QUORUM",
-            },
-            "stateTtl": self.state_ttl,
-        }]);
-        for (name, value) in sink.as_object().expect("an object") {
-            config["sinks"][0][name] = value.clone();
-        }
-        if let Some(sink) = config["sinks"][0].as_object_mut() {
-            // Null is for what isn't to be there.
-            sink.retain(|_, value| !value.is_null());
-        }
+        config["sinks"] = sinks;
         self.start(&config)
     }
 
@@ -316,9 +358,11 @@ impl Pipeline {
         }
     }
 
-    /// Produces records with their keys, many at once, in this order.
+    /// Produces records with their keys, many at once, in this order, each once.
     pub async fn produce_all(&self, records: &[(String, Vec<u8>)]) {
-        let producer: FutureProducer = self.client().create().expect("producer");
+        let mut config = self.client();
+        config.set("enable.idempotence", "true");
+        let producer: FutureProducer = config.create().expect("producer");
         let sent = records.iter().map(|(key, value)| {
             let record = FutureRecord::to(&self.name).key(key).payload(value);
             producer.send(record, TIMEOUT)
@@ -343,7 +387,7 @@ impl Pipeline {
         let (key, cql) = self.settings.columns[0];
         let table = format!(
             "CREATE TABLE {}.rows__state ({key} {cql} PRIMARY KEY, state__ blob)",
-            self.name
+            self.keyspace
         );
         self.session.query_unpaged(table, ()).await.expect("DDL");
     }
@@ -357,6 +401,7 @@ impl Pipeline {
     pub async fn progress_of(&self, sink: &str) -> (CommitMetadata, i64) {
         let mut config = self.client();
         config.set("group.id", self.reference().sink_group(sink));
+        config.set("enable.partition.eof", "true");
         let topic = self.name.clone();
         let partitions = self.settings.partitions;
         tokio::task::spawn_blocking(move || {
@@ -369,13 +414,17 @@ impl Pipeline {
             for element in committed.elements() {
                 let added = CommitMetadata::parse(element.metadata());
                 counts.add(&added);
+                let partition = element.partition();
                 let (low, high) = consumer
-                    .fetch_watermarks(&topic, element.partition(), TIMEOUT)
+                    .fetch_watermarks(&topic, partition, TIMEOUT)
                     .expect("watermarks");
-                lag += match element.offset() {
-                    Offset::Offset(offset) => high - offset,
-                    _ => high - low,
+                let next = match element.offset() {
+                    Offset::Offset(offset) => offset,
+                    _ => low,
                 };
+                if next < high && has_record(&consumer, &topic, partition, next) {
+                    lag += high - next;
+                }
             }
             (counts, lag)
         })
@@ -447,13 +496,28 @@ impl Pipeline {
     where
         T: for<'frame, 'metadata> scylla::deserialize::row::DeserializeRow<'frame, 'metadata>,
     {
-        let query = format!("SELECT {columns} FROM {}.rows", self.name);
+        let query = format!("SELECT {columns} FROM {}.rows", self.keyspace);
         let result = self.session.query_unpaged(query, ()).await.expect("rows");
         let rows = result.into_rows_result().expect("rows");
         rows.rows::<T>()
             .expect("the types")
             .map(|row| row.expect("a row"))
             .collect()
+    }
+}
+
+/// Whether there is a record from an offset on: the markers of transactions take offsets too.
+fn has_record(consumer: &BaseConsumer, topic: &str, partition: i32, from: i64) -> bool {
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, partition, Offset::Offset(from))
+        .expect("an offset");
+    consumer.assign(&list).expect("assigned");
+    let first = consumer.poll(TIMEOUT).expect("a record or the end");
+    consumer.unassign().expect("unassigned");
+    match first {
+        Ok(_) => true,
+        Err(KafkaError::PartitionEOF(_)) => false,
+        Err(error) => panic!("{error}"),
     }
 }
 
@@ -542,6 +606,11 @@ impl Worker {
         assert!(sent.expect("kill").success());
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("the child").is_some()
+    }
+
     /// SIGKILL.
     pub fn kill(mut self) {
         self.child.kill().expect("killed");
@@ -583,4 +652,20 @@ impl Drop for Worker {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// `start`, `stop`, `restart`, `pause` or `resume` a server, and wait until it is done.
+pub async fn service(action: &'static str, name: &'static str) {
+    let told = move || {
+        let xtask = std::env::var_os("MILLSTREAM_XTASK").expect("MILLSTREAM_XTASK is set");
+        let output = Command::new(xtask)
+            .args(["service", action, name])
+            .output()
+            .expect("it starts");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{action} {name}: {said}");
+    };
+    tokio::task::spawn_blocking(told)
+        .await
+        .expect("the task ends");
 }

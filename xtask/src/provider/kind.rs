@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::{Action, Part, Provider, ProviderName};
 use crate::environment::{Addresses, Environment, run_folder};
@@ -214,14 +214,17 @@ impl Provider for Kind {
     }
 
     fn service(&self, action: Action, service: Service, progress: &Progress) -> Result<()> {
+        if matches!(action, Action::Pause | Action::Resume) {
+            bail!("a service of kind can't be paused; the provider `node` can");
+        }
         if action != Action::Start {
             for command in stop(service) {
                 self.execute(&command)?;
             }
         }
         match action {
-            Action::Stop => Ok(()),
             Action::Start | Action::Restart => self.serve(service, progress),
+            _ => Ok(()),
         }
     }
 

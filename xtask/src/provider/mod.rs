@@ -33,6 +33,10 @@ pub enum Action {
     Start,
     Stop,
     Restart,
+    /// Stands still, as a server does whose machine is out of breath.
+    Pause,
+    /// Goes on after a pause.
+    Resume,
 }
 
 /// One part of what is up, for `status`.

@@ -248,6 +248,11 @@ impl Provider for Node {
     fn service(&self, action: Action, service: Service, progress: &Progress) -> Result<()> {
         require_root()?;
         let node = self.find().context(NOT_UP)?;
+        match action {
+            Action::Pause => return node.signal(service.name(), "STOP"),
+            Action::Resume => return node.signal(service.name(), "CONT"),
+            Action::Start | Action::Stop | Action::Restart => {}
+        }
         if action != Action::Start {
             let step = progress.step(format!("stopping {}", service.name()));
             node.stop(service.name())?;

@@ -166,9 +166,17 @@ impl Namespaces {
             return Ok(());
         };
         signal(pid, "TERM")?;
+        // One that is paused hears it when it goes on.
+        signal(pid, "CONT")?;
         process::wait_until(&format!("{unit} ends"), STOP_TIMEOUT, || {
             Ok((self.running().get(unit) != Some(&pid)).then_some(()))
         })
+    }
+
+    /// Sends a signal to a unit, such as `STOP`.
+    pub(super) fn signal(&self, unit: &str, name: &str) -> Result<()> {
+        let pid = self.running().get(unit).copied();
+        signal(pid.with_context(|| format!("{unit} doesn't run"))?, name)
     }
 
     fn holds(&self, pid: u32) -> bool {

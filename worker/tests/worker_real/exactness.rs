@@ -1,0 +1,567 @@
+//! Whatever happens to workers and servers, every table equals the model, cell for cell.
+//!
+//! A seed makes a schedule: records (repeated keys, absent and null fields, broken ones), workers that
+//! are killed, frozen and thawed, ended and started. In every second group of seeds Kafka and Cassandra
+//! are paused and restarted meanwhile. The model knows every record that was sent and folds it in memory.
+//!
+//! `MILLSTREAM_SEEDS=1000` runs so many, `MILLSTREAM_SEED=17` runs that one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use millstream_api::worker::dead_letter;
+use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
+use rdkafka::{
+    Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+    message::Headers,
+};
+use serde_json::json;
+
+use crate::support::{Environment, Pipeline, Settings, Worker, service};
+
+/// Seeds that run at the same time, against the same servers.
+const AT_ONCE: u64 = 8;
+/// Keys of one seed: few, so that each gets many records.
+const KEYS: i64 = 40;
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// For everything to be stored after the last fault.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+const SETTINGS: Settings = Settings {
+    schema: "id BIGINT, version BIGINT, note TEXT, amount BIGINT",
+    sql: "SELECT id, version, note, amount FROM records",
+    columns: &[
+        ("id", "bigint"),
+        ("version", "bigint"),
+        ("note", "text"),
+        ("amount", "bigint"),
+    ],
+    key: "/id",
+    partitions: 4,
+    base: 1_700_000_000_000_000,
+};
+
+const LARGE: &str = "SELECT id, version, amount * 2 AS twice FROM records WHERE amount >= 500";
+const LARGE_COLUMNS: [(&str, &str); 3] =
+    [("id", "bigint"), ("version", "bigint"), ("twice", "bigint")];
+
+const TOTALS: &str = "SELECT id, count(*) AS records, sum(amount) AS total, min(amount) AS least, \
+    max(amount) AS most, last_value(version) AS latest, count(DISTINCT note) AS notes \
+    FROM records GROUP BY id";
+const TOTALS_COLUMNS: [(&str, &str); 7] = [
+    ("id", "bigint"),
+    ("records", "bigint"),
+    ("total", "bigint"),
+    ("least", "bigint"),
+    ("most", "bigint"),
+    ("latest", "bigint"),
+    ("notes", "bigint"),
+];
+
+const SINKS: [&str; 3] = ["rows", "large", "totals"];
+
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Row {
+    version: Option<i64>,
+    note: Option<String>,
+    amount: Option<i64>,
+}
+
+/// The row of a group: count, sum, least, most, latest version and number of different notes.
+type Total = (i64, Option<i64>, Option<i64>, Option<i64>, i64, i64);
+
+/// What the tables must hold, by the records that were sent.
+#[derive(Default)]
+struct Model {
+    rows: BTreeMap<i64, Row>,
+    large: BTreeMap<i64, (i64, i64)>,
+    totals: BTreeMap<i64, Total>,
+    notes: BTreeMap<i64, BTreeSet<String>>,
+    records: i64,
+    broken: i64,
+}
+
+impl Model {
+    /// A record, as it is sent; the model then holds what it says.
+    fn record(&mut self, random: &mut Xoshiro256PlusPlus, first_id: i64) -> (String, Vec<u8>) {
+        let id = first_id + random.random_range(0..KEYS);
+        let version = self.records + self.broken;
+        let key = id.to_string();
+        if random.random_ratio(1, 100) {
+            self.broken += 1;
+            return (key, format!(r#"{{"id": {id}, "version": "#).into_bytes());
+        }
+        self.records += 1;
+        let mut record = json!({"id": id, "version": version});
+        let row = self.rows.entry(id).or_default();
+        row.version = Some(version);
+        let note = match random.random_range(0..4) {
+            0 => None,
+            1 => Some(None),
+            _ => Some(Some(format!("naïve №{}", random.random_range(0..20)))),
+        };
+        if let Some(note) = &note {
+            record["note"] = json!(note);
+            row.note.clone_from(note);
+        }
+        let amount = match random.random_range(0..4) {
+            0 => None,
+            1 => Some(None),
+            _ => Some(Some(random.random_range(-1_000..1_000))),
+        };
+        if let Some(amount) = amount {
+            record["amount"] = json!(amount);
+            row.amount = amount;
+        }
+        self.fold(id, version, note.flatten(), amount.flatten());
+        (key, record.to_string().into_bytes())
+    }
+
+    fn fold(&mut self, id: i64, version: i64, note: Option<String>, amount: Option<i64>) {
+        if let Some(amount) = amount.filter(|amount| *amount >= 500) {
+            self.large.insert(id, (version, amount * 2));
+        }
+        let notes = self.notes.entry(id).or_default();
+        notes.extend(note);
+        let total = self.totals.entry(id).or_default();
+        total.0 += 1;
+        if let Some(amount) = amount {
+            total.1 = Some(total.1.unwrap_or_default() + amount);
+            total.2 = Some(total.2.map_or(amount, |least| least.min(amount)));
+            total.3 = Some(total.3.map_or(amount, |most| most.max(amount)));
+        }
+        total.4 = version;
+        total.5 = i64::try_from(notes.len()).unwrap();
+    }
+}
+
+/// What happens next.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// So many records are sent.
+    Send(u32),
+    /// So many milliseconds pass: faults come at any instant of the workers' work.
+    Pass(u64),
+    /// SIGKILL, and another worker takes its place.
+    Kill,
+    /// SIGSTOP: to the others it is dead, once its session has timed out.
+    Freeze,
+    /// SIGCONT: a zombie comes back.
+    Thaw,
+    /// One more worker.
+    Start,
+    /// SIGTERM to one.
+    End,
+}
+
+fn schedule(random: &mut Xoshiro256PlusPlus) -> Vec<Step> {
+    let step = |random: &mut Xoshiro256PlusPlus| match random.random_range(0..14) {
+        0..5 => Step::Send(random.random_range(1..500)),
+        5..8 => Step::Pass(random.random_range(1..1_500)),
+        8..10 => Step::Kill,
+        10 => Step::Freeze,
+        11 => Step::Thaw,
+        12 => Step::Start,
+        _ => Step::End,
+    };
+    let steps = random.random_range(8..20);
+    (0..steps).map(|_| step(random)).collect()
+}
+
+/// A pipeline on its way through the schedule of a seed.
+struct Seed {
+    number: u64,
+    steps: Vec<Step>,
+    random: Xoshiro256PlusPlus,
+    pipeline: Pipeline,
+    model: Model,
+    workers: Vec<Worker>,
+    zombies: Vec<Worker>,
+}
+
+impl Seed {
+    async fn new(number: u64, beside: &Pipeline) -> Self {
+        let mut random = Xoshiro256PlusPlus::seed_from_u64(number);
+        Seed {
+            number,
+            steps: schedule(&mut random),
+            random,
+            pipeline: beside.beside().await,
+            model: Model::default(),
+            workers: Vec::new(),
+            zombies: Vec::new(),
+        }
+    }
+
+    fn ids(&self) -> Range<i64> {
+        let first = i64::try_from(self.number).unwrap() * 1_000;
+        first..first + KEYS
+    }
+
+    fn start(&mut self) {
+        let sinks = json!([
+            self.pipeline.sink("rows", SETTINGS.sql, SETTINGS.columns),
+            self.pipeline.sink("large", LARGE, &LARGE_COLUMNS),
+            self.pipeline.sink("totals", TOTALS, &TOTALS_COLUMNS),
+        ]);
+        self.workers.push(self.pipeline.process_into(sinks));
+    }
+
+    /// As Kubernetes does: a worker that has ended by itself is started again.
+    fn revive(&mut self) {
+        let before = self.workers.len();
+        self.workers.retain_mut(|worker| !worker.has_ended());
+        for _ in self.workers.len()..before {
+            self.start();
+        }
+    }
+
+    async fn send(&mut self, count: u32) {
+        let first = self.ids().start;
+        let records: Vec<_> = (0..count)
+            .map(|_| self.model.record(&mut self.random, first))
+            .collect();
+        self.pipeline.produce_all(&records).await;
+    }
+
+    async fn run(&mut self) {
+        self.start();
+        for step in self.steps.clone() {
+            self.revive();
+            match step {
+                Step::Send(count) => self.send(count).await,
+                Step::Pass(milliseconds) => {
+                    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+                }
+                Step::Kill => {
+                    self.workers.remove(0).kill();
+                    self.start();
+                }
+                Step::Freeze => {
+                    let worker = self.workers.remove(0);
+                    worker.signal("STOP");
+                    self.zombies.push(worker);
+                    self.start();
+                }
+                Step::Thaw => self.thaw(),
+                Step::Start if self.workers.len() < 3 => self.start(),
+                Step::End if self.workers.len() > 1 => {
+                    self.workers.remove(0).terminate().await;
+                }
+                Step::Start | Step::End => {}
+            }
+        }
+    }
+
+    fn thaw(&mut self) {
+        if let Some(worker) = self.zombies.pop() {
+            worker.signal("CONT");
+            self.workers.push(worker);
+        }
+    }
+
+    /// Everything is stored without those that are frozen, then again with them.
+    async fn settle(&mut self) -> Result<(), String> {
+        self.send(50).await;
+        self.drain().await?;
+        while !self.zombies.is_empty() {
+            self.thaw();
+        }
+        self.send(50).await;
+        self.drain().await
+    }
+
+    async fn drain(&mut self) -> Result<(), String> {
+        let deadline = Instant::now() + PATIENCE;
+        for sink in SINKS {
+            loop {
+                self.revive();
+                let (counts, lag) = self.pipeline.progress_of(sink).await;
+                if lag == 0 {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    return Err(format!("{sink} has a lag of {lag} with {counts:?}"));
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Holds tables, counts and dead letters against the model.
+    async fn check(&self) -> Result<(), String> {
+        let rows: BTreeMap<_, _> = self
+            .select::<(i64, Option<i64>, Option<String>, Option<i64>)>(
+                "id, version, note, amount FROM",
+                "rows",
+            )
+            .await
+            .into_iter()
+            .map(|(id, version, note, amount)| {
+                let row = Row {
+                    version,
+                    note,
+                    amount,
+                };
+                (id, row)
+            })
+            .collect();
+        same("rows", &self.model.rows, &rows)?;
+        let large = self.select::<(i64, i64, i64)>("id, version, twice FROM", "large");
+        let large = large.await.into_iter();
+        let large = large.map(|(id, version, twice)| (id, (version, twice)));
+        same("large", &self.model.large, &large.collect())?;
+        let totals = self.select::<(i64, i64, Option<i64>, Option<i64>, Option<i64>, i64, i64)>(
+            "id, records, total, least, most, latest, notes FROM",
+            "totals",
+        );
+        let totals = totals.await.into_iter();
+        let totals = totals.map(|row| (row.0, (row.1, row.2, row.3, row.4, row.5, row.6)));
+        same("totals", &self.model.totals, &totals.collect())?;
+        let letters = self.dead_letters().await;
+        for sink in SINKS {
+            let (counts, _) = self.pipeline.progress_of(sink).await;
+            let letters = letters.iter().filter(|(stage, ..)| stage == sink).count() as i64;
+            if (counts.dead_lettered, letters) != (self.model.broken, self.model.broken) {
+                let sent = self.model.broken;
+                return Err(format!(
+                    "{sent} records are broken, {sink} counts {counts:?}, there are {letters} letters"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    async fn select<T>(&self, columns: &str, table: &str) -> Vec<T>
+    where
+        T: for<'frame, 'metadata> scylla::deserialize::row::DeserializeRow<'frame, 'metadata>,
+    {
+        let ids: Vec<_> = self.ids().map(|id| id.to_string()).collect();
+        let keyspace = &self.pipeline.keyspace;
+        let query = format!(
+            "SELECT {columns} {keyspace}.{table} WHERE id IN ({})",
+            ids.join(", ")
+        );
+        let result = self.pipeline.session.query_unpaged(query, ()).await;
+        let rows = result.unwrap().into_rows_result().unwrap();
+        rows.rows::<T>().unwrap().map(Result::unwrap).collect()
+    }
+
+    /// Which records are in the dead-letter topic, by sink, partition and offset: a worker that is
+    /// killed after it has sent a letter sends it again.
+    async fn dead_letters(&self) -> BTreeSet<(String, String, String)> {
+        let mut config = self.pipeline.client();
+        config.set("group.id", "unused");
+        let topic = self.pipeline.dead_letter_topic();
+        let read = move || {
+            let consumer: BaseConsumer = config.create().unwrap();
+            let (_, end) = consumer.fetch_watermarks(&topic, 0, TIMEOUT).unwrap();
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset(&topic, 0, Offset::Beginning)
+                .unwrap();
+            consumer.assign(&list).unwrap();
+            let (mut letters, mut next) = (BTreeSet::new(), 0);
+            while next < end {
+                let record = consumer.poll(TIMEOUT).expect("a dead letter").unwrap();
+                next = record.offset() + 1;
+                let headers = record.headers().unwrap();
+                let header = |name: &str| {
+                    let found = headers.iter().find(|header| header.key == name).unwrap();
+                    String::from_utf8(found.value.unwrap().to_vec()).unwrap()
+                };
+                letters.insert((
+                    header(dead_letter::STAGE),
+                    header(dead_letter::PARTITION),
+                    header(dead_letter::OFFSET),
+                ));
+            }
+            letters
+        };
+        tokio::task::spawn_blocking(read).await.unwrap()
+    }
+
+    /// The whole way; why it is wrong, where it is.
+    async fn finish(mut self) -> Result<i64, String> {
+        let outcome = match self.settle().await {
+            Ok(()) => self.check().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = outcome {
+            let (number, name) = (self.number, &self.pipeline.name);
+            let steps = &self.steps;
+            return Err(format!("seed {number}, topic {name}: {error}\n  {steps:?}"));
+        }
+        self.workers.clear();
+        self.pipeline.delete_topics().await;
+        Ok(self.model.records + self.model.broken)
+    }
+}
+
+fn same<T: PartialEq + std::fmt::Debug>(
+    table: &str,
+    expected: &BTreeMap<i64, T>,
+    found: &BTreeMap<i64, T>,
+) -> Result<(), String> {
+    let ids: BTreeSet<_> = expected.keys().chain(found.keys()).collect();
+    let different: Vec<_> = ids
+        .into_iter()
+        .filter(|id| expected.get(id) != found.get(id))
+        .map(|id| format!("{id}: {:?}, not {:?}", found.get(id), expected.get(id)))
+        .collect();
+    if different.is_empty() {
+        return Ok(());
+    }
+    Err(format!("{table}: {}", different.join("\n  ")))
+}
+
+/// Pauses and restarts the servers until it is over; then both serve.
+async fn storm(seed: u64, over: &AtomicBool) {
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(!seed);
+    while !over.load(Ordering::Relaxed) {
+        tokio::time::sleep(Duration::from_millis(random.random_range(500..3_000))).await;
+        let name = ["kafka", "cassandra"][random.random_range(0..2)];
+        if random.random_ratio(1, 3) {
+            service("restart", name).await;
+        } else {
+            service("pause", name).await;
+            // Up to what a session of a consumer group outlives, and beyond.
+            tokio::time::sleep(Duration::from_millis(random.random_range(500..9_000))).await;
+            service("resume", name).await;
+        }
+    }
+}
+
+/// Runs seeds beside each other; how many records each sent, or what was wrong.
+async fn run(seeds: Range<u64>, beside: &Pipeline) -> Vec<Result<i64, String>> {
+    let stormy = (seeds.start / AT_ONCE) % 2 == 1;
+    let first = seeds.start;
+    let mut running = Vec::new();
+    for number in seeds {
+        running.push(Seed::new(number, beside).await);
+    }
+    let over = AtomicBool::new(!stormy);
+    let schedules = async {
+        futures::future::join_all(running.iter_mut().map(Seed::run)).await;
+        over.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(schedules, storm(first, &over));
+    futures::future::join_all(running.into_iter().map(Seed::finish)).await
+}
+
+async fn create() -> Option<Pipeline> {
+    let pipeline = Pipeline::create(Environment::find()?, SETTINGS).await;
+    let columns = |columns: &[(&str, &str)]| {
+        let columns = columns.iter().map(|(name, cql)| format!("{name} {cql}"));
+        columns.collect::<Vec<_>>().join(", ")
+    };
+    for (table, columns) in [
+        ("large", columns(&LARGE_COLUMNS)),
+        ("totals", columns(&TOTALS_COLUMNS)),
+        ("totals__state", "id bigint, state__ blob".to_owned()),
+    ] {
+        let keyspace = &pipeline.keyspace;
+        let statement = format!("CREATE TABLE {keyspace}.{table} ({columns}, PRIMARY KEY (id))");
+        pipeline.session.query_unpaged(statement, ()).await.unwrap();
+    }
+    Some(pipeline)
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().expect("it is a number"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_equal_the_model_whatever_happens() {
+    let Some(pipeline) = create().await else {
+        return;
+    };
+    let seeds = match number("MILLSTREAM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("MILLSTREAM_SEEDS").unwrap_or(2 * AT_ONCE),
+    };
+    let (started, mut records, mut failures) = (Instant::now(), 0, Vec::new());
+    for first in seeds.clone().step_by(AT_ONCE as usize) {
+        for outcome in run(first..seeds.end.min(first + AT_ONCE), &pipeline).await {
+            match outcome {
+                Ok(sent) => records += sent,
+                Err(error) => {
+                    eprintln!("{error}");
+                    failures.push(error);
+                }
+            }
+        }
+        let elapsed = started.elapsed();
+        eprintln!("up to seed {first}: {records} records, {elapsed:.0?}");
+    }
+    let (wrong, all) = (failures.len(), seeds.count());
+    assert!(failures.is_empty(), "{wrong} of {all} seeds are wrong");
+}
+
+/// The records of the topic, sorted.
+async fn sent(pipeline: &Pipeline) -> Vec<Vec<u8>> {
+    let mut config = pipeline.client();
+    config
+        .set("group.id", "unused")
+        .set("enable.partition.eof", "true");
+    let topic = pipeline.name.clone();
+    let read = move || {
+        let consumer: BaseConsumer = config.create().unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_range(&topic, 0, SETTINGS.partitions - 1);
+        list.set_all_offsets(Offset::Beginning).unwrap();
+        consumer.assign(&list).unwrap();
+        let (mut records, mut open) = (Vec::new(), SETTINGS.partitions);
+        while open > 0 {
+            match consumer.poll(TIMEOUT).expect("a record or the end") {
+                Ok(record) => records.push(record.payload().unwrap().to_vec()),
+                Err(KafkaError::PartitionEOF(_)) => open -= 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        records.sort();
+        records
+    };
+    tokio::task::spawn_blocking(read).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ingest_stage_sends_each_record_once_whatever_happens() {
+    let Some(environment) = Environment::find() else {
+        return;
+    };
+    let disturbed = Pipeline::create(environment, SETTINGS).await;
+    let source = json!({"generator": {"count": 20_000, "seed": 5, "rate": 2_500}});
+    let complete = |kept: &serde_json::Value| kept["complete"] == true;
+    let mut worker = disturbed.ingest(source.clone());
+    for round in 0..8_u64 {
+        tokio::time::sleep(Duration::from_millis(200 + round * 331 % 900)).await;
+        if round % 3 == 2 {
+            worker.signal("STOP");
+            let other = disturbed.ingest(source.clone());
+            other.await_status(|status| status.errors.is_empty()).await;
+            // What it has under way is given up: another one has its place.
+            worker.signal("CONT");
+            assert_ne!(worker.ended().await, Some(0));
+            worker = other;
+        } else {
+            worker.kill();
+            worker = disturbed.ingest(source.clone());
+        }
+    }
+    disturbed.await_kept(complete).await;
+    let alone = disturbed.beside().await;
+    let undisturbed = alone.ingest(source);
+    alone.await_kept(complete).await;
+    let (expected, found) = (sent(&alone).await, sent(&disturbed).await);
+    assert_eq!(found.len(), 20_000);
+    assert!(found == expected, "other records");
+    drop((worker, undisturbed));
+}
