@@ -98,8 +98,9 @@ pub struct DeltaVolume {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Compaction {
-    /// Whether they are.
-    #[serde(default = "yes")]
+    /// Whether they are, every 32 commits. For pipelines with one process pod alone: two compactions at
+    /// the same time may leave rows twice.
+    #[serde(default)]
     pub enabled: bool,
     /// Bytes that a file should have.
     #[serde(default = "target_file_size")]
@@ -110,7 +111,7 @@ pub struct Compaction {
 impl Default for Compaction {
     fn default() -> Self {
         Compaction {
-            enabled: yes(),
+            enabled: false,
             target_file_size: target_file_size(),
         }
     }
@@ -122,10 +123,6 @@ fn ten_seconds() -> Duration {
 
 fn hundred_thousand() -> u32 {
     100_000
-}
-
-fn yes() -> bool {
-    true
 }
 
 fn target_file_size() -> u64 {

@@ -210,7 +210,9 @@ impl Table {
             .with_source_alias("source")
             .with_target_alias("target")
             .with_session_state(std::sync::Arc::new(session.state()))
-            .with_commit_properties(commit)
+            // Commits after this version, or not at all: delta-rs lets a merge pass a compaction that
+            // moved the same rows, and they would be there twice.
+            .with_commit_properties(commit.with_max_retries(0))
             .when_matched_update(|update| {
                 let update = update.predicate(older);
                 others

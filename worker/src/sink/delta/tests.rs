@@ -97,6 +97,17 @@ impl Lake {
     }
 }
 
+/// The rows of a printed table: what is in their cells, without nulls.
+fn cells(table: &str) -> Vec<String> {
+    let rows = table.lines().filter(|line| line.starts_with("| ")).skip(1);
+    let cells = |row: &str| {
+        let cells = row.split('|').map(str::trim);
+        let cells: Vec<_> = cells.filter(|cell| !cell.is_empty()).collect();
+        cells.join(" ")
+    };
+    rows.map(cells).collect()
+}
+
 fn record(id: i64, name: &str) -> Value {
     json!({"id": id, "name": name, "at": "2026-03-01T12:00:00Z", "tags": ["a", null], "price": "1.50"})
 }
@@ -118,10 +129,14 @@ async fn rows_that_come_again_are_added_once() {
         (2, 0, record(5, "y")),
     ];
     lake.write(&sink, &again).await;
-    let rows = lake
-        .select("SELECT id, name, at, tags, price FROM t ORDER BY id")
+    let rows = lake.select("SELECT id, name FROM t ORDER BY id").await;
+    assert_eq!(cells(&rows), ["1 x", "2 y", "3 x", "5 y"]);
+    let row = lake
+        .select("SELECT at, tags, price FROM t WHERE id = 1")
         .await;
-    insta::assert_snapshot!(rows, @"");
+    for value in ["2026-03-01T12:00:00", "[a", "1.50"] {
+        assert!(row.contains(value), "{row}");
+    }
     assert!(lake.folder.path().join("a/table/name=x").is_dir());
 }
 
@@ -149,7 +164,8 @@ async fn the_newest_row_of_a_key_stays() {
     let rows = lake
         .select("SELECT id, name, _version FROM t ORDER BY id")
         .await;
-    insta::assert_snapshot!(rows, @"");
+    let expected = ["1 new 1000002", "2 changed 1000005", "3 only 900071"];
+    assert_eq!(cells(&rows), expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -164,8 +180,8 @@ async fn columns_that_the_result_gains_are_added() {
     lake.sql = "SELECT id FROM records".into();
     lake.write(&lake.open().await, &[(0, 3, record(3, "z"))])
         .await;
-    let rows = lake.select("SELECT * FROM t ORDER BY id").await;
-    insta::assert_snapshot!(rows, @"");
+    let rows = lake.select("SELECT id, name FROM t ORDER BY id").await;
+    assert_eq!(cells(&rows), ["1", "2 y", "3"]);
 
     lake.sql = "SELECT name AS id FROM records".into();
     let shape = Shape::new(&lake.plan(), &lake.config().sink, 0).unwrap();
@@ -193,7 +209,11 @@ async fn columns_that_the_result_gains_are_added() {
     let Err(Failure::Error(error)) = failure else {
         panic!("another type is refused");
     };
-    insta::assert_snapshot!(error, @"");
+    let error = error.to_string();
+    assert!(
+        error.starts_with("column `id` is ") && error.contains("CAST it"),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -218,7 +238,8 @@ async fn writers_at_the_same_time_lose_nothing_and_double_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn small_files_are_put_together() {
-    let lake = Lake::new("SELECT id FROM records", json!({}));
+    let compaction = json!({"compaction": {"enabled": true}});
+    let lake = Lake::new("SELECT id FROM records", compaction);
     let sink = lake.open().await;
     for offset in 0..34 {
         lake.write(&sink, &[(0, offset, record(offset, "x"))]).await;
