@@ -98,9 +98,8 @@ pub struct DeltaVolume {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Compaction {
-    /// Whether they are, every 32 commits. For pipelines with one process pod alone: two compactions at
-    /// the same time may leave rows twice.
-    #[serde(default)]
+    /// Whether they are, every 32 commits.
+    #[serde(default = "yes")]
     pub enabled: bool,
     /// Bytes that a file should have.
     #[serde(default = "target_file_size")]
@@ -111,7 +110,7 @@ pub struct Compaction {
 impl Default for Compaction {
     fn default() -> Self {
         Compaction {
-            enabled: false,
+            enabled: yes(),
             target_file_size: target_file_size(),
         }
     }
@@ -123,6 +122,10 @@ fn ten_seconds() -> Duration {
 
 fn hundred_thousand() -> u32 {
     100_000
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn target_file_size() -> u64 {

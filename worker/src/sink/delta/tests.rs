@@ -4,7 +4,7 @@ use millstream_plan::RecordSchema;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{table::session, *};
+use super::{compact::Compactor, table::session, *};
 use crate::{status::Status, transform::Transform};
 
 const SCHEMA: &str = "id BIGINT, name TEXT, at TIMESTAMP, tags ARRAY<TEXT>, price DECIMAL(10, 2)";
@@ -234,6 +234,23 @@ async fn writers_at_the_same_time_lose_nothing_and_double_nothing() {
         futures::future::join_all(writers).await;
         assert_eq!(lake.count().await, "12 of 12");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compaction_gives_way_to_a_commit_that_came_in_between() {
+    let lake = Lake::new("SELECT id FROM records", json!({}));
+    let sink = lake.open().await;
+    for offset in 0..3 {
+        lake.write(&sink, &[(0, offset, record(offset, "x"))]).await;
+    }
+    let before = lake.table().await;
+    let mut compactor = Compactor::new(&lake.config().sink.compaction);
+    assert!(compactor.compact(&before).await.is_ok());
+    // Another one, which began at the same version.
+    let late = compactor.compact(&before).await;
+    assert!(matches!(late, Err(Failure::Conflict(_))));
+    assert_eq!(lake.count().await, "3 of 3");
+    assert_eq!(lake.table().await.get_file_uris().unwrap().count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
