@@ -2,11 +2,14 @@
 
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
-use deltalake::{DeltaTable, DeltaTableError};
+use deltalake::DeltaTable;
 use millstream_api::sink::delta::Compaction;
 use tokio::time::Instant;
 
-use super::table::{Failure, session};
+use super::{
+    exclusive::Exclusive,
+    table::{Failure, session},
+};
 
 /// Commits from one compaction to the next.
 const COMMITS: u64 = 32;
@@ -16,6 +19,8 @@ const VACUUM_INTERVAL: Duration = Duration::from_secs(3600);
 pub struct Compactor {
     target_file_size: Option<NonZeroU64>,
     vacuumed: Option<Instant>,
+    /// Whether somebody else's commit came in between the last time.
+    again: bool,
 }
 
 impl Compactor {
@@ -24,43 +29,37 @@ impl Compactor {
         Compactor {
             target_file_size: size.filter(|_| compaction.enabled),
             vacuumed: None,
+            again: false,
         }
     }
 
-    /// Compacts where the last commit calls for it: of several workers it is whose commit has the
-    /// number. A failure costs nothing but room.
-    pub async fn run(
-        &mut self,
-        table: DeltaTable,
-        before: Option<u64>,
-    ) -> (DeltaTable, Option<String>) {
-        let Some(size) = self
-            .target_file_size
-            .filter(|_| is_due(before, table.version()))
-        else {
-            return (table, None);
+    /// Whether the last commit calls for it: of several workers it is whose commit has the number.
+    pub fn is_due(&self, before: Option<u64>, now: Option<u64>) -> bool {
+        let passed = |version: Option<u64>| version.unwrap_or(0) / COMMITS;
+        self.target_file_size.is_some() && (self.again || passed(before) < passed(now))
+    }
+
+    /// Compacts a table. A failure costs nothing but room; it is told where it isn't that somebody
+    /// else was first.
+    pub async fn run(&mut self, table: &DeltaTable) -> Option<String> {
+        let done = self.compact(table).await;
+        self.again = matches!(done, Err(Failure::Conflict(_)));
+        match done {
+            Err(Failure::Error(error)) => Some(format!(
+                "the small files of the Delta Lake table can't be put together: {error:#}"
+            )),
+            _ => None,
+        }
+    }
+
+    pub(super) async fn compact(&mut self, table: &DeltaTable) -> Result<(), Failure> {
+        let (Some(size), Some(version)) = (self.target_file_size, table.version()) else {
+            return Ok(());
         };
-        match self.compact(table.clone(), size).await {
-            Ok(table) => (table, None),
-            Err(error) => {
-                let warning = match Failure::from(error) {
-                    // Another one changed the same files.
-                    Failure::Conflict(_) => None,
-                    Failure::Error(error) => Some(format!(
-                        "the small files of the Delta Lake table can't be put together: {error:#}"
-                    )),
-                };
-                (table, warning)
-            }
-        }
-    }
-
-    async fn compact(
-        &mut self,
-        table: DeltaTable,
-        size: NonZeroU64,
-    ) -> Result<DeltaTable, DeltaTableError> {
-        let (mut table, _) = table
+        let log = Exclusive::new(table.log_store(), version + 1);
+        let mut exclusive = DeltaTable::new(Arc::new(log));
+        exclusive.load_version(version).await?;
+        exclusive
             .optimize()
             .with_target_size(size)
             .with_max_concurrent_tasks(1)
@@ -68,14 +67,11 @@ impl Compactor {
             .await?;
         let ago = self.vacuumed.map(|vacuumed| vacuumed.elapsed());
         if ago.is_none_or(|ago| ago > VACUUM_INTERVAL) {
-            (table, _) = table.vacuum().await?;
+            let mut latest = table.clone();
+            latest.update_state().await?;
+            latest.vacuum().await?;
             self.vacuumed = Some(Instant::now());
         }
-        Ok(table)
+        Ok(())
     }
-}
-
-fn is_due(before: Option<u64>, now: Option<u64>) -> bool {
-    let passed = |version: Option<u64>| version.unwrap_or(0) / COMMITS;
-    passed(before) < passed(now)
 }

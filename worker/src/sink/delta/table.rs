@@ -120,7 +120,6 @@ impl Table {
             }
         }
         let left = rows.after(&seen.applied).map_err(anyhow::Error::from)?;
-        let mut warning = None;
         if left.num_rows() > 0 {
             let is_new = |(partition, end): &(&i32, &i64)| seen.applied.get(partition) < Some(end);
             let transactions = ends.iter().filter(is_new);
@@ -134,10 +133,13 @@ impl Table {
                 DeltaMode::Merge => self.merge(seen.table, left, commit).await?,
             };
             seen.applied.extend(ends);
-            (seen.table, warning) = self.compactor.run(seen.table, before).await;
+            if self.compactor.is_due(before, seen.table.version()) {
+                // The table is another one after it, and is looked at anew.
+                return Ok(self.compactor.run(&seen.table).await);
+            }
         }
         self.seen = Some(seen);
-        Ok(warning)
+        Ok(None)
     }
 
     /// By what the offsets of a topic partition are known in the table.
