@@ -5,7 +5,7 @@
 //! partition only one can commit.
 
 mod compact;
-mod exclusive;
+mod guard;
 mod place;
 mod rows;
 mod table;
