@@ -100,7 +100,7 @@ pub struct DeltaVolume {
 pub struct Compaction {
     /// Whether they are, and files that were replaced are removed when the table's
     /// `delta.deletedFileRetentionDuration` is over. Other pods and pipelines may write meanwhile; turn
-    /// it off where somebody else merges, updates, deletes or compacts with delta-rs (`deltalake`).
+    /// it off where somebody else compacts the table, or changes rows, with delta-rs (`deltalake`).
     #[serde(default = "yes")]
     pub enabled: bool,
     /// Bytes that a file should have; one that has half of it stays as it is.

@@ -248,8 +248,8 @@ impl Table {
             .with_source_alias("source")
             .with_target_alias("target")
             .with_session_state(std::sync::Arc::new(session.state()))
-            // It is committed next to the version that it was made from, or not at all: delta-rs lets a
-            // merge pass a compaction that moved the same rows, and they would be there twice.
+            // It is committed next to the version that it was made from, or not at all: delta-rs isn't
+            // sure to see that a compaction moved the same rows, and they would be there twice.
             .with_commit_properties(commit.with_max_retries(0))
             .when_matched_update(|update| {
                 let update = update.predicate(older);
