@@ -98,20 +98,28 @@ pub struct DeltaVolume {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Compaction {
-    /// Whether they are. Only where one process pod writes the table.
-    #[serde(default)]
+    /// Whether they are, and files that were replaced are removed when the table's
+    /// `delta.deletedFileRetentionDuration` is over. Other pods and pipelines may write meanwhile; turn
+    /// it off where somebody else compacts the table, or changes rows, with delta-rs (`deltalake`).
+    #[serde(default = "yes")]
     pub enabled: bool,
-    /// Bytes that a file should have.
+    /// Bytes that a file should have; one that has half of it stays as it is.
     #[serde(default = "target_file_size")]
     #[schemars(range(min = 1048576, max = 1073741824))]
     pub target_file_size: u64,
+    /// Small files from which on they are put together; of a table with `partitionBy`: those in one
+    /// of its folders.
+    #[serde(default = "min_files")]
+    #[schemars(range(min = 2, max = 10000))]
+    pub min_files: u32,
 }
 
 impl Default for Compaction {
     fn default() -> Self {
         Compaction {
-            enabled: false,
+            enabled: yes(),
             target_file_size: target_file_size(),
+            min_files: min_files(),
         }
     }
 }
@@ -124,6 +132,14 @@ fn hundred_thousand() -> u32 {
     100_000
 }
 
+fn yes() -> bool {
+    true
+}
+
 fn target_file_size() -> u64 {
     128 * 1024 * 1024
+}
+
+fn min_files() -> u32 {
+    16
 }

@@ -18,12 +18,13 @@ const SETTINGS: Settings = Settings {
     base: 1_700_000_000_000_000,
 };
 
-/// The sink, in place of the one into Cassandra.
+/// The sink, in place of the one into Cassandra. It compacts after every commit that leaves two files.
 fn lake(folder: &Path, more: Value) -> Value {
     let mut delta = json!({
         "path": folder.join("table"),
         "volume": {"persistentVolumeClaim": {"claimName": "lake"}, "path": "table"},
         "commitInterval": "200ms",
+        "compaction": {"minFiles": 2},
     });
     for (name, value) in more.as_object().unwrap() {
         delta[name] = value.clone();
@@ -54,6 +55,20 @@ async fn rows(folder: &Path, sql: &str) -> Vec<(i64, i64)> {
         rows.extend((0..batch.num_rows()).map(|row| (first.value(row), second.value(row))));
     }
     rows
+}
+
+/// How often the table was compacted.
+fn compactions(folder: &Path) -> usize {
+    let log = std::fs::read_dir(folder.join("table/_delta_log")).unwrap();
+    let is_compaction = |path: &Path| {
+        let is_commit = path.extension().is_some_and(|end| end == "json");
+        is_commit
+            && std::fs::read_to_string(path)
+                .unwrap()
+                .contains("\"OPTIMIZE\"")
+    };
+    log.filter(|entry| is_compaction(&entry.as_ref().unwrap().path()))
+        .count()
 }
 
 fn keyed(records: impl Iterator<Item = (i64, i64)>) -> Vec<(String, Vec<u8>)> {
@@ -104,6 +119,7 @@ async fn kills_neither_lose_nor_double_a_row() {
         "SELECT count(*), count(DISTINCT id) FROM t WHERE value = id * 2",
     );
     assert_eq!(counted.await, [(20_000, 20_000)]);
+    assert!(compactions(folder.path()) > 0);
     let (counts, _) = pipeline.progress().await;
     assert_eq!(counts.rows, 20_000);
 }
@@ -117,11 +133,14 @@ async fn kills_during_merges_leave_the_newest_row_of_each_key() {
     let pipeline = Pipeline::create(environment, SETTINGS).await;
     let merge = json!({"mode": "merge", "mergeKeys": ["id"]});
     let sink = lake(folder.path(), merge);
-    let updates: Vec<_> = (0..20_000).map(|n| ((n * 7) % 1_000, n)).collect();
+    // Other keys from time to time: a merge of new ones leaves the files that are there.
+    let key = |n: i64| n / 4_000 * 1_000 + (n * 7) % 1_000;
+    let updates: Vec<_> = (0..20_000).map(|n| (key(n), n)).collect();
     let expected: BTreeMap<_, _> = updates.iter().copied().collect();
     killed(&pipeline, &sink, kills(), &keyed(updates.into_iter())).await;
     let there = rows(folder.path(), "SELECT id, value FROM t ORDER BY id").await;
     assert_eq!(there, expected.into_iter().collect::<Vec<_>>());
+    assert!(compactions(folder.path()) > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@
 //! partition only one can commit.
 
 mod compact;
+mod guard;
 mod place;
 mod rows;
 mod table;

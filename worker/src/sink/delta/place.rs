@@ -11,15 +11,24 @@ use deltalake::{
     },
 };
 use millstream_api::{sink::s3_files, worker::DeltaTable as Config};
+use object_store::{Error, ObjectStore, PutMode, path::Path};
+use tokio::sync::OnceCell;
 use url::Url;
 
 use crate::{config::Credentials, source::file::Bucket};
 
+/// An object beside the log by which it is seen whether the store keeps what is there.
+const PROBE: &str = "_conditional_put";
+
 /// Where a table is.
 pub enum Place {
     Folder(PathBuf),
-    /// The bucket, and the table's URL.
-    Bucket(ObjectStoreRef, Url),
+    Bucket {
+        store: ObjectStoreRef,
+        /// The table's.
+        url: Url,
+        keeps: OnceCell<()>,
+    },
 }
 
 impl Place {
@@ -36,10 +45,25 @@ impl Place {
                 // Commits go by a conditional put, which a log store of its own isn't needed for.
                 let scheme = Url::parse("s3://").context("s3://")?;
                 logstore_factories().insert(scheme, Arc::new(Conditional));
-                Ok(Place::Bucket(Arc::new(bucket.store().clone()), url))
+                Ok(Place::Bucket {
+                    store: Arc::new(bucket.store().clone()),
+                    url,
+                    keeps: OnceCell::new(),
+                })
             }
             _ => anyhow::bail!("a Delta Lake table is on a volume or in a bucket"),
         }
+    }
+
+    /// Whether two commits of one version can't both be made there: all that is known of a table
+    /// rests on that, and a store that doesn't know the header would lose rows without a word. A file
+    /// system has links for it, and says so where it hasn't.
+    pub async fn check(&self) -> anyhow::Result<()> {
+        let Place::Bucket { store, url, keeps } = self else {
+            return Ok(());
+        };
+        let checked = keeps.get_or_try_init(|| check_bucket(store, url)).await;
+        checked.copied()
     }
 
     /// The table, which isn't read yet.
@@ -52,11 +76,36 @@ impl Place {
                     .map_err(|()| anyhow::anyhow!("{} isn't absolute", folder.display()))?;
                 DeltaTableBuilder::from_url(url)?
             }
-            Place::Bucket(store, url) => DeltaTableBuilder::from_url(url.clone())?
+            Place::Bucket { store, url, .. } => DeltaTableBuilder::from_url(url.clone())?
                 .with_storage_backend(store.clone(), url.clone()),
         };
         Ok(builder.build()?)
     }
+}
+
+async fn check_bucket(store: &ObjectStoreRef, url: &Url) -> anyhow::Result<()> {
+    let folder = url.path().trim_end_matches('/');
+    let probe = Path::from_url_path(format!("{folder}/{PROBE}"))?;
+    let keeps = keeps_what_is_there(store, &probe).await;
+    match keeps.context("can't see whether the bucket is fit for a table")? {
+        true => Ok(()),
+        false => anyhow::bail!(
+            "the bucket's server overwrites an object in spite of `If-None-Match: *`; without conditional writes commits would be lost"
+        ),
+    }
+}
+
+/// Puts an object where it isn't, until the store says that it is there.
+async fn keeps_what_is_there(store: &ObjectStoreRef, path: &Path) -> object_store::Result<bool> {
+    for _ in 0..2 {
+        let payload = "Millstream was here first.".into();
+        match store.put_opts(path, payload, PutMode::Create.into()).await {
+            Ok(_) => {}
+            Err(Error::AlreadyExists { .. }) => return Ok(true),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
 }
 
 /// A log whose store has a put that fails where there is something already.

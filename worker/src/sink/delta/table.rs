@@ -12,10 +12,11 @@ use deltalake::{
     DeltaTable, DeltaTableError,
     delta_datafusion::create_session,
     kernel::{
-        StructField, StructType, Transaction,
+        Action, StructField, StructType, Transaction, Version,
         engine::arrow_conversion::TryIntoKernel,
         transaction::{CommitProperties, TransactionError},
     },
+    logstore::get_actions,
     operations::write::SchemaMode,
     protocol::SaveMode,
 };
@@ -119,8 +120,8 @@ impl Table {
                 seen.applied.insert(partition, applied.unwrap_or(-1));
             }
         }
-        let left = rows.after(&seen.applied).map_err(anyhow::Error::from)?;
         let mut warning = None;
+        let left = rows.after(&seen.applied).map_err(anyhow::Error::from)?;
         if left.num_rows() > 0 {
             let is_new = |(partition, end): &(&i32, &i64)| seen.applied.get(partition) < Some(end);
             let transactions = ends.iter().filter(is_new);
@@ -133,11 +134,41 @@ impl Table {
                 DeltaMode::Append => append(seen.table, left, commit).await?,
                 DeltaMode::Merge => self.merge(seen.table, left, commit).await?,
             };
-            seen.applied.extend(ends);
-            (seen.table, warning) = self.compactor.run(seen.table, before).await;
+            for (partition, end) in ends {
+                // What comes again may end before what the table has.
+                let applied = seen.applied.entry(partition).or_insert(end);
+                *applied = end.max(*applied);
+            }
+            warning = self.compactor.run(&mut seen.table, before).await;
+            self.catch_up(&mut seen, before).await?;
         }
         self.seen = Some(seen);
         Ok(warning)
+    }
+
+    /// Takes over what others have applied since a version: the next commit is checked against what
+    /// comes after the version that the table is seen at now, not against what was passed on the way.
+    async fn catch_up(&self, seen: &mut Seen, before: Option<Version>) -> Result<(), Failure> {
+        let (Some(before), Some(now)) = (before, seen.table.version()) else {
+            return Ok(());
+        };
+        if now == before + 1 {
+            return Ok(());
+        }
+        let log = seen.table.log_store();
+        for version in before + 1..=now {
+            let commit = log.read_commit_entry(version).await?;
+            let commit = commit.with_context(|| format!("version {version} isn't in the log"))?;
+            for action in get_actions(version, &commit)? {
+                let Action::Txn(transaction) = action else {
+                    continue;
+                };
+                if let Some(partition) = self.partition(&transaction.app_id) {
+                    seen.applied.insert(partition, transaction.version);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// By what the offsets of a topic partition are known in the table.
@@ -145,8 +176,15 @@ impl Table {
         format!("{}/{partition}", self.reader)
     }
 
+    /// The topic partition that is known by this in the table, if it is of this reader.
+    fn partition(&self, app: &str) -> Option<i32> {
+        let partition = app.strip_prefix(&self.reader)?.strip_prefix('/')?;
+        partition.parse().ok()
+    }
+
     /// Reads the table; makes it where it isn't there, and adds columns that it doesn't have.
     async fn look(&self) -> Result<Seen, Failure> {
+        self.place.check().await?;
         let mut table = self.place.table()?;
         if table.verify_deltatable_existence().await? {
             table.load().await?;
@@ -210,8 +248,8 @@ impl Table {
             .with_source_alias("source")
             .with_target_alias("target")
             .with_session_state(std::sync::Arc::new(session.state()))
-            // Commits after this version, or not at all: delta-rs lets a merge pass a compaction that
-            // moved the same rows, and they would be there twice.
+            // It is committed next to the version that it was made from, or not at all: delta-rs isn't
+            // sure to see that a compaction moved the same rows, and they would be there twice.
             .with_commit_properties(commit.with_max_retries(0))
             .when_matched_update(|update| {
                 let update = update.predicate(older);

@@ -1,10 +1,12 @@
+use std::{num::NonZeroU64, time::SystemTime};
+
 use datafusion::arrow::util::pretty::pretty_format_batches;
 use deltalake::DeltaTable;
 use millstream_plan::RecordSchema;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{table::session, *};
+use super::{compact::optimize, guard::Guarded, table::session, *};
 use crate::{status::Status, transform::Transform};
 
 const SCHEMA: &str = "id BIGINT, name TEXT, at TIMESTAMP, tags ARRAY<TEXT>, price DECIMAL(10, 2)";
@@ -82,6 +84,10 @@ impl Lake {
         session.register_table("t", provider).unwrap();
         let rows = session.sql(sql).await.unwrap().collect().await.unwrap();
         pretty_format_batches(&rows).unwrap().to_string()
+    }
+
+    async fn files(&self) -> usize {
+        self.table().await.get_file_uris().unwrap().count()
     }
 
     async fn count(&self) -> String {
@@ -217,8 +223,44 @@ async fn columns_that_the_result_gains_are_added() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_comes_again_beside_new_records_is_added_once() {
+    let lake = Lake::new("SELECT id FROM records", json!({}));
+    let first: Vec<_> = (1..4).map(|id| (0, id, record(id, "x"))).collect();
+    lake.write(&lake.open().await, &first).await;
+    let sink = lake.open().await;
+    // The commit is for the second partition; of the first the table has more than this batch.
+    let mixed = [first[0].clone(), (1, 1, record(4, "x"))];
+    lake.write(&sink, &mixed).await;
+    lake.write(&sink, &first[1..]).await;
+    assert_eq!(lake.count().await, "4 of 4");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_committed_on_the_way_is_known() {
+    let lake = Lake::new("SELECT id FROM records", json!({}));
+    let (here, there) = (lake.open().await, lake.open().await);
+    let both = [(0, 1, record(1, "x")), (1, 1, record(2, "x"))];
+    lake.write(&here, &both).await;
+    // Another worker has the second partition for a while.
+    lake.write(&there, &[(1, 2, record(3, "x"))]).await;
+    lake.write(&here, &[(0, 2, record(4, "x"))]).await;
+    lake.write(&here, &[(1, 2, record(3, "x"))]).await;
+    assert_eq!(lake.count().await, "4 of 4");
+}
+
+/// With a compaction after every commit that leaves two files.
+fn eager(mut sink: Value) -> Value {
+    sink["compaction"] = json!({"minFiles": 2});
+    sink
+}
+
+fn merge() -> Value {
+    json!({"mode": "merge", "mergeKeys": ["id"]})
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn writers_at_the_same_time_lose_nothing_and_double_nothing() {
-    for sink in [json!({}), json!({"mode": "merge", "mergeKeys": ["id"]})] {
+    for sink in [json!({}), merge(), eager(json!({})), eager(merge())] {
         let lake = Lake::new("SELECT id, name FROM records", sink);
         // The second and the third have the same partition: one of them is a zombie.
         let writers = [0, 1, 1].map(|partition| {
@@ -236,17 +278,117 @@ async fn writers_at_the_same_time_lose_nothing_and_double_nothing() {
     }
 }
 
+/// Compacts a table from the version at which it was seen.
+async fn compact(seen: &DeltaTable, began: SystemTime) -> Result<DeltaTable, Failure> {
+    let log = Guarded::new(seen.log_store(), seen.version().unwrap()).begun(began);
+    let size = NonZeroU64::new(1024 * 1024).unwrap();
+    optimize(seen, Arc::new(log), size).await
+}
+
+/// A table of three small files, and the sink that wrote them.
+async fn three_files(mut sink: Value) -> (Lake, DeltaSink) {
+    sink["compaction"] = json!({"enabled": false});
+    let lake = Lake::new("SELECT id, name FROM records", sink);
+    let sink = lake.open().await;
+    for id in 0..3 {
+        lake.write(&sink, &[(0, id, record(id, "old"))]).await;
+    }
+    assert_eq!(lake.files().await, 3);
+    (lake, sink)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_compactions_at_once_one_is_made() {
+    for sink in [json!({}), merge()] {
+        let (lake, _sink) = three_files(sink).await;
+        let (one, other) = (lake.table().await, lake.table().await);
+        assert!(compact(&one, SystemTime::now()).await.is_ok());
+        let late = compact(&other, SystemTime::now()).await;
+        assert!(matches!(late, Err(Failure::Conflict(_))));
+        assert_eq!(lake.count().await, "3 of 3");
+        assert_eq!(lake.files().await, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compaction_passes_rows_that_were_added() {
+    let (lake, sink) = three_files(json!({})).await;
+    let seen = lake.table().await;
+    lake.write(&sink, &[(0, 3, record(3, "new"))]).await;
+    assert!(compact(&seen, SystemTime::now()).await.is_ok());
+    // And rows pass a compaction: this sink saw the table before it.
+    lake.write(&sink, &[(0, 4, record(4, "new"))]).await;
+    assert_eq!(lake.count().await, "5 of 5");
+    assert_eq!(lake.files().await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compaction_gives_way_to_a_merge() {
+    let (lake, sink) = three_files(merge()).await;
+    let seen = lake.table().await;
+    lake.write(&sink, &[(0, 3, record(1, "new"))]).await;
+    let late = compact(&seen, SystemTime::now()).await;
+    assert!(matches!(late, Err(Failure::Conflict(_))));
+    let rows = lake.select("SELECT id, name FROM t ORDER BY id").await;
+    assert_eq!(cells(&rows), ["0 old", "1 new", "2 old"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_merge_is_made_again_after_a_compaction() {
+    let (lake, sink) = three_files(merge()).await;
+    assert!(
+        compact(&lake.table().await, SystemTime::now())
+            .await
+            .is_ok()
+    );
+    // This sink saw the table before it.
+    lake.write(&sink, &[(0, 3, record(1, "new")), (0, 4, record(3, "new"))])
+        .await;
+    let rows = lake.select("SELECT id, name FROM t ORDER BY id").await;
+    assert_eq!(cells(&rows), ["0 old", "1 new", "2 old", "3 new"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compaction_that_stood_still_is_not_made() {
+    let (lake, _sink) = three_files(json!({})).await;
+    let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+    let late = compact(&lake.table().await, hour_ago).await;
+    assert!(matches!(late, Err(Failure::Conflict(_))));
+    assert_eq!(lake.files().await, 3);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn small_files_are_put_together() {
-    let compaction = json!({"compaction": {"enabled": true}});
-    let lake = Lake::new("SELECT id FROM records", compaction);
-    let sink = lake.open().await;
-    for offset in 0..34 {
-        lake.write(&sink, &[(0, offset, record(offset, "x"))]).await;
+    for (compaction, most) in [
+        (json!({}), 20),
+        (json!({"minFiles": 4}), 8),
+        (json!({"enabled": false, "minFiles": 2}), 34),
+    ] {
+        let lake = Lake::new("SELECT id FROM records", json!({"compaction": compaction}));
+        let sink = lake.open().await;
+        for offset in 0..34 {
+            lake.write(&sink, &[(0, offset, record(offset, "x"))]).await;
+        }
+        assert_eq!(lake.count().await, "34 of 34");
+        let files = lake.files().await;
+        assert!(files <= most && (most < 34 || files == 34), "{files} files");
     }
-    assert_eq!(lake.count().await, "34 of 34");
-    let files = lake.table().await.get_file_uris().unwrap().count();
-    assert!(files < 10, "{files} files");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_whose_server_overwrites_is_refused() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    // It takes any object, whatever the header says.
+    let server = axum::Router::new().fallback(async || [("etag", "\"1\"")]);
+    tokio::spawn(async { axum::serve(listener, server).await });
+    let config: Config = serde_json::from_value(json!({"s3": {
+        "bucket": "b", "prefix": "t", "endpoint": endpoint, "allowHttp": true,
+    }}))
+    .unwrap();
+    let place = Place::new("lake", &config, &Credentials::new("/nowhere".into())).unwrap();
+    let error = place.check().await.unwrap_err().to_string();
+    assert!(error.contains("If-None-Match"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -267,7 +409,7 @@ async fn a_bucket_holds_a_table_that_several_write() {
     let config: Config = serde_json::from_value(json!({"s3": {
         "bucket": bucket, "prefix": "lake/t", "endpoint": endpoint, "allowHttp": true,
         "accessKeyIdSecret": secret, "secretAccessKeySecret": secret,
-    }}))
+    }, "compaction": {"minFiles": 2}}))
     .unwrap();
     let lake = Lake::new("SELECT id, name FROM records", json!({}));
     let writers = [0, 1, 1].map(|partition| {
