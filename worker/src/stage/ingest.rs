@@ -22,7 +22,7 @@ use crate::{
     metrics::{Metrics, StageMetrics},
     position::{Position, PositionStore, fingerprint},
     retry::Delays,
-    source::{self, Connections, Opening, SourceBatch},
+    source::{self, Connections, Opening, Purpose, SourceBatch},
     stage::{INGEST, key::Keys},
     status::{Status, StatusPart},
 };
@@ -175,7 +175,7 @@ impl Ingest {
                 connections: Some(Connections {
                     kafka: &self.config.kafka,
                     registry: self.config.schema_registry.as_ref(),
-                    dead_letters: Some(&self.dead_letters),
+                    purpose: Purpose::Copy(&self.dead_letters),
                 }),
             },
         )?;
