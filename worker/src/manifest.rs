@@ -93,8 +93,9 @@ pub fn parse(text: &str) -> anyhow::Result<Vec<Resource>> {
 
 /// What `kubectl get -o yaml` puts into a List; the document itself where it is none.
 fn members(mut document: Value) -> Vec<Value> {
-    match (document["kind"].as_str(), document.get_mut("items")) {
-        (Some("List"), Some(Value::Array(items))) => std::mem::take(items),
+    let is_list = document["kind"] == "List";
+    match document.get_mut("items") {
+        Some(Value::Array(items)) if is_list => std::mem::take(items),
         _ => vec![document],
     }
 }

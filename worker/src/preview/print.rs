@@ -102,10 +102,10 @@ fn numbered<'a>(
     previewed: &'a Previewed,
     rejected: &'a [(usize, String)],
 ) -> impl ExactSizeIterator<Item = (String, &'a Bytes)> {
-    let record = |index: usize| &previewed.records[index];
-    rejected
-        .iter()
-        .map(move |(index, reason)| (format!("record {index}: {reason}"), record(*index)))
+    rejected.iter().map(move |(index, reason)| {
+        let record = &previewed.records[*index];
+        (format!("record {index}: {reason}"), record)
+    })
 }
 
 fn push_rejected<'a>(
