@@ -5,7 +5,12 @@ mod print;
 mod rows;
 mod secrets;
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -45,6 +50,9 @@ Examples:
   The newest records of a topic, in place of its oldest:
     millstream-worker preview -f pipeline.yaml --latest
 
+  Files of a pod's volume, such as /lookups/countries/countries.csv, out of ./pod/lookups/countries:
+    millstream-worker preview -f pipeline.yaml --root ./pod
+
 It writes nothing anywhere: no topic, no table, no offset, no position. A topic is read up to its end,
 and no consumer group is joined. Schedules and pipelines that come before are not waited for.";
 
@@ -78,6 +86,9 @@ pub struct Preview {
         default_value = "/etc/millstream-credentials"
     )]
     credentials_dir: PathBuf,
+    /// A folder that stands for `/` of the pods: files of their volumes are read out of it.
+    #[arg(long)]
+    root: Option<PathBuf>,
     /// How the rows are written.
     #[arg(short, long, default_value = "table")]
     output: Output,
@@ -167,17 +178,20 @@ async fn preview(
     let schema = RecordSchema::parse(&spec.schema)?;
     let sinks = sinks(&spec.sinks, &arguments.sink)?;
     // What is wrong with the SQL is told before the source is asked.
-    let specs = accepted.map_or(&spec.lookups, |accepted| &accepted.lookups);
-    let lookups = plan_lookups(specs)?;
+    let mut specs = accepted.map_or_else(|| spec.lookups.clone(), |known| known.lookups.clone());
+    let lookups = plan_lookups(&specs)?;
     let plans = sinks
         .iter()
         .map(|sink| SinkPlan::joining(&schema, &lookups, &sink.name, &sink.sql));
     let plans = plans.collect::<Result<Vec<_>, _>>()?;
-    let source = source(&spec.source, arguments.latest)?;
+    let mut source = source(&spec.source, arguments.latest)?;
+    if let Some(root) = &arguments.root {
+        move_below(root, &mut source, &mut specs);
+    }
     let connections = connections(pipeline, arguments.limit)?;
     let credentials = Credentials::new(arguments.credentials_dir.clone());
-    secrets::ensure_there(pipeline, specs, &plans, &credentials)?;
-    let joined = load(pipeline, specs, &plans, &credentials, arguments.timeout).await?;
+    secrets::ensure_there(pipeline, &specs, &plans, &credentials)?;
+    let joined = load(pipeline, &specs, &plans, &credentials, arguments.timeout).await?;
     let wanted = Wanted {
         records: arguments.limit as usize,
         within: arguments.timeout,
@@ -231,6 +245,17 @@ fn source(source: &Source, latest: bool) -> anyhow::Result<Source> {
             .start = Start::Latest;
     }
     Ok(source)
+}
+
+/// Has files of the pods read out of a folder that stands for `/`.
+fn move_below(root: &Path, source: &mut Source, lookups: &mut [Lookup]) {
+    let files = source.files_mut().map(|files| &mut files.path);
+    let lookups = lookups.iter_mut().filter_map(|lookup| lookup.file.as_mut());
+    let paths = files.into_iter().chain(lookups.map(|file| &mut file.path));
+    for path in paths.flatten() {
+        let moved = root.join(path.trim_start_matches('/'));
+        *path = moved.to_string_lossy().into_owned();
+    }
 }
 
 /// What a source needs that is a topic; none where it is another.

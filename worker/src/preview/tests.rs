@@ -38,12 +38,12 @@ metadata: {name: orders}
 spec:
   schedule: {cron: '0 4 1 1 *'}
   after: [others]
-  source: {file: {path: FOLDER/orders.csv}}
+  source: {file: {path: /orders.csv}}
   schema: id BIGINT, country TEXT, total DOUBLE
   topic: {encoding: avro}
   lookups:
     - name: countries
-      file: {path: FOLDER/countries.csv}
+      file: {path: /countries.csv}
       schema: code TEXT, name TEXT
   sinks:
     - name: orders
@@ -63,8 +63,8 @@ async fn all_that_becomes_of_records_is_shown() {
     let orders = "id,country,total\n1,AT,3.5\n2,XX,4\n1,AT,1\n4,DE,88888,2\n5,DE,many\n,DE,5\n";
     write("orders.csv", orders);
     write("countries.csv", "code,name\nAT,Austria\nDE,Germany\n");
-    let pipeline = PIPELINE.replace("FOLDER", folder.path().to_str().unwrap());
-    let text = shown(&arguments(&folder, &pipeline, &[])).await.unwrap();
+    let root = ["--root", folder.path().to_str().unwrap()];
+    let text = shown(&arguments(&folder, PIPELINE, &root)).await.unwrap();
     for part in [
         "2 records of the source can't be read, and would go to the dead letter:\n",
         "1 of 4 records would not get into the topic:\n  record 3: the key field `/id` is",
@@ -82,16 +82,15 @@ async fn all_that_becomes_of_records_is_shown() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_missing_is_named_with_the_way_out() {
     let folder = tempfile::tempdir().unwrap();
-    let pipeline = PIPELINE.replace("FOLDER", folder.path().to_str().unwrap());
-    let told = |more| pipeline_told(&folder, &pipeline, more);
+    let told = |more| pipeline_told(&folder, PIPELINE, more);
     let says = told(&["--name", "users"]).await;
     assert_eq!(says, "there is no DataPipeline `users`; there are orders");
     let says = told(&["--sink", "order"]).await;
     let expected = "there is no sink `order` in the pipeline; there are orders, counts";
     assert_eq!(says, expected);
     let both = format!(
-        "{pipeline}---{}",
-        pipeline.replace("name: orders}", "name: more}")
+        "{PIPELINE}---{}",
+        PIPELINE.replace("name: orders}", "name: more}")
     );
     let says = pipeline_told(&folder, &both, &[]).await;
     assert_eq!(

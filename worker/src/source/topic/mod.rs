@@ -135,6 +135,9 @@ impl Mirror {
                 // Kept before anything is read: another worker mustn't choose other places.
                 return Some(self.batch(Vec::new(), Vec::new()));
             }
+            if self.is_seen() {
+                return None;
+            }
             let mut messages = Vec::new();
             // Nothing is lost where time is over: it waits only while it has nothing.
             let _ = tokio::time::timeout(until_look, self.read(&mut messages)).await;
@@ -142,9 +145,6 @@ impl Mirror {
                 self.status.clear(READ);
                 let (records, rejected) = self.convert(&messages).await;
                 return Some(self.batch(records, rejected));
-            }
-            if self.is_seen() {
-                return None;
             }
         }
     }
