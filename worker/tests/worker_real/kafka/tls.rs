@@ -142,7 +142,7 @@ async fn a_preview_reads_a_topic_with_sasl_and_tls() {
 
     give("source-kafka-ca.crt", &secure.ca);
     give("source-kafka-password", "wrong");
-    let refused = preview(folder.path(), spec.clone(), &["--timeout", "10s"]);
+    let refused = preview(folder.path(), spec.clone(), &["--timeout", "20s"]);
     let says = "the source's Kafka refuses the credentials";
     assert!(refused.told.contains(says), "{}", refused.told);
     assert!(!refused.told.contains("wrong"), "{}", refused.told);
