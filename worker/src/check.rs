@@ -17,14 +17,22 @@ Examples:
   In a build, with a chart's output:
     helm template . | millstream-worker check -f -
 
-The Keyspaces of the file count as declared; those that are only in the cluster are not known.";
+  Several files, and all of a folder, together:
+    millstream-worker check -f keyspaces.yaml -f pipelines/
+
+  What is in the cluster, before an upgrade:
+    kubectl get millstream -o yaml | millstream-worker check -f -
+
+The Keyspaces among them count as declared; those that are only in the cluster are not known. It fails
+where something would be refused; each line says what, and the way out.";
 
 /// Arguments of `check`.
 #[derive(clap::Args)]
 pub struct Check {
-    /// A file of DataPipelines, Topics and Keyspaces; `-` is the standard input.
-    #[arg(short, long)]
-    file: PathBuf,
+    /// A file of DataPipelines, Topics and Keyspaces, or a folder of such files; `-` is the standard
+    /// input. May be given several times.
+    #[arg(short, long, required = true)]
+    file: Vec<PathBuf>,
 }
 
 /// What is to be said of a resource.
@@ -91,8 +99,10 @@ fn verdict(content: &Content, keyspaces: &mut Vec<Keyspace>) -> Result<String, R
         Content::Keyspace(keyspace) => {
             let name = keyspace.keyspace_name();
             accept_keyspace(&name, &keyspace.spec)?;
-            let tables = keyspace.spec.tables.len();
-            Ok(format!("keyspace {name} with {tables} tables"))
+            Ok(match keyspace.spec.tables.len() {
+                1 => format!("keyspace {name} with 1 table"),
+                tables => format!("keyspace {name} with {tables} tables"),
+            })
         }
         Content::Foreign => Ok("not Millstream's, not looked at".into()),
     }

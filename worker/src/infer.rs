@@ -23,7 +23,7 @@ use crate::{
     config::Credentials,
     decode::misfits,
     preview::duration,
-    sample::{Wanted, sample},
+    sample::{Sampled, Wanted, sample},
 };
 
 pub const EXAMPLES: &str = "\
@@ -33,6 +33,7 @@ Examples:
 
   A whole pipeline to start from:
     millstream-worker infer --file licences.csv.gz --pipeline licences > pipeline.yaml
+    millstream-worker check -f pipeline.yaml
     millstream-worker preview -f pipeline.yaml
 
 Types are widened until they take every record that was read: integers to DOUBLE to TEXT; TIMESTAMP,
@@ -40,6 +41,8 @@ DATE and UUID only where every text is one. Read more records (--limit) to be su
 
 /// A schema is what a source is opened with; a column that isn't in it is given as it comes.
 const UNKNOWN: &str = "unknown TEXT";
+/// Longest name, of which a keyspace's is made.
+const MAX_NAME: usize = 48;
 
 /// Arguments of `infer`.
 #[derive(clap::Args)]
@@ -56,7 +59,7 @@ pub struct Infer {
     #[arg(long, default_value = "30s", value_parser = duration)]
     timeout: Duration,
     /// Print a whole DataPipeline of this name: source, schema, SQL and key.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = pipeline_name)]
     pipeline: Option<String>,
 }
 
@@ -81,6 +84,22 @@ impl Infer {
     }
 }
 
+/// A name for a pipeline, and for the sink, the keyspace and the table that are named after it.
+fn pipeline_name(text: &str) -> Result<String, String> {
+    let is_name = text.len() <= MAX_NAME
+        && text.starts_with(|c: char| c.is_ascii_lowercase())
+        && !text.ends_with('-')
+        && text
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    match is_name {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "write a-z, 0-9 and `-`, a letter first and no `-` at the end, {MAX_NAME} at most"
+        )),
+    }
+}
+
 /// What was found out.
 pub struct Inferred {
     /// Records that were read.
@@ -102,13 +121,31 @@ pub async fn run(arguments: &Infer) -> anyhow::Result<ExitCode> {
         records: arguments.limit as usize,
         within: arguments.timeout,
     };
-    let records = sample(&source, UNKNOWN, &credentials, wanted).await?;
+    let Sampled { records, rejected } =
+        sample(&source, UNKNOWN, &credentials, None, wanted).await?;
+    if let Some((_, reason)) = rejected.first() {
+        let (lost, all) = (rejected.len(), records.len() + rejected.len());
+        anyhow::ensure!(
+            lost < all,
+            "none of {all} records can be read; the first: {reason}"
+        );
+        eprintln!(
+            "note: {lost} of {all} records can't be read and aren't looked at; the first: {reason}"
+        );
+    }
     let inferred = infer(&records, arguments.is_csv())?;
     for note in &inferred.notes {
         eprintln!("note: {note}");
     }
     match &arguments.pipeline {
-        Some(name) => print!("{}", inferred.pipeline(name, &fields)),
+        Some(name) => {
+            if fields["file"]["path"].is_string() {
+                eprintln!(
+                    "note: the file's path is one of this machine; pods need it on a volume (source.file.volume), behind a URL or in S3"
+                );
+            }
+            print!("{}", inferred.pipeline(name, &fields));
+        }
         None => println!("{}", inferred.schema),
     }
     Ok(ExitCode::SUCCESS)
@@ -117,10 +154,16 @@ pub async fn run(arguments: &Infer) -> anyhow::Result<ExitCode> {
 /// The source as it stands in a DataPipeline.
 fn source_fields(arguments: &Infer) -> anyhow::Result<Value> {
     let (kind, mut fields) = match (&arguments.origin.url, &arguments.origin.file) {
-        (Some(url), _) => ("http", json!({"url": url})),
+        (Some(url), _) => {
+            anyhow::ensure!(
+                is_http(url),
+                "--url {url}: begin it with http:// or https://"
+            );
+            ("http", json!({"url": url}))
+        }
         (None, Some(file)) => {
             let text = file.to_string_lossy();
-            match text.starts_with("http://") || text.starts_with("https://") {
+            match is_http(&text) {
                 true => ("file", json!({"url": text})),
                 false => ("file", json!({"path": std::path::absolute(file)?})),
             }
@@ -131,6 +174,10 @@ fn source_fields(arguments: &Infer) -> anyhow::Result<Value> {
         fields["records"] = json!(records);
     }
     Ok(json!({ (kind): fields }))
+}
+
+fn is_http(url: &str) -> bool {
+    url.starts_with("http://") || url.starts_with("https://")
 }
 
 /// Infers from records.
@@ -198,7 +245,7 @@ impl Inferred {
                 format!("    {kind}:\n{}", lines.collect::<String>())
             })
             .collect();
-        let identifier = name.replace(['-', '.'], "_");
+        let identifier = name.replace('-', "_");
         let (sql, key, note) = match &self.key {
             Some(key) => (self.selection.sql(&[]), vec![key.column.clone()], key.note()),
             None => (
@@ -208,7 +255,7 @@ impl Inferred {
             ),
         };
         format!(
-            "# Inferred from {records} records. What it would write: millstream-worker preview -f FILE
+            "# Inferred from {records}. What it would write: millstream-worker preview -f FILE
 apiVersion: millstream.dev/v1alpha1
 kind: DataPipeline
 metadata:
@@ -227,7 +274,10 @@ spec:
         # {note}
         primaryKey: {{partitionKey: [{key}]}}
 ",
-            records = self.records,
+            records = match self.records {
+                1 => "1 record".to_owned(),
+                records => format!("{records} records"),
+            },
             schema = indented(&self.schema, 4),
             sql = indented(&sql, 8),
             key = key.join(", "),

@@ -6,16 +6,18 @@ use anyhow::Context;
 use bytes::Bytes;
 use futures::StreamExt;
 use millstream_api::source::Source;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{interval, timeout};
 
 use crate::{
     config::Credentials,
     metrics::Metrics,
-    source::{self, Opening},
+    source::{self, Connections, Opening},
     status::Status,
 };
 
 const STAGE: &str = "ingest";
+/// Between looks at what the source says of itself.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Which records are wanted.
 #[derive(Clone, Copy, Debug)]
@@ -26,8 +28,22 @@ pub struct Wanted {
     pub within: Duration,
 }
 
+/// What a source gave.
+#[derive(Debug, Default, PartialEq)]
+pub struct Sampled {
+    pub records: Vec<Bytes>,
+    /// What it can't make records of, and why.
+    pub rejected: Vec<(Bytes, String)>,
+}
+
+impl Sampled {
+    fn len(&self) -> usize {
+        self.records.len() + self.rejected.len()
+    }
+}
+
 /// The source without what it would write: its cache in Redis, its landing zone.
-fn only_read(source: &Source) -> Source {
+pub fn only_read(source: &Source) -> Source {
     let mut source = source.clone();
     if let Some(http) = &mut source.http {
         http.cache = None;
@@ -47,8 +63,9 @@ pub async fn sample(
     source: &Source,
     schema: &str,
     credentials: &Credentials,
+    connections: Option<Connections<'_>>,
     wanted: Wanted,
-) -> anyhow::Result<Vec<Bytes>> {
+) -> anyhow::Result<Sampled> {
     let status = Arc::new(Status::default());
     let opening = Opening {
         schema,
@@ -56,23 +73,27 @@ pub async fn sample(
         position: None,
         status: &status.part(STAGE),
         metrics: &Metrics::default().stage(STAGE),
-        connections: None,
+        connections,
     };
     let mut batches =
         source::open(&only_read(source), &opening).context("can't open the source")?;
-    let end = Instant::now() + wanted.within;
-    let mut records = Vec::new();
-    let mut in_time = true;
-    while records.len() < wanted.records && in_time {
-        match timeout_at(end, batches.next()).await {
-            Ok(Some(batch)) => records.extend(batch.records),
-            Ok(None) => break,
-            Err(_) => in_time = false,
+    let mut sampled = Sampled::default();
+    let reading = async {
+        while sampled.len() < wanted.records {
+            let Some(batch) = batches.next().await else {
+                return;
+            };
+            sampled.records.extend(batch.records);
+            sampled.rejected.extend(batch.rejected);
         }
-    }
-    records.truncate(wanted.records);
-    if !records.is_empty() {
-        return Ok(records);
+    };
+    let in_time = tokio::select! {
+        read = timeout(wanted.within, reading) => read.is_ok(),
+        () = tell(&status) => false,
+    };
+    sampled.records.truncate(wanted.records);
+    if sampled.len() > 0 {
+        return Ok(sampled);
     }
     let errors = status.report().errors;
     match errors.get(STAGE) {
@@ -82,6 +103,23 @@ pub async fn sample(
             "no record within {:?}; --timeout gives it longer",
             wanted.within
         ),
+    }
+}
+
+/// Tells what the source says is wrong as soon as it does: it tries again, but a person may know
+/// better than to wait for it.
+async fn tell(status: &Status) {
+    let mut told = None;
+    let mut looks = interval(LOOK);
+    loop {
+        looks.tick().await;
+        let error = status.report().errors.remove(STAGE);
+        if let Some(error) = error
+            && told.as_ref() != Some(&error)
+        {
+            eprintln!("note: {error}; it is tried again");
+            told = Some(error);
+        }
     }
 }
 

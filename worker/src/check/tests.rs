@@ -55,7 +55,7 @@ fn what_is_right_is_summed_up() {
     insta::assert_snapshot!(said(&text), @r"
     DataPipeline/a: ok: topic a by /id; s → ks.t
     Secret/s: ok: not Millstream's, not looked at
-    Keyspace/others: ok: keyspace others with 1 tables
+    Keyspace/others: ok: keyspace others with 1 table
     Topic/a: ok: topic a
     ");
 }
@@ -116,6 +116,52 @@ fn what_the_operator_refuses_has_its_place() {
             "DataPipeline/d: InvalidSpec: `..` can't be a topic's name",
             "Keyspace/ks: InvalidSpec: spec.tables[t].primaryKey names `nr`",
         ],
+    );
+}
+
+#[test]
+fn a_list_is_what_is_in_it() {
+    let list = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: millstream.dev/v1alpha1\n  kind: Topic\n  metadata: {name: a}\n  spec: {}\n- apiVersion: v1\n  kind: Secret\n  metadata: {name: s}\n";
+    insta::assert_snapshot!(said(list), @r"
+    Topic/a: ok: topic a
+    Secret/s: ok: not Millstream's, not looked at
+    ");
+}
+
+#[test]
+fn what_is_no_resource_is_told_so() {
+    assert_says(
+        &said("- 1\n---\nmetadata: {name: a}\n"),
+        &[
+            "?/?: it isn't a resource: one has apiVersion, kind, metadata and spec",
+            "?/a: kind: is required: one of DataPipeline, Topic, Keyspace",
+        ],
+    );
+}
+
+#[test]
+fn a_folder_stands_for_its_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    let empty = manifest::read(std::slice::from_ref(&path)).err().unwrap();
+    assert!(empty.to_string().contains("there is no .yaml"), "{empty}");
+    let fits = pipeline("a", "SELECT id, CAST(age AS INT) AS age FROM records", "");
+    for (name, text) in [
+        ("b.yaml", &*fits),
+        ("a.yml", KEYSPACE),
+        ("notes.md", "# no YAML"),
+    ] {
+        std::fs::write(path.join(name), text).unwrap();
+    }
+    let findings = check(manifest::read(&[path]).unwrap());
+    let names: Vec<_> = findings
+        .iter()
+        .map(|finding| finding.resource.as_str())
+        .collect();
+    assert_eq!(names, ["Keyspace/ks", "DataPipeline/a"]);
+    assert!(
+        findings.iter().all(|finding| finding.verdict.is_ok()),
+        "{findings:?}"
     );
 }
 

@@ -127,6 +127,25 @@ fn a_pipeline_to_start_from_is_accepted_as_it_is() {
     accepted(&pipeline);
 }
 
+#[test]
+fn names_and_urls_are_held_to_what_is_taken() {
+    for name in [
+        "My Things",
+        "9-lives",
+        "a.b",
+        "-a",
+        "a-",
+        "",
+        &"a".repeat(49),
+    ] {
+        assert!(pipeline_name(name).is_err(), "{name:?}");
+    }
+    let longest = "a".repeat(48);
+    assert_eq!(pipeline_name(&longest).as_ref(), Ok(&longest));
+    accepted(&of(&[r#"{"a": 1}"#]).pipeline(&longest, &json!({"http": {"url": "http://x"}})));
+    assert!(!is_http("example.org/api") && !is_http("ftp://example.org"));
+}
+
 fn accepted(pipeline: &str) {
     let findings = crate::check::check(crate::manifest::parse(pipeline).unwrap());
     assert!(findings[0].verdict.is_ok(), "{findings:?}\n{pipeline}");

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use arrow_json::ArrayWriter;
+use bytes::Bytes;
 use comfy_table::{ContentArrangement, Row, Table, presets::UTF8_FULL_CONDENSED};
 use datafusion::arrow::{
     array::RecordBatch,
@@ -19,6 +20,8 @@ const NARROW: usize = 14;
 const LONGEST: usize = 60;
 /// Beginning of a record that was rejected.
 const EXCERPT: usize = 200;
+/// Rejected records that are shown, of each kind.
+const SHOWN: usize = 10;
 
 /// Columns of the terminal; none where the output goes elsewhere.
 pub fn terminal_width() -> Option<usize> {
@@ -29,30 +32,64 @@ pub fn terminal_width() -> Option<usize> {
 /// The rows of each sink as a table, and what was rejected.
 pub fn table(previewed: &Previewed, width: Option<usize>) -> String {
     let mut text = String::new();
+    if !previewed.unreadable.is_empty() {
+        let count = previewed.unreadable.len();
+        let line = format!(
+            "{count} {} of the source can't be read, and would go to the dead letter:",
+            records(count)
+        );
+        push(&mut text, &line);
+        let unreadable = previewed.unreadable.iter();
+        let shown = unreadable.map(|(record, reason)| (reason.clone(), record));
+        push_rejected(&mut text, shown);
+    }
     if !previewed.refused.is_empty() {
         let (refused, of) = (previewed.refused.len(), previewed.records.len());
         push(
             &mut text,
-            &format!("{refused} of {of} records would not get into the topic:"),
+            &format!(
+                "{refused} of {of} {} would not get into the topic:",
+                records(of)
+            ),
         );
-        push_rejected(&mut text, previewed, &previewed.refused);
+        push_rejected(&mut text, numbered(previewed, &previewed.refused));
     }
     for sink in &previewed.sinks {
         let rows: usize = sink.rows.iter().map(RecordBatch::num_rows).sum();
         let header = format!(
-            "sink `{}` → {} ({rows} rows of {} records, {} rejected)",
+            "sink `{}` → {} ({rows} {} of {} {}, {} rejected)",
             sink.sink,
             sink.table,
+            if rows == 1 { "row" } else { "rows" },
             sink.records,
+            records(sink.records),
             sink.rejected.len()
         );
         push(&mut text, &header);
         if rows > 0 {
             push(&mut text, &rows_of(sink, width));
         }
-        push_rejected(&mut text, previewed, &sink.rejected);
+        push_rejected(&mut text, numbered(previewed, &sink.rejected));
+        for (name, failed) in sink.expectations.iter().filter(|(_, failed)| *failed > 0) {
+            let rows = if *failed == 1 {
+                "row fails"
+            } else {
+                "rows fail"
+            };
+            push(
+                &mut text,
+                &format!("  {failed} {rows} the expectation `{name}`"),
+            );
+        }
+        if let Some(reason) = &sink.stopped {
+            push(&mut text, &format!("  the sink stops: {reason}"));
+        }
     }
     text
+}
+
+fn records(count: usize) -> &'static str {
+    if count == 1 { "record" } else { "records" }
 }
 
 fn push(text: &mut String, line: &str) {
@@ -60,16 +97,31 @@ fn push(text: &mut String, line: &str) {
     let _ = writeln!(text, "{line}");
 }
 
-fn push_rejected(text: &mut String, previewed: &Previewed, rejected: &[(usize, String)]) {
-    for (index, reason) in rejected {
-        let record = String::from_utf8_lossy(&previewed.records[*index]);
-        push(
-            text,
-            &format!(
-                "  record {index}: {reason}\n    {}",
-                shortened(&record, EXCERPT)
-            ),
-        );
+/// Rejected records, each by its number.
+fn numbered<'a>(
+    previewed: &'a Previewed,
+    rejected: &'a [(usize, String)],
+) -> impl ExactSizeIterator<Item = (String, &'a Bytes)> {
+    rejected.iter().map(move |(index, reason)| {
+        let record = &previewed.records[*index];
+        (format!("record {index}: {reason}"), record)
+    })
+}
+
+fn push_rejected<'a>(
+    text: &mut String,
+    rejected: impl ExactSizeIterator<Item = (String, &'a Bytes)>,
+) {
+    let more = rejected.len().saturating_sub(SHOWN);
+    for (reason, record) in rejected.take(SHOWN) {
+        push(text, &format!("  {reason}"));
+        let excerpt = shortened(&String::from_utf8_lossy(record), EXCERPT);
+        if !excerpt.is_empty() {
+            push(text, &format!("    {excerpt}"));
+        }
+    }
+    if more > 0 {
+        push(text, &format!("  and {more} more; -o json has them all"));
     }
 }
 
@@ -156,15 +208,24 @@ pub fn json(previewed: &Previewed) -> anyhow::Result<Value> {
         rejected.collect()
     };
     let sinks = previewed.sinks.iter().map(|sink| {
+        let expectations = sink.expectations.iter();
+        let expectations =
+            expectations.map(|(name, failed)| json!({"name": name, "failed": failed}));
         Ok(json!({
             "name": sink.sink,
             "table": sink.table,
             "rows": json_rows(sink)?,
             "rejected": rejected(&sink.rejected),
+            "expectations": expectations.collect::<Vec<_>>(),
+            "stopped": sink.stopped,
         }))
     });
+    let unreadable = previewed.unreadable.iter().map(
+        |(record, reason)| json!({"record": String::from_utf8_lossy(record), "reason": reason}),
+    );
     Ok(json!({
         "records": previewed.records.len(),
+        "unreadable": unreadable.collect::<Vec<_>>(),
         "refused": rejected(&previewed.refused),
         "sinks": sinks.collect::<anyhow::Result<Vec<_>>>()?,
     }))

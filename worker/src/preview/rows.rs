@@ -7,15 +7,19 @@ use datafusion::arrow::{
     array::{BooleanArray, RecordBatch},
     compute::filter_record_batch,
 };
-use millstream_api::{keyspace::TableSpec, sink::Sink};
-use millstream_plan::SinkPlan;
+use millstream_api::{
+    sink::Sink,
+    worker::{Destination, SinkConfig},
+};
+use millstream_plan::{Expectations, SinkPlan};
 
 use crate::{
-    batch::Batch,
+    avro::encode::Encode,
+    batch::{Batch, Rejected},
     lookup::Joined,
-    sink::cassandra::refused,
+    sink::{cassandra, delta, document},
     stage::{groups::rows_of, key::Keys},
-    transform::Transform,
+    transform::{Rows, Transform},
 };
 
 /// Records of one batch, in which groups are counted.
@@ -37,20 +41,33 @@ pub struct SinkRows {
     pub rows: Vec<RecordBatch>,
     /// Records that would go to the dead letter: their index, and why.
     pub rejected: Vec<(usize, String)>,
+    /// Names of the expectations, and how many rows failed each.
+    pub expectations: Vec<(String, usize)>,
+    /// Why the sink would stand still before it has read all records.
+    pub stopped: Option<String>,
 }
 
 impl Topic {
-    /// Takes the records that the topic would take; gives the others with their reasons.
-    pub fn of(records: &[Bytes], key: &[String]) -> (Self, Vec<(usize, String)>) {
+    /// Takes the records that the topic would take; gives the others with their reasons. An encoder
+    /// is given where they have to be encoded.
+    pub fn of(
+        records: &[Bytes],
+        key: &[String],
+        encode: Option<Encode>,
+    ) -> (Self, Vec<(usize, String)>) {
         let keys = Keys::new(key);
         let now = Some(Utc::now().timestamp_millis());
+        let encoded = encode.map(|mut encode| encode.encode(records));
+        let mut encoded = encoded.into_iter().flatten();
         let mut batches = vec![Batch::default()];
         let mut refused = Vec::new();
         for (index, record) in records.iter().enumerate() {
+            let encoded = encoded.next().transpose();
             if batches.last().is_none_or(Batch::is_full) {
                 batches.push(Batch::default());
             }
-            match (keys.admit(record), batches.last_mut()) {
+            let admitted = keys.admit(record).and_then(|key| encoded.map(|_| key));
+            match (admitted, batches.last_mut()) {
                 (Ok(key), Some(batch)) => {
                     let key = key.as_deref().map(str::as_bytes);
                     batch.push_record(0, index as i64, now, key, Some(record));
@@ -63,37 +80,40 @@ impl Topic {
         (Topic { batches, records }, refused)
     }
 
-    /// Runs the query of a sink over the records.
+    /// Runs the query of a sink over the records. Where the operator wouldn't take the sink, there is
+    /// no configuration of it.
     pub fn through(
         &self,
         sink: &Sink,
         plan: &SinkPlan,
         joined: Joined,
-        table: Option<&TableSpec>,
+        config: Option<&SinkConfig>,
     ) -> anyhow::Result<SinkRows> {
         if plan.is_grouped() {
-            return self.grouped(sink, plan, table);
+            return self.grouped(sink, plan, config);
         }
-        let mut transform = Transform::new(plan)?.joining(joined);
-        let mut rows = Vec::new();
-        let mut rejected = Vec::new();
+        let expectations = Expectations::new(plan, &sink.expectations)?;
+        let mut transform = Transform::new(plan)?
+            .joining(joined)
+            .expecting(expectations.clone());
+        let mut seen = self.nothing(sink);
+        let mut failed = vec![0; expectations.rules().len()];
         for batch in &self.batches {
             let transformed = transform.run(batch)?;
-            let unfit = match table.filter(|_| sink.cassandra.is_some()) {
-                Some(table) => refused(plan, table, batch, &transformed.rows)?,
-                None => Vec::new(),
-            };
-            for part in transformed.rows {
-                let fits = |record: &usize| !unfit.iter().any(|unfit| unfit.record == *record);
-                let fit: BooleanArray = part.records.iter().map(|r| Some(fits(r))).collect();
-                rows.push(filter_record_batch(&part.columns, &fit)?);
+            let unfit = refused(plan, config, batch, &transformed.rows)?;
+            seen.take(batch, transformed.rows, unfit)?;
+            seen.reject(batch, transformed.rejected)?;
+            for failure in transformed.failed {
+                failed[failure.rule] += 1;
             }
-            for rejection in transformed.rejected.into_iter().chain(unfit) {
-                let index = batch.records()[rejection.record].offset;
-                rejected.push((usize::try_from(index)?, rejection.reason));
+            if let Some(stop) = transformed.stop {
+                seen.stopped = Some(stop.reason);
+                break;
             }
         }
-        Ok(self.seen(sink, rows, rejected))
+        let names = expectations.rules().iter().map(|rule| rule.name.clone());
+        seen.expectations = names.zip(failed).collect();
+        Ok(seen)
     }
 
     /// Runs a query with groups, which are counted within one batch.
@@ -101,8 +121,9 @@ impl Topic {
         &self,
         sink: &Sink,
         plan: &SinkPlan,
-        table: Option<&TableSpec>,
+        config: Option<&SinkConfig>,
     ) -> anyhow::Result<SinkRows> {
+        let table = config.and_then(SinkConfig::cassandra);
         let table = table.context("the groups' rows need the table's primary key: give cassandra.primaryKey, or the Keyspace that declares the table, or mend what the note says")?;
         anyhow::ensure!(
             self.records <= GROUPED_RECORDS,
@@ -116,30 +137,61 @@ impl Topic {
             }
         }
         let transformed = Transform::new(plan)?.run(&all)?;
-        let (rows, unfit) = rows_of(plan, table, &all, &transformed.rows)?;
-        let rejected = transformed.rejected.into_iter().chain(unfit);
-        let rejected = rejected.map(|rejection| {
-            let index = all.records()[rejection.record].offset;
-            Ok((usize::try_from(index)?, rejection.reason))
-        });
-        let rejected = rejected.collect::<anyhow::Result<_>>()?;
-        let rows = rows.into_iter().map(|rows| rows.columns).collect();
-        Ok(self.seen(sink, rows, rejected))
+        let (rows, unfit) = rows_of(plan, &table.table, &all, &transformed.rows)?;
+        let mut seen = self.nothing(sink);
+        seen.reject(&all, transformed.rejected)?;
+        seen.reject(&all, unfit)?;
+        let unfit = refused(plan, config, &all, &rows)?;
+        seen.take(&all, rows, unfit)?;
+        Ok(seen)
     }
 
-    fn seen(
-        &self,
-        sink: &Sink,
-        rows: Vec<RecordBatch>,
-        mut rejected: Vec<(usize, String)>,
-    ) -> SinkRows {
-        rejected.sort_by_key(|(record, _)| *record);
+    fn nothing(&self, sink: &Sink) -> SinkRows {
         SinkRows {
             sink: sink.name.clone(),
             table: sink.place(),
             records: self.records,
-            rows,
-            rejected,
+            rows: Vec::new(),
+            rejected: Vec::new(),
+            expectations: Vec::new(),
+            stopped: None,
         }
+    }
+}
+
+impl SinkRows {
+    /// Takes the rows that fit where they go, and notes the others.
+    fn take(&mut self, batch: &Batch, rows: Vec<Rows>, unfit: Vec<Rejected>) -> anyhow::Result<()> {
+        for part in rows {
+            let fits = |record: &usize| !unfit.iter().any(|unfit| unfit.record == *record);
+            let fit: BooleanArray = part.records.iter().map(|r| Some(fits(r))).collect();
+            self.rows.push(filter_record_batch(&part.columns, &fit)?);
+        }
+        self.reject(batch, unfit)
+    }
+
+    /// Takes note of what is rejected of a batch.
+    fn reject(&mut self, batch: &Batch, rejected: Vec<Rejected>) -> anyhow::Result<()> {
+        for rejection in rejected {
+            let index = usize::try_from(batch.records()[rejection.record].offset)?;
+            self.rejected.push((index, rejection.reason));
+        }
+        self.rejected.sort_by_key(|(record, _)| *record);
+        Ok(())
+    }
+}
+
+/// The records whose rows wouldn't fit where they go, as far as that can be told without asking.
+fn refused(
+    plan: &SinkPlan,
+    config: Option<&SinkConfig>,
+    batch: &Batch,
+    rows: &[Rows],
+) -> anyhow::Result<Vec<Rejected>> {
+    match config.map(|config| &config.destination) {
+        Some(Destination::Cassandra(to)) => cassandra::refused(plan, &to.table, batch, rows),
+        Some(Destination::Delta(to)) => delta::refused(plan, &to.sink, batch, rows),
+        Some(Destination::Document(to)) => document::refused(plan, to, batch, rows),
+        None => Ok(Vec::new()),
     }
 }

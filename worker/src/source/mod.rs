@@ -57,8 +57,18 @@ pub struct Connections<'a> {
     pub kafka: &'a KafkaConnection,
     /// The pipeline's schema registry.
     pub registry: Option<&'a SchemaRegistryConnection>,
-    /// For what is read and can't be a record; only logged where there is none.
-    pub dead_letters: Option<&'a DeadLetters>,
+    /// What the topic is read for.
+    pub purpose: Purpose<'a>,
+}
+
+/// What a source's topic is read for.
+#[derive(Clone, Copy)]
+pub enum Purpose<'a> {
+    /// To copy it, for ever. What can't be a record goes to the dead letter.
+    Copy(&'a DeadLetters),
+    /// To have a look at what is there now; then it ends. Of a topic that is to be begun at its end
+    /// so many records of each partition are read, the last ones.
+    Look(u32),
 }
 
 /// Opens a source.

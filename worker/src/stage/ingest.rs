@@ -27,7 +27,7 @@ use crate::{
     metrics::{Metrics, StageMetrics},
     position::{Position, PositionStore, fingerprint},
     retry::Delays,
-    source::{self, Connections, Opening, SourceBatch},
+    source::{self, Connections, Opening, Purpose, SourceBatch},
     stage::{INGEST, key::Keys},
     status::{Status, StatusPart},
     transaction::Transactions,
@@ -213,7 +213,7 @@ impl Ingest {
                 connections: Some(Connections {
                     kafka: &self.config.kafka,
                     registry: self.config.schema_registry.as_ref(),
-                    dead_letters: Some(&self.dead_letters),
+                    purpose: Purpose::Copy(&self.dead_letters),
                 }),
             },
         )?;

@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use futures::{FutureExt, future::BoxFuture};
-use millstream_api::worker::DeltaTable as Config;
+use millstream_api::{sink::DeltaSink as Spec, worker::DeltaTable as Config};
 use millstream_plan::SinkPlan;
 use tokio::{
     runtime::{Builder, Runtime},
@@ -138,6 +138,17 @@ impl Sink for DeltaSink {
     fn pace(&self) -> Option<Pace> {
         Some(self.pace)
     }
+}
+
+/// The records whose rows a table can't take: a null in its keys.
+pub fn refused(
+    plan: &SinkPlan,
+    to: &Spec,
+    batch: &Batch,
+    rows: &[Rows],
+) -> anyhow::Result<Vec<Rejected>> {
+    let (_, rejected) = Shape::new(plan, to, 0)?.rows(batch, rows);
+    Ok(rejected)
 }
 
 /// Threads for the table's work: it is long, and the worker's own have records to read and probes to

@@ -54,6 +54,17 @@ impl DocumentSink {
     }
 }
 
+/// The records whose rows no document can take: one without an id, a value that doesn't fit.
+pub fn refused(
+    plan: &SinkPlan,
+    to: &Spec,
+    batch: &Batch,
+    rows: &[Rows],
+) -> anyhow::Result<Vec<Rejected>> {
+    let (_, rejected) = Binder::new(plan, &to.id, 0)?.bind(batch, rows);
+    Ok(rejected)
+}
+
 impl Sink for DocumentSink {
     fn write<'a>(&'a self, batch: &'a Batch, rows: &'a [Rows]) -> BoxFuture<'a, Vec<Rejected>> {
         async move {

@@ -9,6 +9,7 @@ mod place;
 mod record;
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -32,7 +33,7 @@ use crate::{
     dead_letter::{DeadLetter, DeadLetters},
     kafka::{self, Reports},
     retry::Delays,
-    source::{Opening, Records, SourceBatch},
+    source::{Opening, Purpose, Records, SourceBatch},
     status::StatusPart,
 };
 
@@ -61,24 +62,32 @@ pub fn open(spec: TopicSource, opening: &Opening<'_>) -> anyhow::Result<Records>
     let client = kafka::client(connection, &credentials, "millstream-source")?;
     let mut config = kafka::consumer_config(&client, "millstream-source");
     config.set("allow.auto.create.topics", "false");
+    let (dead_letters, look) = match connections.purpose {
+        Purpose::Copy(letters) => (Some(letters), None),
+        Purpose::Look(records) => (None, Some(Look::new(records))),
+    };
+    if look.is_some() {
+        config.set("enable.partition.eof", "true");
+    }
     let consumer: StreamConsumer<Reports> = config
         .create_with_context(Reports::of_source(opening.status.clone()))
         .context("the Kafka client refuses its configuration")?;
     let mirror = Mirror {
         convert: Convert::new(&spec, opening.credentials, connections.registry)?,
         places: Places::new(opening.position)?,
-        dead_letters: connections.dead_letters.map(|letters| DeadLetters {
+        dead_letters: dead_letters.map(|letters| DeadLetters {
             origin: spec.name.clone(),
             ..letters.clone()
         }),
         consumer: Arc::new(consumer),
         looked: None,
+        look,
         servers: connection.bootstrap_servers.clone(),
         status: opening.status.clone(),
         spec,
     };
     let batches = stream::unfold(mirror, |mut mirror| async move {
-        let batch = mirror.next().await;
+        let batch = mirror.next().await?;
         Some((batch, mirror))
     });
     Ok(batches.boxed())
@@ -94,34 +103,61 @@ struct Mirror {
     /// When the partitions were last looked at; none where they must be before anything is read.
     looked: Option<Instant>,
     dead_letters: Option<DeadLetters>,
+    /// How far it has come, where it is only a look.
+    look: Option<Look>,
     status: StatusPart,
 }
 
+/// A look at what a topic has now.
+struct Look {
+    /// So many records at the end of each partition, where the topic is begun at its end.
+    last: i64,
+    /// Partitions whose end isn't reached yet.
+    left: BTreeSet<i32>,
+}
+
+impl Look {
+    fn new(records: u32) -> Self {
+        Look {
+            last: records.into(),
+            left: BTreeSet::new(),
+        }
+    }
+}
+
 impl Mirror {
-    /// The next records; waits for as long as it takes.
-    async fn next(&mut self) -> SourceBatch {
+    /// The next records; waits for as long as it takes. None at the end of a look.
+    async fn next(&mut self) -> Option<SourceBatch> {
         loop {
             let known = self.places.len();
             let until_look = self.look_if_due().await;
             if self.places.len() > known {
                 // Kept before anything is read: another worker mustn't choose other places.
-                return self.batch(Vec::new());
+                return Some(self.batch(Vec::new(), Vec::new()));
+            }
+            if self.is_seen() {
+                return None;
             }
             let mut messages = Vec::new();
             // Nothing is lost where time is over: it waits only while it has nothing.
             let _ = tokio::time::timeout(until_look, self.read(&mut messages)).await;
             if !messages.is_empty() {
                 self.status.clear(READ);
-                let records = self.convert(&messages).await;
-                return self.batch(records);
+                let (records, rejected) = self.convert(&messages).await;
+                return Some(self.batch(records, rejected));
             }
         }
     }
 
-    fn batch(&self, records: Vec<Bytes>) -> SourceBatch {
+    /// Whether it was a look, and all that was there is read.
+    fn is_seen(&self) -> bool {
+        self.look.as_ref().is_some_and(|look| look.left.is_empty())
+    }
+
+    fn batch(&self, records: Vec<Bytes>, rejected: Vec<(Bytes, String)>) -> SourceBatch {
         SourceBatch {
             records,
-            rejected: Vec::new(),
+            rejected,
             position: self.places.position(),
         }
     }
@@ -143,6 +179,14 @@ impl Mirror {
                         messages.push(message.detach());
                     }
                 }
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    if let Some(look) = &mut self.look {
+                        look.left.remove(&partition);
+                    }
+                    if self.is_seen() {
+                        return;
+                    }
+                }
                 Some(Err(error)) => {
                     self.report(&error);
                     if self.looked.is_none() {
@@ -154,8 +198,9 @@ impl Mirror {
         }
     }
 
-    /// Records in JSON. What can't be one goes to the dead letter; returns when Kafka has it.
-    async fn convert(&self, messages: &[OwnedMessage]) -> Vec<Bytes> {
+    /// Records in JSON. What can't be one goes to the dead letter, and this returns when Kafka has
+    /// it; where there is no dead letter, it is given with the reason.
+    async fn convert(&self, messages: &[OwnedMessage]) -> (Vec<Bytes>, Vec<(Bytes, String)>) {
         let mut records = Vec::with_capacity(messages.len());
         let mut refused = Vec::new();
         for message in messages {
@@ -164,18 +209,22 @@ impl Mirror {
                 Err(reason) => refused.push((message, reason)),
             }
         }
-        self.send_refused(&refused).await;
-        records
+        let Some(dead_letters) = &self.dead_letters else {
+            let rejected = refused.into_iter().map(|(message, reason)| {
+                let (partition, offset) = (message.partition(), message.offset());
+                let value = Bytes::copy_from_slice(message.payload().unwrap_or_default());
+                (
+                    value,
+                    format!("partition {partition}, offset {offset}: {reason}"),
+                )
+            });
+            return (records, rejected.collect());
+        };
+        self.send_refused(dead_letters, &refused).await;
+        (records, Vec::new())
     }
 
-    async fn send_refused(&self, refused: &[(&OwnedMessage, String)]) {
-        let Some(dead_letters) = &self.dead_letters else {
-            for (message, reason) in refused {
-                let (partition, offset) = (message.partition(), message.offset());
-                tracing::warn!(partition, offset, "{reason}");
-            }
-            return;
-        };
+    async fn send_refused(&self, to: &DeadLetters, refused: &[(&OwnedMessage, String)]) {
         let letters: Vec<_> = refused
             .iter()
             .map(|(message, reason)| DeadLetter {
@@ -186,7 +235,7 @@ impl Mirror {
                 timestamp: message.timestamp().to_millis(),
             })
             .collect();
-        if let Err(error) = dead_letters.send(&letters).await {
+        if let Err(error) = to.send(&letters).await {
             // The producer can't go on; the stage, whose producer it is, sees that and ends.
             self.status.fail(READ, format!("{error:#}"));
             std::future::pending::<()>().await;
@@ -261,9 +310,14 @@ impl Mirror {
             true => Start::Earliest,
             false => self.spec.start,
         };
+        let last = self.look.as_ref().map_or(0, |look| look.last);
         let mut changed = self.looked.is_none();
         for marks in &watermarks {
-            changed |= self.places.add(marks, start);
+            let added = self.places.add(marks, start, last);
+            if let (true, Some(look)) = (added, &mut self.look) {
+                look.left.insert(marks.partition);
+            }
+            changed |= added;
         }
         for partition in self.places.partitions() {
             let marks = watermarks.iter().find(|marks| marks.partition == partition);

@@ -91,14 +91,15 @@ impl Places {
         self.next.len()
     }
 
-    /// Adds a partition that isn't known yet; whether it wasn't.
-    pub fn add(&mut self, marks: &Watermarks, start: Start) -> bool {
+    /// Adds a partition that isn't known yet; whether it wasn't. One that is begun at its end is
+    /// begun so many offsets before it.
+    pub fn add(&mut self, marks: &Watermarks, start: Start, last: i64) -> bool {
         if self.next.contains_key(&marks.partition) {
             return false;
         }
         let offset = match start {
             Start::Earliest => marks.low,
-            Start::Latest => marks.high,
+            Start::Latest => marks.high.saturating_sub(last).max(marks.low),
         };
         self.next.insert(marks.partition, offset);
         self.begun = true;
@@ -179,9 +180,9 @@ mod tests {
     fn a_position_is_gone_on_from() {
         let mut places = Places::default();
         assert!(!places.begun());
-        assert!(places.add(&marks(0, 3, 9), Start::Latest));
-        assert!(places.add(&marks(2, 5, 9), Start::Earliest));
-        assert!(!places.add(&marks(0, 3, 10), Start::Latest));
+        assert!(places.add(&marks(0, 3, 9), Start::Latest, 0));
+        assert!(places.add(&marks(2, 5, 9), Start::Earliest, 0));
+        assert!(!places.add(&marks(0, 3, 10), Start::Latest, 0));
         assert_eq!(places.position(), json!({"offsets": [9, null, 5]}));
         assert!(places.advance((2, 7)));
         assert!(!places.advance((2, 7)), "it was read already");
@@ -189,6 +190,15 @@ mod tests {
         let again = Places::new(Some(&places.position())).unwrap();
         assert_eq!(again.position(), json!({"offsets": [9, null, 8]}));
         assert!(Places::new(Some(&json!({"next": 5}))).is_err());
+    }
+
+    #[test]
+    fn the_last_records_may_be_those_that_are_there() {
+        let mut places = Places::default();
+        assert!(places.add(&marks(0, 3, 9), Start::Latest, 4));
+        assert!(places.add(&marks(1, 3, 9), Start::Latest, 100));
+        assert!(places.add(&marks(2, 3, 9), Start::Earliest, 4));
+        assert_eq!(places.position(), json!({"offsets": [5, 3, 3]}));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! `MILLSTREAM_ENVIRONMENT` doesn't name them.
 
 mod avro;
+mod preview;
 mod registry;
 mod tls;
 mod topic;

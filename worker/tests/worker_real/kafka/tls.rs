@@ -5,6 +5,7 @@ use rdkafka::ClientConfig;
 use serde_json::{Value, json};
 
 use super::{
+    preview::preview,
     topic::{NUMBERS, ids, rows},
     upstream::Upstream,
 };
@@ -112,4 +113,41 @@ async fn a_topic_of_another_cluster_is_read_with_sasl_and_tls() {
     let ingest = pipeline.ingest(secure.source(&upstream, "PLAIN"));
     pipeline.await_progress(rows(2_100)).await;
     drop((ingest, process));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preview_reads_a_topic_with_sasl_and_tls() {
+    let Some(environment) = Environment::find() else {
+        return;
+    };
+    let Some(secure) = Secure::find(&environment) else {
+        return;
+    };
+    let upstream = Upstream::create(secure.config(), 1).await;
+    upstream.write_ids(0, 0..3).await;
+    let spec = json!({"source": secure.source(&upstream, "SCRAM-SHA-512")});
+    let folder = tempfile::tempdir().unwrap();
+    let give = |file: &str, value: &str| std::fs::write(folder.path().join(file), value).unwrap();
+
+    give("source-kafka-username", &secure.user);
+    let missing = preview(folder.path(), spec.clone(), &[]);
+    for file in ["> source-kafka-password\n", "> source-kafka-ca.crt\n"] {
+        assert!(missing.told.contains(file), "{}", missing.told);
+    }
+    assert!(
+        !missing.told.contains("> source-kafka-username"),
+        "{}",
+        missing.told
+    );
+
+    give("source-kafka-ca.crt", &secure.ca);
+    give("source-kafka-password", "wrong");
+    let refused = preview(folder.path(), spec.clone(), &["--timeout", "20s"]);
+    let says = "the source's Kafka refuses the credentials";
+    assert!(refused.told.contains(says), "{}", refused.told);
+    assert!(!refused.told.contains("wrong"), "{}", refused.told);
+
+    give("source-kafka-password", &secure.password);
+    let seen = preview(folder.path(), spec, &[]);
+    assert_eq!(seen.ids(), [0, 1, 2]);
 }
