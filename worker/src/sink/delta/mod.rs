@@ -5,7 +5,7 @@
 //! partition only one can commit.
 
 mod compact;
-mod place;
+pub(crate) mod place;
 mod rows;
 mod table;
 

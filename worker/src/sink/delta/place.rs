@@ -10,7 +10,7 @@ use deltalake::{
         logstore_factories,
     },
 };
-use millstream_api::{sink::s3_files, worker::DeltaTable as Config};
+use millstream_api::{sink::s3_files, source::file::S3Folder, worker::DeltaTable as Config};
 use url::Url;
 
 use crate::{config::Credentials, source::file::Bucket};
@@ -25,7 +25,22 @@ pub enum Place {
 impl Place {
     /// The place that a sink names.
     pub fn new(sink: &str, config: &Config, credentials: &Credentials) -> anyhow::Result<Self> {
-        match (&config.path, &config.sink.s3) {
+        Place::at(
+            sink,
+            config.path.as_deref(),
+            config.sink.s3.as_ref(),
+            credentials,
+        )
+    }
+
+    /// A sink's folder, or its part of a bucket.
+    pub fn at(
+        sink: &str,
+        path: Option<&str>,
+        s3: Option<&S3Folder>,
+        credentials: &Credentials,
+    ) -> anyhow::Result<Self> {
+        match (path, s3) {
             (Some(path), None) => Ok(Place::Folder(path.into())),
             (None, Some(s3)) => {
                 let [id, secret] = s3_files(sink);
@@ -42,12 +57,31 @@ impl Place {
         }
     }
 
+    /// The same place under a URL of its own: an engine that reads several tables knows their stores
+    /// by the hosts, and buckets of one name may be at several servers.
+    pub fn apart(self, name: &str) -> anyhow::Result<Self> {
+        let Place::Bucket(store, mut url) = self else {
+            return Ok(self);
+        };
+        let host = format!("{name}.{}", url.host_str().unwrap_or_default());
+        url.set_host(Some(&host))
+            .with_context(|| format!("`{host}` is no host"))?;
+        Ok(Place::Bucket(store, url))
+    }
+
+    /// Sees to it that a table can be made there.
+    pub fn prepare(&self) -> anyhow::Result<()> {
+        match self {
+            Place::Folder(folder) => std::fs::create_dir_all(folder)
+                .with_context(|| format!("can't make the folder {}", folder.display())),
+            Place::Bucket(..) => Ok(()),
+        }
+    }
+
     /// The table, which isn't read yet.
     pub fn table(&self) -> anyhow::Result<DeltaTable> {
         let builder = match self {
             Place::Folder(folder) => {
-                std::fs::create_dir_all(folder)
-                    .with_context(|| format!("can't make the folder {}", folder.display()))?;
                 let url = Url::from_directory_path(folder)
                     .map_err(|()| anyhow::anyhow!("{} isn't absolute", folder.display()))?;
                 DeltaTableBuilder::from_url(url)?
