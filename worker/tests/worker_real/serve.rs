@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use crate::{
     delta,
     serving::{self, Gate, Serving, hours_ago},
-    support::{Environment, Pipeline, Settings},
+    support::{Environment, Pipeline, Settings, StoppedService},
 };
 use serde_json::{Value, json};
 
@@ -814,6 +814,47 @@ async fn without_cassandra_it_says_so_and_comes_back() {
     server.await_status("/api/data", 200).await;
     server.await_status("/health", 200).await;
     assert!(!server.admin("/status").await.contains("Cassandra"));
+}
+
+#[tokio::test]
+async fn cassandra_may_be_stopped_and_started() {
+    let Some(mut serving) = sessions().await else {
+        return;
+    };
+    let server = serving.start().await;
+    let paths = [
+        "/models/completed-sessions/p1",
+        "/api/top_venues?format=json",
+    ];
+    let mut before = Vec::new();
+    for path in paths {
+        let (status, body) = server.json(path).await;
+        assert_eq!(status, 200, "{path}: {body}");
+        before.push(body);
+    }
+    let Some(cassandra) = StoppedService::stop("cassandra").await else {
+        return;
+    };
+    server.await_status("/health", 503).await;
+    for path in paths {
+        let response = server.get(path).await;
+        assert_eq!(response.status(), 503, "{path}");
+        assert!(response.headers().contains_key("retry-after"));
+        let body: Value = response.json().await.unwrap();
+        let detail = body["detail"].as_str().unwrap();
+        assert!(
+            detail.contains("Cassandra can't be reached") || detail.contains("took longer"),
+            "{path}: {detail}"
+        );
+    }
+    let status = server.admin("/status").await;
+    assert!(status.contains("Cassandra can't be reached"), "{status}");
+    cassandra.start().await;
+    server.await_status("/health", 200).await;
+    for (path, before) in paths.into_iter().zip(before) {
+        server.await_status(path, 200).await;
+        assert_eq!(server.json(path).await.1, before, "{path}");
+    }
 }
 
 const EVENTS: Settings = Settings {

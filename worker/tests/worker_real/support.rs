@@ -55,6 +55,52 @@ impl Environment {
     }
 }
 
+/// A server that is stopped until this is dropped, also by a test that fails.
+pub struct StoppedService(&'static str);
+
+impl StoppedService {
+    /// Stops a server, such as `cassandra`; nothing, and a word why, where that can't be done.
+    pub async fn stop(name: &'static str) -> Option<Self> {
+        if std::env::var_os("MILLSTREAM_XTASK").is_none() {
+            eprintln!("skipped: MILLSTREAM_XTASK names no program that stops servers");
+            return None;
+        }
+        let stopped = StoppedService(name);
+        let done = tokio::task::spawn_blocking(move || service("stop", name));
+        done.await.expect("it ends").expect("it stops");
+        Some(stopped)
+    }
+
+    /// Starts it again, and waits until it is there.
+    pub async fn start(self) {
+        let done = tokio::task::spawn_blocking(move || drop(self));
+        done.await.expect("it ends");
+    }
+}
+
+impl Drop for StoppedService {
+    fn drop(&mut self) {
+        if let Err(error) = service("start", self.0) {
+            eprintln!("{error}");
+        }
+    }
+}
+
+/// `start` or `stop` a server, and wait until it is done.
+fn service(action: &str, name: &str) -> Result<(), String> {
+    let xtask = std::env::var_os("MILLSTREAM_XTASK").ok_or("MILLSTREAM_XTASK isn't set")?;
+    let mut command = Command::new(xtask);
+    let output = command.args(["service", action, name]).output();
+    let output = output.map_err(|error| error.to_string())?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!(
+            "service {action} {name}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        )),
+    }
+}
+
 /// A pipeline of one test, with names of its own.
 pub struct Pipeline {
     environment: Environment,
