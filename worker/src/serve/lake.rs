@@ -206,3 +206,67 @@ pub fn columns(table: &dyn TableProvider) -> SchemaRef {
     let own = fields.filter(|field| !field.name().starts_with('_'));
     Arc::new(Schema::new(own.cloned().collect::<Vec<_>>()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use datafusion::arrow::{
+        array::{ArrayRef, Int64Array},
+        record_batch::RecordBatch,
+    };
+    use deltalake::protocol::SaveMode;
+
+    use super::*;
+
+    async fn append(folder: &Path, rows: i64) {
+        std::fs::create_dir_all(folder).unwrap();
+        let place = Place::Folder(folder.into());
+        let mut table = place.table().unwrap();
+        if table.verify_deltatable_existence().await.unwrap() {
+            table.load().await.unwrap();
+        }
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
+        let columns = [("id", numbers.clone()), ("_version", numbers)];
+        let rows = RecordBatch::try_from_iter(columns).unwrap();
+        let write = table.write([rows]).with_save_mode(SaveMode::Append);
+        write.await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_table_is_seen_as_it_is_now() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("table");
+        let table = ServeTable {
+            name: "log".into(),
+            path: Some(path.display().to_string()),
+            s3: None,
+        };
+        let nothing = Credentials::new("/nowhere".into());
+        let lake = Lake::new(&[table], &nothing, SessionContext::new()).unwrap();
+        let absent = lake.look("log").await;
+        assert!(matches!(absent, Err(Unreadable::Absent(_))));
+        assert!(!path.exists(), "who reads makes nothing");
+        assert!(!lake.is_readable("log"));
+
+        let count = async || {
+            let table = lake.look("log").await.unwrap();
+            lake.context.read_table(table).unwrap().count().await
+        };
+        append(&path, 3).await;
+        assert_eq!(count().await.unwrap(), 3);
+        assert!(lake.is_readable("log"));
+        let seen = lake.look("log").await.unwrap();
+        assert_eq!(columns(seen.as_ref()).fields().len(), 1);
+        let again = lake.look("log").await.unwrap();
+        assert!(Arc::ptr_eq(&seen, &again), "nothing is new");
+        append(&path, 4).await;
+        assert_eq!(count().await.unwrap(), 7);
+
+        // A table that is made anew has another log.
+        std::fs::remove_dir_all(&path).unwrap();
+        append(&path, 5).await;
+        lake.forget(&["log".into()]).await;
+        assert_eq!(count().await.unwrap(), 5);
+    }
+}
