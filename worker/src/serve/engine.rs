@@ -1,6 +1,6 @@
 //! Where SQL runs: a few queries at a time, in bounded memory.
 
-use std::{fmt::Display, io, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axum::http::StatusCode;
@@ -127,7 +127,7 @@ fn failure(what: &str, error: DataFusionError) -> Problem {
 }
 
 /// More rows than there may be.
-pub fn too_many(what: impl Display, max_rows: usize) -> Problem {
+pub fn too_many(what: &str, max_rows: usize) -> Problem {
     let detail = format!(
         "{what} more than {max_rows} rows; narrow the parameters, or let the service's owner raise maxRows"
     );
