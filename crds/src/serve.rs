@@ -82,10 +82,12 @@ pub struct RateLimit {
 ///
 /// Every endpoint takes the query parameter `format` (`json`, `html`, and `svg` where it has a
 /// plot); without it the header `Accept` decides. One without a `transform` also takes `limit`
-/// (rows of an answer) and `page` (the token that the answer before gave in its `Link` header, and
-/// as `next` in an object).
+/// (rows of an answer), and one with `cql` alone `page` (the token that the answer before gave in its
+/// `Link` header, and as `next` in an object).
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.cql) != has(self.sql)").message("exactly one of cql and sql must be set"))]
+#[x_kube(validation = Rule::new("!has(self.transform) || has(self.cql)").message("transform goes with cql: write all of it in sql"))]
 pub struct Endpoint {
     /// Name of the endpoint, unique in the pipeline.
     #[schemars(
@@ -109,15 +111,23 @@ pub struct Endpoint {
     pub parameters: Vec<Parameter>,
     /// One CQL `SELECT` on a table in a keyspace of the pipeline's sinks; the keyspace's name can be
     /// left out where there is one. `:name` stands for a parameter, `:now` for the present.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 8192))]
-    pub cql: String,
+    pub cql: Option<String>,
+    /// One SQL `SELECT` on the Delta Lake tables of the pipeline's sinks, in place of `cql`. Each has
+    /// the name of its sink, in double quotes where there is a `-` in it, and the columns of the
+    /// sink's result. `$name` stands for a parameter, `$now` for the present.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 8192))]
+    pub sql: Option<String>,
     /// SQL over the rows that the CQL gives, as the table `rows`: for what CQL can't do, as in
     /// `SELECT venue, n FROM rows ORDER BY n DESC LIMIT 20`. `$name` stands for a parameter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 8192))]
     pub transform: Option<String>,
     /// Rows of an answer at most; more of them are had page by page. With a `transform`: rows that
-    /// it reads; where there are more, the answer is an error.
+    /// it reads; where there are more, the answer is an error. With `sql`: where there are more, and
+    /// no `limit` is asked for, the answer is an error.
     #[serde(default = "thousand")]
     #[schemars(range(min = 1, max = 100000))]
     pub max_rows: u32,

@@ -15,7 +15,7 @@ use crate::{
     pipeline::Expectation,
     serve::Serve,
     sink::{ConsistencyLevel, DeltaSink, DocumentSink},
-    source::Source,
+    source::{Source, file::S3Folder},
 };
 
 /// Port of the worker's HTTP endpoints: `/healthz`, `/readyz`, `/metrics`, `/status`.
@@ -276,6 +276,11 @@ pub struct DeltaTable {
 }
 
 impl SinkConfig {
+    /// Whether the rows go into a Delta Lake table.
+    pub fn is_delta(&self) -> bool {
+        matches!(self.destination, Destination::Delta(_))
+    }
+
     /// The table in Cassandra that has the rows, or beside which the states of their groups are.
     pub fn cassandra(&self) -> Option<&CassandraTable> {
         match &self.destination {
@@ -297,14 +302,32 @@ impl SinkConfig {
 pub struct ServeConfig {
     /// The pipeline.
     pub pipeline: PipelineRef,
-    /// The Cassandra cluster.
-    pub cassandra: CassandraConnection,
+    /// The Cassandra cluster, where an endpoint reads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cassandra: Option<CassandraConnection>,
     /// The keyspaces that may be read.
     pub keyspaces: Vec<String>,
+    /// The Delta Lake tables that endpoints read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<ServeTable>,
     /// Port to listen on; 0 for any that is free.
     pub port: u16,
     /// The service, as in the DataPipeline.
     pub serve: Serve,
+}
+
+/// A Delta Lake table that endpoints read.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ServeTable {
+    /// Name of the sink that writes it.
+    pub name: String,
+    /// The table's folder in the pod; absent where the table is in a bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The table's folder in a bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<S3Folder>,
 }
 
 /// What the worker answers under `/status`.

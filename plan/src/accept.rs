@@ -23,6 +23,7 @@ use crate::{
 
 mod lookups;
 
+pub use delta::delta_type;
 pub use lookups::plan_lookups;
 
 /// Cassandra's limit for a time to live: 20 years.
@@ -101,8 +102,10 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
     let with_tables: Vec<_> = planned.iter().map(|(plan, rows, _)| (plan, rows)).collect();
     let topic = &pipeline.spec.topic;
     let key = key_pointers(&topic.key, topic.partitions, &with_tables)?;
+    let in_lake = planned.iter().filter(|(_, _, config)| config.is_delta());
+    let lake: Vec<_> = in_lake.map(|(plan, ..)| delta::lake_table(plan)).collect();
     let sinks: Vec<_> = planned.into_iter().map(|(_, _, config)| config).collect();
-    accept_service(pipeline, keyspaces, &sinks)?;
+    accept_service(pipeline, keyspaces, &sinks, &lake)?;
     Ok(Accepted {
         key,
         lookups,

@@ -26,7 +26,10 @@ use datafusion::{
         expressions::{BinaryExpr, cast},
     },
     prelude::SessionConfig,
-    sql::sqlparser::ast::{Expr, ExprWithAlias},
+    sql::{
+        parser::Statement,
+        sqlparser::ast::{self, Expr, ExprWithAlias},
+    },
 };
 
 use crate::error::similar;
@@ -74,6 +77,27 @@ pub(crate) fn function(name: &str) -> Function {
     Function::Unknown {
         similar: similar(name, names),
     }
+}
+
+/// The tables that a SELECT names, in their order and without functions that stand for one; none
+/// where the SQL is something else.
+pub(crate) fn tables(sql: &str) -> Result<Option<Vec<String>>, String> {
+    let read = || {
+        let dialect = &ENGINE.config_options().sql_parser.dialect;
+        let statement = ENGINE.sql_to_statement(sql, dialect)?;
+        let is_query = |statement: &Statement| match statement {
+            Statement::Statement(statement) => matches!(**statement, ast::Statement::Query(_)),
+            _ => false,
+        };
+        if !is_query(&statement) {
+            return Ok(None);
+        }
+        let references = ENGINE.resolve_table_references(&statement)?;
+        let names = references.iter().map(|reference| reference.table());
+        let names = names.filter(|name| !ENGINE.table_functions().contains_key(*name));
+        Ok(Some(names.map(str::to_owned).collect()))
+    };
+    read().map_err(|error: DataFusionError| in_words(&error))
 }
 
 /// Plans an expression over these columns.

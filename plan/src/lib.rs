@@ -30,7 +30,9 @@ mod table;
 mod tokens;
 mod topic;
 
-pub use accept::{Accepted, accept, claim_table, find_keyspace, keyspace_manager, plan_lookups};
+pub use accept::{
+    Accepted, accept, claim_table, delta_type, find_keyspace, keyspace_manager, plan_lookups,
+};
 pub use error::{KeyProblem, PlanError, Position, QueryProblem, SchemaProblem, TableProblem};
 pub use execute::{ExecError, SinkExecutor};
 pub use expectation::{Expectations, Failure, Rule};

@@ -216,6 +216,7 @@ fn integration(context: &Setting) -> Result<Count> {
     let environment = provider::up(None)?;
     let mut command = cargo();
     with_environment(&mut command, &environment)?;
+    // Tests stop a server, and start it again.
     command.env("MILLSTREAM_XTASK", &context.xtask);
     command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
     command.args(REAL.iter().flat_map(|name| ["--test", name]));

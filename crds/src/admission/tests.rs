@@ -122,6 +122,16 @@ fn says_which_field_is_wrong_and_why() {
         ("/spec/sinks/-", sink, "consistency: must be one of ONE, "),
         ("/spec/source", json!({}), "spec.source: exactly one of"),
         (
+            "/spec/serve",
+            json!({"endpoints": [{"name": "e", "path": "/e"}]}),
+            "spec.serve.endpoints[0]: exactly one of cql and sql must be set",
+        ),
+        (
+            "/spec/serve",
+            json!({"endpoints": [{"name": "e", "path": "/e", "sql": "s", "transform": "t"}]}),
+            "spec.serve.endpoints[0]: transform goes with cql",
+        ),
+        (
             "/spec/source/http/url",
             json!("ftp://example.com"),
             "spec.source.http.url: `ftp://example.com` must match",

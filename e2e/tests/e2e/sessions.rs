@@ -258,6 +258,7 @@ async fn insights_are(namespace: &Namespace, expected: &Sessions) -> Result<()> 
     let complete = || expected.iter().filter(|(_, session)| session.is_complete());
     let countries = complete().filter_map(|(_, session)| session.country.as_deref());
     let countries = top("country", countries, 10);
+    // What counts all sessions is SQL on the Delta Lake table.
     assert_eq!(asked("/insights/completed-per-country").await?, countries);
     let path = "/insights/plot-completed-per-country";
     assert_eq!(asked(&format!("{path}?format=json")).await?, countries);
@@ -281,6 +282,8 @@ async fn insights_are(namespace: &Namespace, expected: &Sessions) -> Result<()> 
             top("country", started, 1)
         );
     }
+    let healthy = json!({"status": "healthy", "cassandra": "reachable", "tables": "readable"});
+    assert_eq!(asked("/health").await?, healthy);
     Ok(())
 }
 

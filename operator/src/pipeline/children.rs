@@ -284,7 +284,7 @@ fn pod(pipeline: &DataPipeline, pods: &Pods) -> Value {
     let more = match pods.stage {
         Stage::Ingest => pipeline.spec.source.files().map(volumes::of),
         Stage::Process => Some(volumes::of_process(&pipeline.spec)),
-        Stage::Serve => None,
+        Stage::Serve => Some(volumes::of_serve(&pipeline.spec)),
     };
     for (volume, mount) in more.into_iter().flatten() {
         volumes.push(volume);

@@ -1,7 +1,7 @@
-//! `spec.serve`: the REST service over a pipeline's tables. It needs Cassandra alone, so it comes
-//! and stays whatever becomes of the rest.
+//! `spec.serve`: the REST service over a pipeline's tables. It needs Cassandra alone, and that only
+//! where an endpoint reads it; so it comes and stays whatever becomes of the rest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -9,11 +9,16 @@ use k8s_openapi::api::{
 };
 use kube::api::DeleteParams;
 use millstream_api::{
-    DataPipeline,
+    CassandraConnection, DataPipeline,
     serve::{Serve, ServeStatus},
-    worker::{SERVE_PART, SERVE_PORT, ServeConfig, WorkerConfig},
+    worker::{
+        Destination, SERVE_PART, SERVE_PORT, ServeConfig, ServeTable, SinkConfig, WorkerConfig,
+    },
 };
-use millstream_plan::{Accepted, serve::readable_keyspaces};
+use millstream_plan::{
+    Accepted,
+    serve::{lake_sinks, readable_keyspaces},
+};
 
 use super::{
     children::{self, Stage},
@@ -27,6 +32,7 @@ use super::{
 use crate::{
     context::{Context, MANAGER},
     controller::namespace,
+    credentials::Access,
     error::Error,
 };
 
@@ -39,20 +45,22 @@ pub async fn provision(
     let Some(serve) = &pipeline.spec.serve else {
         return remove(pipeline, context).await;
     };
-    for name in accepted.declared.keys() {
-        await_keyspace(pipeline, context, accepted, name)?;
-    }
-    let cassandra = cassandra_access(pipeline, context).await?;
-    let mut files = cassandra.files();
+    let cassandra = cassandra(pipeline, context, accepted, serve).await?;
+    let mut files: BTreeMap<_, _> = cassandra.iter().flat_map(Access::files).collect();
+    let namespace = namespace(pipeline);
     if let Some(auth) = &serve.auth {
-        let namespace = namespace(pipeline);
         files.extend(context.credentials.serve_files(&namespace, auth).await?);
     }
+    let lake = lake_sinks(&pipeline.spec);
+    let mut sinks = pipeline.spec.sinks.clone();
+    sinks.retain(|sink| lake.contains(&sink.name));
+    files.extend(context.credentials.sink_files(&namespace, &sinks).await?);
     let credentials = apply_secret(pipeline, context, Stage::Serve, &files).await?;
     let config = WorkerConfig::Serve(ServeConfig {
         pipeline: pipeline_ref(pipeline),
-        cassandra: cassandra.connection.clone(),
+        cassandra: cassandra.map(|access| access.connection),
         keyspaces: readable_keyspaces(&accepted.sinks),
+        tables: tables(&accepted.sinks, &lake),
         port: SERVE_PORT,
         serve: for_workers(serve),
     });
@@ -66,11 +74,45 @@ pub async fn provision(
     )
     .await?;
     let name = Stage::Serve.object_name(pipeline);
-    let api = context.api::<Service>(&namespace(pipeline));
+    let api = context.api::<Service>(&namespace);
     let live = api.get_opt(&name).await?;
     let desired = children::service(pipeline, serve.port);
     ensure(pipeline, context, live.as_ref(), desired).await?;
     Ok(())
+}
+
+/// The pipeline's Cassandra with its tables, where an endpoint reads it.
+async fn cassandra(
+    pipeline: &DataPipeline,
+    context: &Context,
+    accepted: &Accepted,
+    serve: &Serve,
+) -> Result<Option<Access<CassandraConnection>>, Error> {
+    if serve
+        .endpoints
+        .iter()
+        .all(|endpoint| endpoint.cql.is_none())
+    {
+        return Ok(None);
+    }
+    for name in accepted.declared.keys() {
+        await_keyspace(pipeline, context, accepted, name)?;
+    }
+    cassandra_access(pipeline, context).await.map(Some)
+}
+
+/// Where the Delta Lake tables of these sinks are.
+fn tables(sinks: &[SinkConfig], read: &BTreeSet<String>) -> Vec<ServeTable> {
+    let read = sinks.iter().filter(|sink| read.contains(&sink.name));
+    let tables = read.filter_map(|sink| match &sink.destination {
+        Destination::Delta(table) => Some(ServeTable {
+            name: sink.name.clone(),
+            path: table.path.clone(),
+            s3: table.sink.s3.clone(),
+        }),
+        _ => None,
+    });
+    tables.collect()
 }
 
 /// Without what pods needn't be replaced for.

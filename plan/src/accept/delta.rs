@@ -1,6 +1,8 @@
 //! Whether a sink into a Delta Lake table makes sense.
 
-use datafusion::arrow::datatypes::DataType;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use millstream_api::{
     keyspace::{PrimaryKey, TableSpec},
     sink::{
@@ -11,7 +13,7 @@ use millstream_api::{
     worker::{DeltaTable, Destination, SinkConfig},
 };
 
-use crate::{Refusal, SinkPlan, error::similar};
+use crate::{Refusal, SinkPlan, error::similar, serve::LakeTable};
 
 /// The columns and the key of a sink's rows, and where they go.
 pub(super) fn accept_delta(
@@ -45,6 +47,26 @@ pub(super) fn accept_delta(
         .map(|volume| format!("{DELTA_PATH}/{}/{}", sink.name, volume.path));
     let sink = to.clone();
     Ok((rows, Destination::Delta(DeltaTable { path, sink })))
+}
+
+/// The table of a sink as the REST service reads it.
+pub(super) fn lake_table(plan: &SinkPlan) -> LakeTable {
+    let columns = plan.columns.iter();
+    let columns =
+        columns.map(|column| Field::new(&column.name, delta_type(&column.data_type), true));
+    LakeTable {
+        name: plan.name.clone(),
+        columns: Some(Arc::new(Schema::new(columns.collect::<Vec<_>>()))),
+    }
+}
+
+/// The type in a Delta Lake table for a type of a result.
+pub fn delta_type(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Timestamp(..) => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        DataType::List(element) => DataType::new_list(delta_type(element.data_type()), true),
+        other => other.clone(),
+    }
 }
 
 /// Refuses that two sinks merge into one table: each would take the other's rows for its own, and the

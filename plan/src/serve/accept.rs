@@ -6,13 +6,14 @@ use millstream_api::{
     worker::{CassandraTable, Destination, SinkConfig},
 };
 
-use super::{Readable, ServeError, plan_service};
+use super::{LakeTable, Readable, ServeError, plan_service};
 
 /// Checks `spec.serve` where there is one.
 pub(crate) fn accept_service(
     pipeline: &DataPipeline,
     keyspaces: &[Keyspace],
     sinks: &[SinkConfig],
+    lake: &[LakeTable],
 ) -> Result<(), ServeError> {
     let Some(serve) = &pipeline.spec.serve else {
         return Ok(());
@@ -20,6 +21,7 @@ pub(crate) fn accept_service(
     let readable = Readable {
         keyspaces: &readable_keyspaces(sinks),
         tables: &tables(keyspaces, sinks),
+        lake,
     };
     plan_service(serve, &readable).map(drop)
 }

@@ -1,20 +1,25 @@
-//! `spec.serve`, checked and planned: paths, parameters, CQL, and the SQL over its rows.
+//! `spec.serve`, checked and planned: paths, parameters, CQL and the SQL over its rows, SQL over Delta
+//! Lake tables.
 //!
-//! The operator asks with the tables that it knows of, the worker without: it has the columns from
-//! Cassandra itself and plans the [`Transform`] with them.
+//! The operator asks with the columns that it knows of, the worker without: it has them from the
+//! tables themselves and plans the [`SqlQuery`] with them.
 
 pub(crate) mod accept;
 mod cql;
 mod parameter;
 mod path;
-mod transform;
+mod sql;
 
 pub use accept::readable_keyspaces;
 pub use parameter::{Value, fits_marker, parse, parse_time};
 pub use path::Path;
-pub use transform::{ROWS, Transform, arrow_type, rows_schema};
+pub use sql::{ROWS, SqlQuery, arrow_type, rows_schema};
 
+use std::collections::BTreeSet;
+
+use datafusion::arrow::datatypes::SchemaRef;
 use millstream_api::{
+    DataPipelineSpec,
     cql::CqlType,
     keyspace::TableSpec,
     serve::{Endpoint, Format, Parameter, Serve},
@@ -23,7 +28,7 @@ use thiserror::Error;
 
 use self::cql::Select;
 
-/// The marker, and the transform's parameter, for the present.
+/// The marker in CQL, and the parameter in SQL, for the present.
 pub const NOW: &str = "now";
 
 /// Query parameters that every endpoint has.
@@ -39,6 +44,17 @@ pub struct Readable<'a> {
     pub keyspaces: &'a [String],
     /// The tables that are known, with their keyspaces; there may be others.
     pub tables: &'a [(String, TableSpec)],
+    /// The Delta Lake tables of the pipeline's sinks.
+    pub lake: &'a [LakeTable],
+}
+
+/// A Delta Lake table that may be read.
+#[derive(Clone, Debug)]
+pub struct LakeTable {
+    /// The name of its sink.
+    pub name: String,
+    /// Its columns, where they are known.
+    pub columns: Option<SchemaRef>,
 }
 
 /// Why a service can't be as it is declared.
@@ -62,8 +78,12 @@ pub enum EndpointProblem {
     Path(String),
     #[error("parameter `{name}`: {problem}")]
     Parameter { name: String, problem: String },
+    #[error("exactly one of cql and sql must be set")]
+    Query,
     #[error("cql: {0}")]
     Cql(String),
+    #[error("sql: {0}")]
+    Sql(String),
     #[error("transform: {0}")]
     Transform(String),
     #[error("plot: {0}")]
@@ -75,8 +95,17 @@ pub enum EndpointProblem {
 pub struct EndpointPlan {
     /// The path.
     pub path: Path,
-    /// The CQL, with the keyspace in it.
-    pub statement: String,
+    /// What it reads.
+    pub query: EndpointQuery,
+}
+
+/// What an endpoint reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndpointQuery {
+    /// A CQL statement, with the keyspace in it.
+    Cql(String),
+    /// SQL on the Delta Lake tables of these sinks.
+    Sql(Vec<String>),
 }
 
 impl EndpointPlan {
@@ -109,6 +138,20 @@ pub fn plan_service(serve: &Serve, readable: &Readable) -> Result<Vec<EndpointPl
     Ok(plans)
 }
 
+/// The sinks whose Delta Lake tables a pipeline's REST service reads.
+pub fn lake_sinks(spec: &DataPipelineSpec) -> BTreeSet<String> {
+    let lake = spec.sinks.iter().filter(|sink| sink.delta.is_some());
+    let table = |name: &String| LakeTable {
+        name: name.clone(),
+        columns: None,
+    };
+    let lake: Vec<_> = lake.map(|sink| table(&sink.name)).collect();
+    let endpoints = spec.serve.iter().flat_map(|serve| &serve.endpoints);
+    // What can't be read is refused elsewhere.
+    let read = endpoints.filter_map(|endpoint| sql::tables(endpoint.sql.as_deref()?, &lake).ok());
+    read.flatten().collect()
+}
+
 fn plan(endpoint: &Endpoint, readable: &Readable) -> Result<EndpointPlan, EndpointProblem> {
     let path = Path::parse(&endpoint.path).map_err(EndpointProblem::Path)?;
     if RESERVED_PATHS.contains(&path.first()) {
@@ -117,13 +160,30 @@ fn plan(endpoint: &Endpoint, readable: &Readable) -> Result<EndpointPlan, Endpoi
             path.first()
         )));
     }
-    check_parameters(endpoint, &path)?;
-    if endpoint.format == Format::Svg && endpoint.plot.is_none() {
-        return Err(EndpointProblem::Plot(
-            "format is svg, and there is no plot".into(),
-        ));
-    }
-    let select = Select::parse(&endpoint.cql).map_err(EndpointProblem::Cql)?;
+    let query = match (&endpoint.cql, &endpoint.sql) {
+        (Some(cql), None) => plan_cql(endpoint, cql, &path, readable)?,
+        (None, Some(sql)) => plan_sql(endpoint, sql, &path, readable)?,
+        _ => return Err(EndpointProblem::Query),
+    };
+    Ok(EndpointPlan { path, query })
+}
+
+fn plan_cql(
+    endpoint: &Endpoint,
+    cql: &str,
+    path: &Path,
+    readable: &Readable,
+) -> Result<EndpointQuery, EndpointProblem> {
+    let select = Select::parse(cql).map_err(EndpointProblem::Cql)?;
+    let transform = endpoint.transform.as_deref().map(sql::placeholders);
+    let transform = transform.transpose().map_err(EndpointProblem::Transform)?;
+    let transform = transform.unwrap_or_default();
+    let markers = select.markers.iter().map(|marker| &marker.name);
+    let used: Vec<_> = markers.chain(&transform).map(String::as_str).collect();
+    let way = "write `:name` in the cql or `$name` in the transform, or take it out";
+    check_parameters(endpoint, path, &used, way)?;
+    check_placeholders(endpoint, &transform).map_err(EndpointProblem::Transform)?;
+    check_format(endpoint)?;
     let keyspace = keyspace(&select, readable.keyspaces).map_err(EndpointProblem::Cql)?;
     let table = readable
         .tables
@@ -136,32 +196,67 @@ fn plan(endpoint: &Endpoint, readable: &Readable) -> Result<EndpointPlan, Endpoi
         None => None,
     };
     check_transform(endpoint, columns.as_deref())?;
-    Ok(EndpointPlan {
-        path,
-        statement: select.statement(keyspace),
-    })
+    Ok(EndpointQuery::Cql(select.statement(keyspace)))
 }
 
-fn check_parameters(endpoint: &Endpoint, path: &Path) -> Result<(), EndpointProblem> {
+fn plan_sql(
+    endpoint: &Endpoint,
+    sql: &str,
+    path: &Path,
+    readable: &Readable,
+) -> Result<EndpointQuery, EndpointProblem> {
+    if endpoint.transform.is_some() {
+        let says = "it goes with cql: write all of it in sql";
+        return Err(EndpointProblem::Transform(says.into()));
+    }
+    let placeholders = sql::placeholders(sql).map_err(EndpointProblem::Sql)?;
+    let used: Vec<_> = placeholders.iter().map(String::as_str).collect();
+    let way = "write `$name` in the sql, or take it out";
+    check_parameters(endpoint, path, &used, way)?;
+    check_placeholders(endpoint, &placeholders).map_err(EndpointProblem::Sql)?;
+    check_format(endpoint)?;
+    let names = sql::tables(sql, readable.lake).map_err(EndpointProblem::Sql)?;
+    let columns = |name: &String| {
+        let table = readable.lake.iter().find(|table| table.name == *name)?;
+        Some((table.name.as_str(), table.columns.clone()?))
+    };
+    // Without the columns the worker plans it, who asks the tables.
+    if let Some(tables) = names.iter().map(columns).collect::<Option<Vec<_>>>() {
+        let query = SqlQuery::plan(sql, &tables, &endpoint.parameters);
+        let query = query.map_err(EndpointProblem::Sql)?;
+        check_plot(endpoint, &numbers(query.columns()))?;
+    }
+    Ok(EndpointQuery::Sql(names))
+}
+
+fn check_format(endpoint: &Endpoint) -> Result<(), EndpointProblem> {
+    if endpoint.format == Format::Svg && endpoint.plot.is_none() {
+        let says = "format is svg, and there is no plot";
+        return Err(EndpointProblem::Plot(says.into()));
+    }
+    Ok(())
+}
+
+/// Checks the parameters themselves, and that the query reads them; `way` is the way out where it
+/// doesn't.
+fn check_parameters(
+    endpoint: &Endpoint,
+    path: &Path,
+    used: &[&str],
+    way: &str,
+) -> Result<(), EndpointProblem> {
     let problem = |name: &str, problem: &str| EndpointProblem::Parameter {
         name: name.into(),
         problem: problem.into(),
     };
     for name in path.parameters() {
-        if !endpoint
-            .parameters
-            .iter()
-            .any(|parameter| parameter.name == name)
-        {
+        if !is_declared(endpoint, name) {
             return Err(problem(
                 name,
                 "it is in the path and not in `parameters`; declare it",
             ));
         }
     }
-    let transform = endpoint.transform.as_deref().map(transform::placeholders);
-    let transform = transform.transpose().map_err(EndpointProblem::Transform)?;
-    let select = Select::parse(&endpoint.cql).map_err(EndpointProblem::Cql)?;
     for parameter in &endpoint.parameters {
         let name = parameter.name.as_str();
         if name == NOW || RESERVED_PARAMETERS.contains(&name) {
@@ -177,27 +272,25 @@ fn check_parameters(endpoint: &Endpoint, path: &Path) -> Result<(), EndpointProb
             ));
         }
         parameter::check(parameter).map_err(|error| problem(name, &error))?;
-        let in_transform = transform.iter().flatten().any(|used| used == name);
-        if !in_transform && !select.markers.iter().any(|marker| marker.name == name) {
-            return Err(problem(
-                name,
-                "no query reads it: write `:name` in the cql or `$name` in the transform, or take it out",
-            ));
-        }
-    }
-    for used in transform.iter().flatten() {
-        if used != NOW
-            && !endpoint
-                .parameters
-                .iter()
-                .any(|parameter| parameter.name == *used)
-        {
-            return Err(EndpointProblem::Transform(format!(
-                "`${used}` is not in `parameters`; declare it"
-            )));
+        if !used.contains(&name) {
+            return Err(problem(name, &format!("no query reads it: {way}")));
         }
     }
     Ok(())
+}
+
+fn is_declared(endpoint: &Endpoint, name: &str) -> bool {
+    let mut names = endpoint.parameters.iter().map(|parameter| &parameter.name);
+    names.any(|declared| declared == name)
+}
+
+/// Holds the parameters that SQL reads against those that are declared.
+fn check_placeholders(endpoint: &Endpoint, placeholders: &[String]) -> Result<(), String> {
+    let mut placeholders = placeholders.iter();
+    let unknown = placeholders.find(|used| *used != NOW && !is_declared(endpoint, used));
+    unknown.map_or(Ok(()), |used| {
+        Err(format!("`${used}` is not in `parameters`; declare it"))
+    })
 }
 
 /// The keyspace that the query reads.
@@ -271,18 +364,15 @@ fn check_transform(
     };
     let result = match &endpoint.transform {
         Some(sql) => {
-            let transform = Transform::plan(sql, &rows_schema(columns), &endpoint.parameters)
-                .map_err(EndpointProblem::Transform)?;
-            let fields = transform.columns().fields().iter();
-            fields
-                .map(|field| (field.name().clone(), field.data_type().is_numeric()))
-                .collect()
+            let rows = [(ROWS, rows_schema(columns))];
+            let transform = SqlQuery::plan(sql, &rows, &endpoint.parameters);
+            numbers(transform.map_err(EndpointProblem::Transform)?.columns())
         }
         None => {
             let columns = columns.iter();
             columns
                 .map(|(name, cql_type)| (name.clone(), is_number(cql_type)))
-                .collect::<Vec<_>>()
+                .collect()
         }
     };
     check_plot(endpoint, &result)
@@ -291,6 +381,14 @@ fn check_transform(
 /// Whether values of a type have a length in a plot.
 pub fn is_number(cql_type: &CqlType) -> bool {
     arrow_type(cql_type).is_numeric()
+}
+
+/// The columns of SQL's result as [`check_plot`] takes them.
+pub fn numbers(columns: &SchemaRef) -> Vec<(String, bool)> {
+    let columns = columns.fields().iter();
+    columns
+        .map(|field| (field.name().clone(), field.data_type().is_numeric()))
+        .collect()
 }
 
 /// Holds the plot against the result: names of columns, and whether they are numbers.

@@ -1,5 +1,8 @@
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use millstream_api::{keyspace::TableSpec, serve::Serve};
-use millstream_plan::serve::{Readable, plan_service};
+use millstream_plan::serve::{EndpointQuery, LakeTable, Readable, plan_service};
 
 use crate::assert_told;
 
@@ -14,6 +17,21 @@ const TABLES: &str = "
     - {name: tags, type: list<text>}
   primaryKey: {partitionKey: [player_id], clusteringKey: [{name: ts, order: DESC}]}
 ";
+
+/// The Delta Lake tables of two sinks.
+fn lake() -> Vec<LakeTable> {
+    let day = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    let columns = [
+        Field::new("country", DataType::Utf8, true),
+        Field::new("level", DataType::Int32, true),
+        Field::new("ts", day, true),
+    ];
+    let table = |name: &str| LakeTable {
+        name: name.into(),
+        columns: Some(Arc::new(Schema::new(columns.to_vec()))),
+    };
+    vec![table("events"), table("event-sessions")]
+}
 
 const PLAYER: &str = "{name: p, type: text}";
 
@@ -37,9 +55,13 @@ fn told_in(endpoint: &str, keyspaces: &[&str]) -> String {
     let readable = Readable {
         keyspaces: &keyspaces,
         tables: &tables,
+        lake: &lake(),
     };
     match plan_service(&serve, &readable) {
-        Ok(plans) => format!("accepted: {}", plans[0].statement),
+        Ok(plans) => match &plans[0].query {
+            EndpointQuery::Cql(statement) => format!("accepted: {statement}"),
+            EndpointQuery::Sql(tables) => format!("accepted, of {}", tables.join(", ")),
+        },
         Err(error) => error.to_string(),
     }
 }
@@ -183,6 +205,47 @@ fn plans_transforms_and_plots() {
 }
 
 #[test]
+fn takes_sql_on_the_delta_lake_tables_of_the_sinks() {
+    let of = |more: &str| told(&format!("path: /e, {more}"));
+    assert_told!(
+        [
+            "sql: SELECT * FROM events",
+            r#"sql: 'SELECT e.country, count(*) AS n FROM "event-sessions" e JOIN events USING (country) GROUP BY e.country', plot: {x: country, y: n}"#,
+            "sql: 'WITH best AS (SELECT max(level) AS level FROM events) SELECT country FROM best JOIN events USING (level)'",
+            "sql: SELECT country FROM events WHERE country = $c AND ts > $since AND ts < $now, parameters: [{name: c, type: text}, {name: since, type: int, ago: hours}]",
+            "sql: SELECT country FROM event",
+            r#"sql: SELECT country FROM "event-session""#,
+            "sql: SELECT country FROM sessions",
+            "sql: SELECT table_name FROM information_schema.tables",
+            "sql: SELECT * FROM '/etc/passwd'",
+            "sql: SELECT county FROM events",
+            "sql: SELECT _version FROM events",
+            "sql: SELECT country FROM events WHERE level > $least",
+            "sql: SELECT country FROM events, parameters: [{name: c, type: text}]",
+            "sql: SELECT country FROM events WHERE ts > $c, parameters: [{name: c, type: boolean}]",
+            "sql: SELECT country FROM events, plot: {x: country, y: country}",
+            "sql: EXPLAIN SELECT country FROM events",
+            "sql: SHOW TABLES",
+            "sql: DROP TABLE events",
+            "sql: INSERT INTO events SELECT * FROM events",
+            "sql: 'COPY events TO ''/tmp/x.csv'''",
+            "sql: 'CREATE EXTERNAL TABLE x STORED AS PARQUET LOCATION ''/etc'''",
+            "sql: SELECT 1; SELECT 2",
+            "sql: SELECT country FROM events, transform: SELECT * FROM rows",
+            "sql: SELECT country FROM events, cql: SELECT country FROM sessions",
+            "description: nothing",
+        ],
+        of
+    );
+    let deep = format!(
+        "sql: 'SELECT {}1{} AS x FROM events'",
+        "(".repeat(2_000),
+        ")".repeat(2_000)
+    );
+    assert!(of(&deep).ends_with("it is too deep; write it simpler"));
+}
+
+#[test]
 fn endpoints_have_paths_of_their_own() {
     let serve: Serve = serde_saphyr::from_str(
         "{endpoints: [{name: a, path: '/x/{p}', parameters: [{name: p, type: text}], cql: 'SELECT * FROM t WHERE k = :p'}, \
@@ -193,6 +256,7 @@ fn endpoints_have_paths_of_their_own() {
     let readable = Readable {
         keyspaces: &keyspaces,
         tables: &[],
+        lake: &[],
     };
     let error = plan_service(&serve, &readable).unwrap_err().to_string();
     assert_eq!(

@@ -126,6 +126,8 @@ fn docs_of(endpoint: &Endpoint) -> Markup {
                 @if endpoint.transform.is_none() {
                     label { span { code { "limit" } small { "rows, 1 to " (endpoint.max_rows) } }
                         input name="limit" data-in="query" inputmode="numeric"; }
+                }
+                @if endpoint.transform.is_none() && endpoint.cql.is_some() {
                     label { span { code { "page" } small { "token of the answer before" } }
                         input name="page" data-in="query"; }
                 }

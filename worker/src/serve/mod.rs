@@ -1,8 +1,11 @@
-//! The serve stage: tables → HTTP. It answers from the start; while Cassandra is away, with 503.
+//! The serve stage: tables → HTTP. It answers from the start; while Cassandra or a Delta Lake table is
+//! away, with 503.
 
 mod answer;
 mod auth;
+mod engine;
 mod html;
+mod lake;
 mod listen;
 mod openapi;
 mod page;
@@ -11,6 +14,7 @@ mod plot;
 mod problem;
 mod query;
 mod service;
+mod sql;
 pub(crate) mod value;
 
 use std::sync::Arc;
@@ -47,11 +51,14 @@ pub async fn run(
         .with_state(service.clone())
         .layer(CompressionLayer::new().compress_when(SizeAbove::new(COMPRESS_ABOVE)));
     let open = async {
-        let session =
-            cassandra::connect(&config.cassandra, credentials, std::slice::from_ref(&part)).await?;
-        service.open(session).await;
+        if let Some(cassandra) = &config.cassandra {
+            let parts = std::slice::from_ref(&part);
+            let session = cassandra::connect(cassandra, credentials, parts).await?;
+            service.open(session).await;
+        }
+        service.open_lake().await;
         part.ready();
-        service.watch().await;
+        tokio::join!(service.watch(), service.watch_lake());
         anyhow::Ok(())
     };
     tokio::select! {

@@ -1,6 +1,6 @@
 //! `/openapi.json`: the service as OpenAPI 3.1 describes it.
 
-use datafusion::arrow::datatypes::Schema;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use millstream_api::serve::{Endpoint, Parameter, ParameterType, Shape};
 use serde_json::{Map, Value, json};
 
@@ -12,32 +12,32 @@ pub struct Security {
     pub basic: bool,
 }
 
-/// The document; the columns are there for endpoints that Cassandra knows already.
+/// The document; the columns are there for endpoints whose tables were seen already.
 pub fn document<'a>(
     title: &str,
     security: &Security,
-    endpoints: impl Iterator<Item = (&'a Endpoint, Option<&'a Schema>)>,
+    endpoints: impl Iterator<Item = (&'a Endpoint, Option<SchemaRef>)>,
 ) -> Value {
     let mut paths = Map::new();
     for (endpoint, columns) in endpoints {
         paths.insert(
             endpoint.path.clone(),
-            json!({"get": operation(endpoint, columns, security)}),
+            json!({"get": operation(endpoint, columns.as_deref(), security)}),
         );
     }
     let health = json!({"type": "object", "properties": {
-        "status": {"type": "string"}, "cassandra": {"type": "string"},
+        "status": {"type": "string"}, "cassandra": {"type": "string"}, "tables": {"type": "string"},
     }});
     let health = json!({"application/json": {"schema": health}});
     paths.insert(
         "/health".into(),
         json!({"get": {
             "operationId": "health",
-            "summary": "Whether the service and Cassandra are there",
+            "summary": "Whether the service, and what it reads, are there",
             "security": [],
             "responses": {
-                "200": {"description": "Both are there", "content": health},
-                "503": {"description": "Cassandra is away", "content": health},
+                "200": {"description": "They are there", "content": health},
+                "503": {"description": "What it reads is away", "content": health},
             },
         }}),
     );
@@ -91,10 +91,13 @@ fn operation(endpoint: &Endpoint, columns: Option<&Schema>, security: &Security)
         format,
     );
     if endpoint.transform.is_none() {
-        let limit = json!({
-            "type": "integer", "minimum": 1, "maximum": endpoint.max_rows, "default": endpoint.max_rows,
-        });
+        let mut limit = json!({"type": "integer", "minimum": 1, "maximum": endpoint.max_rows});
+        if endpoint.cql.is_some() {
+            limit["default"] = json!(endpoint.max_rows);
+        }
         query("limit", "Rows of an answer", limit);
+    }
+    if endpoint.cql.is_some() && endpoint.transform.is_none() {
         query(
             "page",
             "The token that the answer before gave",
@@ -105,7 +108,7 @@ fn operation(endpoint: &Endpoint, columns: Option<&Schema>, security: &Security)
     responses["304"] = json!({"description": "The one who asks has this answer already"});
     let mut failures = vec![
         ("400", "A parameter is wrong"),
-        ("503", "Cassandra is away; ask again"),
+        ("503", "What it reads is away; ask again"),
     ];
     if security.api_key || security.basic {
         failures.push(("401", "The key or password is missing or wrong"));

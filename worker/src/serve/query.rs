@@ -1,22 +1,17 @@
-//! The query of an endpoint: prepared once, bound and run for each request.
+//! The CQL query of an endpoint: prepared once, bound and run for each request.
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use axum::http::StatusCode;
 use datafusion::{
     arrow::datatypes::{DataType, SchemaRef},
-    execution::{
-        disk_manager::{DiskManagerBuilder, DiskManagerMode},
-        memory_pool::GreedyMemoryPool,
-        runtime_env::RuntimeEnvBuilder,
-    },
-    prelude::{SessionConfig, SessionContext},
+    catalog::{MemTable, TableProvider},
+    prelude::SessionContext,
 };
-use futures::StreamExt;
 use millstream_api::serve::Endpoint;
 use millstream_plan::serve::{
-    EndpointPlan, NOW, Transform, Value, check_plot, fits_marker, misfit, rows_schema,
+    NOW, ROWS, SqlQuery, Value, check_plot, fits_marker, misfit, numbers, rows_schema,
 };
 use scylla::{
     client::session::Session,
@@ -25,9 +20,9 @@ use scylla::{
     statement::{Consistency, prepared::PreparedStatement},
     value::{CqlValue, Row},
 };
-use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
 
 use super::{
+    engine::{self, Engine, MAX_BYTES, too_large, too_many},
     parameter::to_cql,
     problem::Problem,
     value::{self, Table},
@@ -35,18 +30,14 @@ use super::{
 
 /// Rows that Cassandra is asked for at once.
 const FETCH: usize = 1_000;
-/// Bytes of rows that one request may take.
-const MAX_BYTES: usize = 32 * 1024 * 1024;
-/// Bytes that all transforms together may take beside their rows.
-const MAX_TRANSFORM_BYTES: usize = 128 * 1024 * 1024;
-/// Transforms that run at the same time: they take the processor for themselves.
-const TRANSFORMS: usize = 2;
+/// What a transform is called in answers.
+const TRANSFORM: &str = "the transform";
 
 /// An endpoint's query, known to Cassandra.
 pub struct Query {
     prepared: PreparedStatement,
     rows: SchemaRef,
-    transform: Option<Transform>,
+    transform: Option<SqlQuery>,
 }
 
 impl Query {
@@ -54,10 +45,10 @@ impl Query {
     pub async fn prepare(
         session: &Session,
         endpoint: &Endpoint,
-        plan: &EndpointPlan,
+        statement: &str,
         patience: Duration,
     ) -> anyhow::Result<Self> {
-        let mut prepared = session.prepare(plan.statement.as_str()).await?;
+        let mut prepared = session.prepare(statement).await?;
         prepared.set_consistency(Consistency::LocalQuorum);
         prepared.set_is_idempotent(true);
         prepared.set_request_timeout(Some(patience));
@@ -78,7 +69,7 @@ impl Query {
         let rows = rows_schema(&columns);
         let transform = endpoint.transform.as_deref();
         let transform = transform
-            .map(|sql| Transform::plan(sql, &rows, &endpoint.parameters))
+            .map(|sql| SqlQuery::plan(sql, &[(ROWS, rows.clone())], &endpoint.parameters))
             .transpose()
             .map_err(|problem| anyhow::anyhow!("transform: {problem}"))?;
         let query = Query {
@@ -86,11 +77,7 @@ impl Query {
             rows,
             transform,
         };
-        let result = query.columns().fields().iter();
-        let result: Vec<_> = result
-            .map(|field| (field.name().clone(), field.data_type().is_numeric()))
-            .collect();
-        check_plot(endpoint, &result)?;
+        check_plot(endpoint, &numbers(query.columns()))?;
         Ok(query)
     }
 
@@ -98,7 +85,7 @@ impl Query {
     pub fn columns(&self) -> &SchemaRef {
         self.transform
             .as_ref()
-            .map_or(&self.rows, Transform::columns)
+            .map_or(&self.rows, SqlQuery::columns)
     }
 
     /// The values as the prepared statement takes them.
@@ -195,55 +182,33 @@ impl Query {
         if fetched.rows.len() > max_rows {
             return Err(too_many("the query gives", max_rows));
         }
-        let permit = engine.permits.clone().acquire_owned().await;
-        let (query, context) = (self.clone(), engine.context.clone());
-        // On a thread of its own: the requests beside it must not wait for the processor.
-        let run = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            let run = query.run(&context, fetched, values, max_rows);
-            Handle::current().block_on(async { timeout(patience, run).await })
-        });
-        match run.await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(Problem::unavailable("the transform took too long")),
-            Err(error) => Err(Problem::internal("the transform failed", error)),
-        }
+        let query = self.clone();
+        let run = move |context: SessionContext| async move {
+            query.transform(&context, fetched, values, max_rows).await
+        };
+        engine.run(TRANSFORM, patience, run).await
     }
 
-    async fn run(
+    async fn transform(
         &self,
         context: &SessionContext,
         fetched: Fetched,
         values: Vec<(String, Value)>,
         max_rows: usize,
     ) -> Result<Table, Problem> {
-        let transform = self.transform.as_ref();
-        let transform = transform.ok_or_else(|| Problem::internal("there is no transform", ""))?;
         let failed =
             |error: &dyn std::fmt::Display| Problem::internal("the transform failed", error);
+        let transform = self.transform.as_ref();
+        let transform = transform.ok_or_else(|| failed(&"there is none"))?;
         let rows = value::batch(&self.rows, &fetched.columns, fetched.rows)
             .map_err(|error| failed(&error))?;
+        let rows = MemTable::try_new(rows.schema(), vec![vec![rows]]);
+        let rows: Arc<dyn TableProvider> = Arc::new(rows.map_err(|error| failed(&error))?);
         let plan = transform
-            .bind(rows, values)
+            .bind(&[(ROWS, rows)], values)
             .map_err(|error| failed(&error))?;
-        let frame = context
-            .execute_logical_plan(plan)
-            .await
-            .map_err(|error| failed(&error))?;
-        let mut stream = frame
-            .execute_stream()
-            .await
-            .map_err(|error| failed(&error))?;
-        let (mut batches, mut count) = (Vec::new(), 0);
-        while let Some(batch) = stream.next().await {
-            let batch = batch.map_err(|error| failed(&error))?;
-            count += batch.num_rows();
-            if count > max_rows {
-                return Err(too_many("the transform gives", max_rows));
-            }
-            batches.push(batch);
-        }
-        Table::of_batches(transform.columns(), &batches).map_err(|error| failed(&error))
+        let columns = transform.columns();
+        engine::rows(context, TRANSFORM, plan, columns, None, max_rows).await
     }
 }
 
@@ -252,40 +217,6 @@ struct Fetched {
     columns: Vec<String>,
     rows: Vec<Row>,
     next: Option<PagingState>,
-}
-
-/// Where transforms run.
-pub struct Engine {
-    context: SessionContext,
-    permits: Arc<Semaphore>,
-}
-
-impl Engine {
-    pub fn new() -> anyhow::Result<Self> {
-        let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled);
-        let runtime = RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(GreedyMemoryPool::new(MAX_TRANSFORM_BYTES)))
-            .with_disk_manager_builder(disk)
-            .build_arc()
-            .context("the SQL engine")?;
-        let config = SessionConfig::new().with_target_partitions(1);
-        Ok(Engine {
-            context: SessionContext::new_with_config_rt(config, runtime),
-            permits: Arc::new(Semaphore::new(TRANSFORMS)),
-        })
-    }
-}
-
-fn too_many(what: &str, max_rows: usize) -> Problem {
-    let detail = format!(
-        "{what} more than {max_rows} rows; narrow the parameters, or let the service's owner raise maxRows"
-    );
-    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
-}
-
-fn too_large() -> Problem {
-    let detail = format!("the rows have more than {MAX_BYTES} bytes; ask for fewer with `limit`");
-    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
 }
 
 /// What an error of Cassandra's means for the one who asks.

@@ -17,8 +17,11 @@ use axum::{
     response::{IntoResponse, Redirect, Response},
 };
 use chrono::{DateTime, Utc};
+use datafusion::arrow::datatypes::SchemaRef;
 use millstream_api::{serve::Endpoint, worker::ServeConfig};
-use millstream_plan::serve::{EndpointPlan, Readable, parse_time, plan_service};
+use millstream_plan::serve::{
+    EndpointPlan, EndpointQuery, LakeTable, Path, Readable, parse_time, plan_service,
+};
 use scylla::{client::session::Session, response::PagingState, statement::unprepared::Statement};
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -26,20 +29,24 @@ use tokio::sync::Semaphore;
 use super::{
     answer::{Answer, Next, negotiate},
     auth::{Auth, Client, Limits},
+    engine::Engine,
     html,
+    lake::{Lake, Unreadable},
     listen::Peer,
     openapi::{self, Security},
     page::Seal,
     parameter::Asked,
     problem::Problem,
-    query::{Engine, Query},
+    query::Query,
+    sql::LakeQuery,
+    value::Table,
 };
 use crate::{config::Credentials, metrics::Metrics, retry::Delays, status::StatusPart};
 
 /// Requests at the same time; each holds its rows in memory.
 const MAX_IN_FLIGHT: usize = 200;
 const MAX_URI_BYTES: usize = 8 * 1024;
-/// How often Cassandra is looked after.
+/// How often Cassandra, and tables that can't be read, are looked after.
 const PING: Duration = Duration::from_secs(2);
 const CASSANDRA: &str = "cassandra";
 
@@ -55,6 +62,7 @@ pub struct Service {
     limits: Option<Limits>,
     seal: Seal,
     engine: Engine,
+    lake: Arc<Lake>,
     now: Option<DateTime<Utc>>,
     patience: Duration,
     in_flight: Semaphore,
@@ -65,11 +73,45 @@ pub struct Service {
     metrics: Arc<Metrics>,
 }
 
-/// An endpoint, and its query once Cassandra knows it.
+/// An endpoint.
 struct Served {
     endpoint: Endpoint,
-    plan: EndpointPlan,
-    query: OnceLock<Arc<Query>>,
+    path: Path,
+    source: Source,
+}
+
+/// Where an endpoint's rows are from.
+enum Source {
+    /// A statement, and its query once Cassandra knows it.
+    Cassandra(String, OnceLock<Arc<Query>>),
+    Lake(Arc<LakeQuery>),
+}
+
+impl Served {
+    fn new(endpoint: &Endpoint, plan: EndpointPlan) -> Self {
+        let source = match plan.query {
+            EndpointQuery::Cql(statement) => Source::Cassandra(statement, OnceLock::new()),
+            EndpointQuery::Sql(tables) => Source::Lake(Arc::new(LakeQuery::new(endpoint, tables))),
+        };
+        Served {
+            endpoint: endpoint.clone(),
+            path: plan.path,
+            source,
+        }
+    }
+
+    /// The columns of its answers, once they are known.
+    fn columns(&self) -> Option<SchemaRef> {
+        match &self.source {
+            Source::Cassandra(_, query) => Some(query.get()?.columns().clone()),
+            Source::Lake(query) => query.columns(),
+        }
+    }
+
+    /// Under what the status shows its errors.
+    fn concern(&self) -> String {
+        format!("endpoint {}", self.endpoint.name)
+    }
 }
 
 impl Service {
@@ -80,21 +122,24 @@ impl Service {
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Self> {
         let serve = &config.serve;
+        let lake = config.tables.iter().map(|table| LakeTable {
+            name: table.name.clone(),
+            columns: None,
+        });
         let readable = Readable {
             keyspaces: &config.keyspaces,
             tables: &[],
+            lake: &lake.collect::<Vec<_>>(),
         };
         let plans = plan_service(serve, &readable)?;
-        let endpoints = serve.endpoints.iter().cloned().zip(plans);
+        let endpoints = serve.endpoints.iter().zip(plans);
         let mut endpoints: Vec<_> = endpoints
-            .map(|(endpoint, plan)| Served {
-                endpoint,
-                plan,
-                query: OnceLock::new(),
-            })
+            .map(|(endpoint, plan)| Served::new(endpoint, plan))
             .collect();
-        endpoints.sort_by_key(|served| served.plan.path.precedence());
+        endpoints.sort_by_key(|served| served.path.precedence());
         let auth = serve.auth.as_ref();
+        let engine = Engine::new()?;
+        let lake = Lake::new(&config.tables, credentials, engine.context().clone())?;
         Ok(Service {
             title: serve
                 .title
@@ -108,7 +153,8 @@ impl Service {
             },
             limits: serve.rate_limit.as_ref().map(Limits::new),
             seal: Seal::new(credentials)?,
-            engine: Engine::new()?,
+            engine,
+            lake: Arc::new(lake),
             now: serve.now.as_deref().and_then(parse_time),
             patience: serve.timeout.into(),
             in_flight: Semaphore::new(MAX_IN_FLIGHT),
@@ -126,24 +172,22 @@ impl Service {
         let mut delays = Delays::default();
         loop {
             let mut failed = false;
-            for served in self
-                .endpoints
-                .iter()
-                .filter(|served| served.query.get().is_none())
-            {
-                let name = &served.endpoint.name;
-                let concern = format!("endpoint {name}");
-                let prepared =
-                    Query::prepare(session, &served.endpoint, &served.plan, self.patience);
+            for served in &self.endpoints {
+                let Source::Cassandra(statement, query) = &served.source else {
+                    continue;
+                };
+                if query.get().is_some() {
+                    continue;
+                }
+                let prepared = Query::prepare(session, &served.endpoint, statement, self.patience);
                 match prepared.await {
-                    Ok(query) => {
-                        let _ = served.query.set(Arc::new(query));
-                        self.status.clear(concern);
+                    Ok(prepared) => {
+                        let _ = query.set(Arc::new(prepared));
+                        self.status.clear(served.concern());
                     }
                     Err(error) => {
                         failed = true;
-                        self.status
-                            .fail(concern, format!("endpoint `{name}`: {error:#}"));
+                        self.fail(served, format!("{error:#}"));
                     }
                 }
             }
@@ -152,6 +196,50 @@ impl Service {
             }
             delays.wait().await;
         }
+    }
+
+    fn fail(&self, served: &Served, error: String) {
+        let error = format!("endpoint `{}`: {error}", served.endpoint.name);
+        self.status.fail(served.concern(), error);
+    }
+
+    /// Looks at the Delta Lake tables; tries until they can be read, but for those that aren't there
+    /// yet: the other endpoints don't wait for them.
+    pub async fn open_lake(&self) {
+        let mut delays = Delays::default();
+        while !self.prepare_lake().await {
+            delays.wait().await;
+        }
+    }
+
+    /// Looks after tables that can't be read for ever.
+    pub async fn watch_lake(&self) {
+        loop {
+            tokio::time::sleep(PING).await;
+            self.prepare_lake().await;
+        }
+    }
+
+    /// Looks at the tables of endpoints that aren't ready. Whether nothing is wrong.
+    async fn prepare_lake(&self) -> bool {
+        let mut fine = true;
+        for served in &self.endpoints {
+            let Source::Lake(query) = &served.source else {
+                continue;
+            };
+            if query.is_ready(&self.lake) {
+                self.status.clear(served.concern());
+                continue;
+            }
+            match query.prepare(&self.lake).await {
+                Ok(()) => self.status.clear(served.concern()),
+                Err(unreadable) => {
+                    fine &= matches!(unreadable, Unreadable::Absent(_));
+                    self.fail(served, unreadable.reason());
+                }
+            }
+        }
+        fine
     }
 
     /// Looks after Cassandra for ever.
@@ -185,7 +273,7 @@ impl Service {
         let served = self
             .endpoints
             .iter()
-            .find(|served| served.plan.path.matches(path).is_some());
+            .find(|served| served.path.matches(path).is_some());
         let name = served.map_or("none", |served| served.endpoint.name.as_str());
         let own = match path {
             "/" | "/health" | "/docs" | "/docs/docs.js" | "/openapi.json" => true,
@@ -225,10 +313,8 @@ impl Service {
             }
             "/docs/docs.js" => typed("text/javascript; charset=utf-8", html::SCRIPT.into()),
             "/openapi.json" => {
-                let endpoints = self.endpoints.iter().map(|served| {
-                    let columns = served.query.get().map(|query| query.columns().as_ref());
-                    (&served.endpoint, columns)
-                });
+                let endpoints = self.endpoints.iter();
+                let endpoints = endpoints.map(|served| (&served.endpoint, served.columns()));
                 let document = openapi::document(&self.title, &self.security, endpoints);
                 typed("application/json", document.to_string())
             }
@@ -237,11 +323,29 @@ impl Service {
     }
 
     fn health(&self) -> Response {
-        let (code, status, cassandra) = match self.reachable.load(Ordering::Relaxed) {
-            true => (StatusCode::OK, "healthy", "reachable"),
-            false => (StatusCode::SERVICE_UNAVAILABLE, "unhealthy", "unreachable"),
+        let mut body = json!({"status": "healthy"});
+        let mut code = StatusCode::OK;
+        let mut add = |what: &str, fine: bool, words: [&str; 2]| {
+            body[what] = json!(words[usize::from(!fine)]);
+            if !fine {
+                body["status"] = json!("unhealthy");
+                code = StatusCode::SERVICE_UNAVAILABLE;
+            }
         };
-        let body = json!({"status": status, "cassandra": cassandra});
+        let (mut reads_cassandra, mut lake) = (false, Vec::new());
+        for served in &self.endpoints {
+            match &served.source {
+                Source::Cassandra(..) => reads_cassandra = true,
+                Source::Lake(query) => lake.push(query.is_ready(&self.lake)),
+            }
+        }
+        if reads_cassandra {
+            let fine = self.reachable.load(Ordering::Relaxed);
+            add("cassandra", fine, ["reachable", "unreachable"]);
+        }
+        if !lake.is_empty() {
+            add("tables", !lake.contains(&false), ["readable", "unreadable"]);
+        }
         (
             code,
             [(header::CACHE_CONTROL, "no-store")],
@@ -276,35 +380,15 @@ impl Service {
         let endpoint = &served.endpoint;
         let (path, query) = (request.uri.path(), request.uri.query().unwrap_or_default());
         let now = self.now.unwrap_or_else(Utc::now);
-        let asked = Asked::read(endpoint, &served.plan.path, path, query, now)?;
+        let asked = Asked::read(endpoint, &served.path, path, query, now)?;
         let format = negotiate(endpoint, asked.format.as_deref(), &request.headers)?;
-        let prepared = self.session.get().zip(served.query.get());
-        let (session, known) = prepared.ok_or_else(|| {
-            Problem::unavailable(
-                "Cassandra hasn't been reached yet; ask again after the time in Retry-After",
-            )
-        })?;
-        let max_rows = endpoint.max_rows as usize;
-        let (table, next) = if endpoint.transform.is_some() {
-            for (name, given) in [("limit", &asked.limit), ("page", &asked.page)] {
-                if given.is_some() {
-                    let says = "isn't for this endpoint: it gives all its rows";
-                    return Err(Problem::parameter(name, says));
-                }
+        let (table, next) = match &served.source {
+            Source::Cassandra(_, known) => {
+                let known = known.get();
+                self.of_cassandra(endpoint, known, asked, path, query)
+                    .await?
             }
-            let engine = &self.engine;
-            let rows = known.transformed(session, engine, asked.values, max_rows, self.patience);
-            (rows.await?, None)
-        } else {
-            let limit = limit(asked.limit.as_deref(), max_rows)?;
-            let sealed = format!("{} {:?}", endpoint.name, asked.given);
-            let from = match &asked.page {
-                Some(token) => self.seal.open(&sealed, token)?,
-                None => PagingState::start(),
-            };
-            let (table, next) = known.page(session, &asked.values, from, limit).await?;
-            let token = next.and_then(|next| self.seal.token(&sealed, &next));
-            (table, token.map(|token| next_page(path, query, token)))
+            Source::Lake(lake_query) => (self.of_lake(endpoint, lake_query, asked).await?, None),
         };
         let answer = Answer {
             endpoint,
@@ -314,17 +398,70 @@ impl Service {
         };
         answer.response(format, &request.headers)
     }
+
+    async fn of_cassandra(
+        &self,
+        endpoint: &Endpoint,
+        known: Option<&Arc<Query>>,
+        asked: Asked,
+        path: &str,
+        query: &str,
+    ) -> Result<(Table, Option<Next>), Problem> {
+        let (session, known) = self.session.get().zip(known).ok_or_else(|| {
+            Problem::unavailable(
+                "Cassandra hasn't been reached yet; ask again after the time in Retry-After",
+            )
+        })?;
+        let max_rows = endpoint.max_rows as usize;
+        if endpoint.transform.is_some() {
+            refuse("limit", asked.limit.as_ref())?;
+            refuse("page", asked.page.as_ref())?;
+            let engine = &self.engine;
+            let rows = known.transformed(session, engine, asked.values, max_rows, self.patience);
+            return Ok((rows.await?, None));
+        }
+        let limit = limit(asked.limit.as_deref(), max_rows)?.unwrap_or(max_rows);
+        let sealed = format!("{} {:?}", endpoint.name, asked.given);
+        let from = match &asked.page {
+            Some(token) => self.seal.open(&sealed, token)?,
+            None => PagingState::start(),
+        };
+        let (table, next) = known.page(session, &asked.values, from, limit).await?;
+        let token = next.and_then(|next| self.seal.token(&sealed, &next));
+        Ok((table, token.map(|token| next_page(path, query, token))))
+    }
+
+    async fn of_lake(
+        &self,
+        endpoint: &Endpoint,
+        query: &Arc<LakeQuery>,
+        asked: Asked,
+    ) -> Result<Table, Problem> {
+        refuse("page", asked.page.as_ref())?;
+        let limit = limit(asked.limit.as_deref(), endpoint.max_rows as usize)?;
+        let (lake, engine) = (&self.lake, &self.engine);
+        query
+            .rows(lake, engine, asked.values, limit, self.patience)
+            .await
+    }
 }
 
-fn limit(asked: Option<&str>, max_rows: usize) -> Result<usize, Problem> {
+/// Refuses a parameter by which others are asked for a part of their rows.
+fn refuse(name: &str, given: Option<&String>) -> Result<(), Problem> {
+    let says = "isn't for this endpoint: it gives all its rows";
+    given.map_or(Ok(()), |_| Err(Problem::parameter(name, says)))
+}
+
+fn limit(asked: Option<&str>, max_rows: usize) -> Result<Option<usize>, Problem> {
     let Some(text) = asked else {
-        return Ok(max_rows);
+        return Ok(None);
     };
     let number = text
         .parse()
         .ok()
         .filter(|number| (1..=max_rows).contains(number));
-    number.ok_or_else(|| Problem::parameter("limit", &format!("may be 1 to {max_rows}")))
+    let wrong = || Problem::parameter("limit", &format!("may be 1 to {max_rows}"));
+    number.map(Some).ok_or_else(wrong)
 }
 
 /// The address of the next page: this one with another token.

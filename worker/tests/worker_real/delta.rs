@@ -19,7 +19,7 @@ const SETTINGS: Settings = Settings {
 };
 
 /// The sink, in place of the one into Cassandra. It compacts after every commit that leaves two files.
-fn lake(folder: &Path, more: Value) -> Value {
+pub fn lake(folder: &Path, more: Value) -> Value {
     let mut delta = json!({
         "path": folder.join("table"),
         "volume": {"persistentVolumeClaim": {"claimName": "lake"}, "path": "table"},
@@ -33,7 +33,7 @@ fn lake(folder: &Path, more: Value) -> Value {
 }
 
 /// Starts a worker whose sink is a Delta Lake table.
-fn start(pipeline: &Pipeline, sink: &Value) -> Worker {
+pub fn start(pipeline: &Pipeline, sink: &Value) -> Worker {
     let mut sink = sink.clone();
     sink["cassandra"] = Value::Null;
     pipeline.process_with(sink)

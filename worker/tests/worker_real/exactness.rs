@@ -421,6 +421,11 @@ fn same<T: PartialEq + std::fmt::Debug>(
     Err(format!("{table}: {}", different.join("\n  ")))
 }
 
+async fn told(action: &'static str, name: &'static str) {
+    let done = tokio::task::spawn_blocking(move || service(action, name)).await;
+    done.unwrap().unwrap();
+}
+
 /// Pauses and restarts the servers until it is over; then both serve.
 async fn storm(seed: u64, over: &AtomicBool) {
     let mut random = Xoshiro256PlusPlus::seed_from_u64(!seed);
@@ -428,12 +433,12 @@ async fn storm(seed: u64, over: &AtomicBool) {
         tokio::time::sleep(Duration::from_millis(random.random_range(500..3_000))).await;
         let name = ["kafka", "cassandra"][random.random_range(0..2)];
         if random.random_ratio(1, 3) {
-            service("restart", name).await;
+            told("restart", name).await;
         } else {
-            service("pause", name).await;
+            told("pause", name).await;
             // Up to what a session of a consumer group outlives, and beyond.
             tokio::time::sleep(Duration::from_millis(random.random_range(500..9_000))).await;
-            service("resume", name).await;
+            told("resume", name).await;
         }
     }
 }

@@ -1,9 +1,13 @@
-//! The serve stage against the real Cassandra. Skipped where `MILLSTREAM_ENVIRONMENT` doesn't name
-//! one.
+//! The serve stage against the real Cassandra, and over the Delta Lake tables of real sinks. Skipped
+//! where `MILLSTREAM_ENVIRONMENT` doesn't name the servers.
 
 use std::collections::BTreeSet;
 
-use crate::serving::{self, Gate, Serving, hours_ago};
+use crate::{
+    delta,
+    serving::{self, Gate, Serving, hours_ago},
+    support::{Environment, Pipeline, Settings, StoppedService},
+};
 use serde_json::{Value, json};
 
 /// A service over three tables: rows by key, counts, and one column of each type.
@@ -411,9 +415,7 @@ async fn injections_are_nothing_but_data() {
     }
     let server = serving.start().await;
     for injection in INJECTIONS {
-        let encoded: String = url::form_urlencoded::byte_serialize(injection.as_bytes())
-            .collect::<String>()
-            .replace('+', "%20");
+        let encoded = encoded(injection);
         // In the path's text: it finds the row of that very key and no other.
         let path = format!("/models/completed-sessions/{encoded}");
         let (status, body) = server.json(&path).await;
@@ -812,6 +814,256 @@ async fn without_cassandra_it_says_so_and_comes_back() {
     server.await_status("/api/data", 200).await;
     server.await_status("/health", 200).await;
     assert!(!server.admin("/status").await.contains("Cassandra"));
+}
+
+#[tokio::test]
+async fn cassandra_may_be_stopped_and_started() {
+    let Some(mut serving) = sessions().await else {
+        return;
+    };
+    let server = serving.start().await;
+    let paths = [
+        "/models/completed-sessions/p1",
+        "/api/top_venues?format=json",
+    ];
+    let mut before = Vec::new();
+    for path in paths {
+        let (status, body) = server.json(path).await;
+        assert_eq!(status, 200, "{path}: {body}");
+        before.push(body);
+    }
+    let Some(cassandra) = StoppedService::stop("cassandra").await else {
+        return;
+    };
+    server.await_status("/health", 503).await;
+    for path in paths {
+        let response = server.get(path).await;
+        assert_eq!(response.status(), 503, "{path}");
+        assert!(response.headers().contains_key("retry-after"));
+        let body: Value = response.json().await.unwrap();
+        let detail = body["detail"].as_str().unwrap();
+        assert!(
+            detail.contains("Cassandra can't be reached") || detail.contains("took longer"),
+            "{path}: {detail}"
+        );
+    }
+    let status = server.admin("/status").await;
+    assert!(status.contains("Cassandra can't be reached"), "{status}");
+    cassandra.start().await;
+    server.await_status("/health", 200).await;
+    for (path, before) in paths.into_iter().zip(before) {
+        server.await_status(path, 200).await;
+        assert_eq!(server.json(path).await.1, before, "{path}");
+    }
+}
+
+const EVENTS: Settings = Settings {
+    schema: "id BIGINT, country TEXT, ts TIMESTAMP, day DATE, kind TEXT, price DECIMAL(10, 2), \
+        tags ARRAY<TEXT>",
+    sql: "SELECT id, country, ts, day, kind, price, tags FROM records",
+    columns: &[("id", "bigint"), ("country", "text")],
+    key: "/id",
+    partitions: 2,
+    base: 1_700_000_000_000_000,
+};
+
+fn event(id: i64, country: &str) -> (String, Vec<u8>) {
+    let record = json!({
+        "id": id, "country": country, "ts": format!("2016-11-05T{:02}:00:00Z", id % 24),
+        "day": "2016-11-05", "kind": if id % 2 == 0 { "even" } else { "odd" }, "price": "1.50",
+        "tags": ["a", country],
+    });
+    (id.to_string(), record.to_string().into_bytes())
+}
+
+/// A pipeline whose sink merges into a Delta Lake table, which isn't there yet, and a service over it.
+struct Lake {
+    pipeline: Pipeline,
+    sink: Value,
+    serving: Serving,
+    _folder: tempfile::TempDir,
+}
+
+async fn lake() -> Option<Lake> {
+    let pipeline = Pipeline::create(Environment::find()?, EVENTS).await;
+    let mut serving = Serving::create().await?;
+    let folder = tempfile::tempdir().unwrap();
+    let merge = json!({"mode": "merge", "mergeKeys": ["id"], "partitionBy": ["day", "kind"]});
+    let sink = delta::lake(folder.path(), merge);
+    serving.tables = json!([{"name": "event-log", "path": sink["delta"]["path"]}]);
+    serving.serve = json!({
+        "now": "2016-11-06T00:00:00Z",
+        "endpoints": [
+            {"name": "all", "path": "/all", "sql": "SELECT * FROM \"event-log\" ORDER BY id", "maxRows": 30},
+            {
+                "name": "found", "path": "/found/{country}", "shape": "object",
+                "parameters": [{"name": "country", "type": "text"}],
+                "sql": "SELECT id, country FROM \"event-log\" WHERE country = $country ORDER BY id",
+            },
+            {
+                "name": "kinds", "path": "/kinds", "plot": {"x": "kind", "y": "n"},
+                "sql": "SELECT kind, count(*) AS n FROM \"event-log\" GROUP BY kind ORDER BY kind",
+            },
+            {
+                "name": "typed", "path": "/typed",
+                "parameters": [
+                    {"name": "id", "type": "bigint", "default": "1"},
+                    {"name": "flag", "type": "boolean", "default": "true"},
+                    {"name": "least", "type": "double", "default": "0.5"},
+                    {"name": "since", "type": "timestamp", "default": "2016-11-05"},
+                    {"name": "hours", "type": "int", "default": "24", "ago": "hours"},
+                    {"name": "word", "type": "text", "default": "x"},
+                    {"name": "key", "type": "uuid", "default": "9a723211-0e87-41f1-b1e4-ed1a15226b80"},
+                ],
+                "sql": "SELECT id, $word AS word, $key AS key FROM \"event-log\" \
+                    WHERE id = $id AND $flag AND CAST(price AS DOUBLE) > $least \
+                    AND ts >= $since AND ts >= $hours AND ts < $now",
+            },
+        ],
+    });
+    Some(Lake {
+        pipeline,
+        sink,
+        serving,
+        _folder: folder,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sql_reads_the_delta_lake_table_of_a_sink() {
+    let Some(mut lake) = lake().await else {
+        return;
+    };
+    // The table isn't there yet: the service is, and says so.
+    let server = lake.serving.start().await;
+    let response = server.get("/kinds").await;
+    assert_eq!(response.status(), 503);
+    assert!(response.headers().contains_key("retry-after"));
+    let body: Value = response.json().await.unwrap();
+    let detail = body["detail"].as_str().unwrap();
+    let absent = "the table of sink `event-log` isn't there yet";
+    assert!(detail.starts_with(absent), "{detail}");
+    let away = json!({"status": "unhealthy", "tables": "unreadable"});
+    assert_eq!(server.json("/health").await, (503, away));
+    assert!(server.admin("/status").await.contains(absent));
+
+    let _worker = delta::start(&lake.pipeline, &lake.sink);
+    let records: Vec<_> = (1..=20).map(|id| event(id, "IT")).collect();
+    lake.pipeline.produce_all(&records).await;
+    lake.pipeline.await_commits().await;
+    let kinds =
+        |even: i64, odd: i64| json!([{"kind": "even", "n": even}, {"kind": "odd", "n": odd}]);
+    assert_eq!(server.json("/kinds").await, (200, kinds(10, 10)));
+    server.await_status("/health", 200).await;
+    assert!(!server.admin("/status").await.contains("event-log"));
+    let (_, body) = server.json("/all?limit=1").await;
+    let first = json!({
+        "id": 1, "country": "IT", "ts": "2016-11-05T01:00:00.000Z", "day": "2016-11-05",
+        "kind": "odd", "price": "1.50", "tags": ["a", "IT"],
+    });
+    assert_eq!(body, json!([first]), "the columns of the result alone");
+
+    // What is committed is there, as rows that are new and as rows that replace others.
+    let response = server.get("/kinds").await;
+    let tag = response.headers()["etag"].clone();
+    let records: Vec<_> = (15..=30).map(|id| event(id, "FR")).collect();
+    lake.pipeline.produce_all(&records).await;
+    lake.pipeline.await_commits().await;
+    assert_eq!(server.json("/kinds").await, (200, kinds(15, 15)));
+    assert_ne!(server.get("/kinds").await.headers()["etag"], tag);
+    let (_, body) = server.json("/found/FR").await;
+    assert_eq!(body["count"], 16);
+    let (_, body) = server.json("/found/IT").await;
+    assert_eq!(body["count"], 14);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sql_is_bounded_and_shown_like_everything_else() {
+    let Some(mut lake) = lake().await else {
+        return;
+    };
+    let _worker = delta::start(&lake.pipeline, &lake.sink);
+    let records: Vec<_> = (1..=31).map(|id| event(id, "IT")).collect();
+    lake.pipeline.produce_all(&records).await;
+    lake.pipeline.await_commits().await;
+    let server = lake.serving.start().await;
+    for (path, status, says) in [
+        ("/all", 500, "gives more than 30 rows"),
+        ("/all?limit=31", 400, "parameter `limit` may be 1 to 30"),
+        (
+            "/all?page=x",
+            400,
+            "parameter `page` isn't for this endpoint",
+        ),
+        ("/typed?id=x", 400, "which is not an integer of 64 bits"),
+        ("/typed?nothing=1", 400, "parameter `nothing` isn't known"),
+        ("/all/1", 404, "there is nothing at this path"),
+    ] {
+        let (found, body) = server.json(path).await;
+        let detail = body["detail"].as_str().unwrap_or_default();
+        assert_eq!(found, status, "{path}: {detail}");
+        assert!(detail.contains(says), "{path}: {detail}");
+    }
+    let (status, body) = server.json("/all?limit=30").await;
+    assert_eq!((status, body.as_array().unwrap().len()), (200, 30));
+    let (_, page) = server.text("/kinds?format=html").await;
+    assert!(page.contains("<td class=\"number\">15</td>"), "{page}");
+    let (_, plot) = server.text("/kinds?format=svg").await;
+    assert!(plot.starts_with("<svg"), "{plot}");
+
+    let (_, document) = server.json("/openapi.json").await;
+    let get = &document["paths"]["/all"]["get"];
+    let row = &get["responses"]["200"]["content"]["application/json"]["schema"]["items"];
+    let ts = json!({"type": ["string", "null"], "format": "date-time"});
+    assert_eq!(row["properties"]["ts"], ts);
+    let names = get["parameters"].as_array().unwrap().iter();
+    let names: Vec<_> = names.map(|parameter| &parameter["name"]).collect();
+    assert_eq!(names, ["format", "limit"]);
+    assert!(!document.to_string().contains("SELECT"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn injections_into_sql_are_nothing_but_data() {
+    let Some(mut lake) = lake().await else {
+        return;
+    };
+    let _worker = delta::start(&lake.pipeline, &lake.sink);
+    let mut records = vec![event(1, "IT")];
+    let injections = INJECTIONS.iter().zip(100..);
+    records.extend(
+        injections
+            .clone()
+            .map(|(injection, id)| event(id, injection)),
+    );
+    lake.pipeline.produce_all(&records).await;
+    lake.pipeline.await_commits().await;
+    let server = lake.serving.start().await;
+    for (injection, id) in injections {
+        let encoded = encoded(injection);
+        // It finds the row of that very text and no other.
+        let (status, body) = server.json(&format!("/found/{encoded}")).await;
+        assert_eq!(status, 200, "{injection}: {body}");
+        let items = json!([{"id": id, "country": injection}]);
+        assert_eq!(body["items"], items, "{injection}");
+        let (status, body) = server.json(&format!("/typed?word={encoded}")).await;
+        assert_eq!(status, 200, "{injection}: {body}");
+        assert_eq!(body[0]["word"], *injection);
+        for name in [
+            "id", "flag", "least", "since", "hours", "key", "limit", "page", "format",
+        ] {
+            let path = format!("/typed?{name}={encoded}");
+            let (status, body) = server.json(&path).await;
+            assert_eq!(status, 400, "{path}: {body}");
+        }
+    }
+    let (_, body) = server.json("/all").await;
+    assert_eq!(body.as_array().unwrap().len(), 1 + INJECTIONS.len());
+}
+
+/// A text as it is in a URL.
+fn encoded(text: &str) -> String {
+    let encoded: String = url::form_urlencoded::byte_serialize(text.as_bytes()).collect();
+    encoded.replace('+', "%20")
 }
 
 /// An endpoint that takes its time: so many hashes.

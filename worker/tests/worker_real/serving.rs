@@ -18,6 +18,8 @@ pub struct Serving {
     pub cassandra: String,
     /// `spec.serve`.
     pub serve: Value,
+    /// The Delta Lake tables.
+    pub tables: Value,
     origin: String,
     session: Session,
     keyspace: String,
@@ -52,6 +54,7 @@ impl Serving {
             origin: cassandra.clone(),
             cassandra,
             serve: json!({}),
+            tables: json!([]),
             session,
             keyspace,
             user,
@@ -86,14 +89,20 @@ impl Serving {
     /// Starts a worker, and waits until it listens.
     pub async fn start_unready(&mut self) -> Server {
         let (port, admin) = (free_port(), free_port());
-        let config = json!({
+        let mut config = json!({
             "stage": "serve",
             "pipeline": {"namespace": "test", "name": "sessions"},
-            "cassandra": {"contactPoints": [self.cassandra], "credentialsSecret": {"name": "c"}},
             "keyspaces": [self.keyspace],
+            "tables": self.tables,
             "port": port,
             "serve": self.serve,
         });
+        let mut endpoints = self.serve["endpoints"].as_array().unwrap().iter();
+        if endpoints.any(|endpoint| endpoint.get("cql").is_some()) {
+            config["cassandra"] = json!({
+                "contactPoints": [self.cassandra], "credentialsSecret": {"name": "c"},
+            });
+        }
         let path = self.folder.path().join(format!("{port}.yaml"));
         std::fs::write(&path, config.to_string()).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_millstream-worker"))

@@ -291,6 +291,45 @@ fn the_process_pod_has_the_volumes_of_its_tables() {
 }
 
 #[test]
+fn the_rest_service_has_the_volumes_of_the_tables_that_it_reads() {
+    let mut pipeline = pipeline();
+    let sink = |name: &str| {
+        serde_saphyr::from_str(&format!(
+            "{{name: {name}, sql: SELECT, delta: {{volume: \
+               {{persistentVolumeClaim: {{claimName: lake}}, path: t}}}}}}"
+        ))
+        .unwrap()
+    };
+    pipeline.spec.sinks.push(sink("unread"));
+    pipeline.spec.sinks.push(sink("event-sessions"));
+    pipeline.spec.serve = serde_saphyr::from_str(
+        "{endpoints: [{name: all, path: /all, sql: 'SELECT * FROM \"event-sessions\"'}, \
+           {name: one, path: /one, cql: SELECT id FROM users}]}",
+    )
+    .unwrap();
+    let worker = worker();
+    let pods = Pods {
+        stage: Stage::Serve,
+        replicas: 1,
+        worker: &worker,
+        yaml: "",
+        credentials: None,
+    };
+    let object = deployment(&pipeline, &pods);
+    let read: Deployment = serde_json::from_value(object.clone()).unwrap();
+    assert_eq!(serde_json::to_value(read).unwrap(), object);
+    let pod = &object["spec"]["template"]["spec"];
+    assert_eq!(
+        pod["volumes"].as_array().unwrap()[1..],
+        [json!({"name": "delta-2", "persistentVolumeClaim": {"claimName": "lake"}})]
+    );
+    assert_eq!(
+        pod["containers"][0]["volumeMounts"].as_array().unwrap()[1..],
+        [json!({"name": "delta-2", "mountPath": "/delta/event-sessions", "readOnly": true})]
+    );
+}
+
+#[test]
 fn the_process_pods_have_the_volumes_of_the_lookups() {
     let mut pipeline = pipeline();
     pipeline.spec.lookups = serde_saphyr::from_str(

@@ -1,4 +1,4 @@
-//! The volumes of a pod that reads files, or writes tables.
+//! The volumes of a pod that reads files, or writes or reads tables.
 
 use millstream_api::{
     DataPipelineSpec, Lookup,
@@ -6,6 +6,7 @@ use millstream_api::{
     sink::{Sink, delta::DELTA_PATH},
     source::file::{DATA_PATH, FileSource, LANDING_PATH, Volume},
 };
+use millstream_plan::serve::lake_sinks;
 use serde_json::{Value, json};
 
 /// Volumes with their mounts.
@@ -33,8 +34,18 @@ pub fn of(files: &FileSource) -> Vec<(Value, Value)> {
 
 /// The volumes of a pod that processes, with their mounts.
 pub fn of_process(spec: &DataPipelineSpec) -> Vec<(Value, Value)> {
-    let mut volumes = of_sinks(&spec.sinks);
+    let mut volumes = of_sinks(&spec.sinks, |_| true);
     volumes.extend(of_lookups(&spec.lookups));
+    volumes
+}
+
+/// The volumes of a pod that serves, with their mounts: of the tables that endpoints read.
+pub fn of_serve(spec: &DataPipelineSpec) -> Vec<(Value, Value)> {
+    let read = lake_sinks(spec);
+    let mut volumes = of_sinks(&spec.sinks, |sink| read.contains(&sink.name));
+    for (_, mount) in &mut volumes {
+        mount["readOnly"] = json!(true);
+    }
     volumes
 }
 
@@ -60,9 +71,11 @@ fn of_lookups(lookups: &[Lookup]) -> Vec<(Value, Value)> {
     volumes.chain(scratch).collect()
 }
 
-/// The volumes that sinks write to, with their mounts.
-fn of_sinks(sinks: &[Sink]) -> Vec<(Value, Value)> {
-    let volumes = sinks.iter().enumerate().filter_map(|(index, sink)| {
+/// The volumes with the tables of sinks, with their mounts.
+fn of_sinks(sinks: &[Sink], is_wanted: impl Fn(&Sink) -> bool) -> Vec<(Value, Value)> {
+    let wanted = sinks.iter().enumerate();
+    let wanted = wanted.filter(|(_, sink)| is_wanted(sink));
+    let volumes = wanted.filter_map(|(index, sink)| {
         let volume = sink.delta.as_ref()?.volume.as_ref()?;
         let claim = &volume.persistent_volume_claim;
         // A sink's name may be too long for the name of a volume.

@@ -6,7 +6,7 @@
 
 mod compact;
 mod guard;
-mod place;
+pub(crate) mod place;
 mod rows;
 mod table;
 

@@ -10,7 +10,7 @@ use deltalake::{
         logstore_factories,
     },
 };
-use millstream_api::{sink::s3_files, worker::DeltaTable as Config};
+use millstream_api::{sink::s3_files, source::file::S3Folder, worker::DeltaTable as Config};
 use object_store::{Error, ObjectStore, PutMode, path::Path};
 use tokio::sync::OnceCell;
 use url::Url;
@@ -34,7 +34,22 @@ pub enum Place {
 impl Place {
     /// The place that a sink names.
     pub fn new(sink: &str, config: &Config, credentials: &Credentials) -> anyhow::Result<Self> {
-        match (&config.path, &config.sink.s3) {
+        Place::at(
+            sink,
+            config.path.as_deref(),
+            config.sink.s3.as_ref(),
+            credentials,
+        )
+    }
+
+    /// A sink's folder, or its part of a bucket.
+    pub fn at(
+        sink: &str,
+        path: Option<&str>,
+        s3: Option<&S3Folder>,
+        credentials: &Credentials,
+    ) -> anyhow::Result<Self> {
+        match (path, s3) {
             (Some(path), None) => Ok(Place::Folder(path.into())),
             (None, Some(s3)) => {
                 let [id, secret] = s3_files(sink);
@@ -55,23 +70,36 @@ impl Place {
         }
     }
 
-    /// Whether two commits of one version can't both be made there: all that is known of a table
-    /// rests on that, and a store that doesn't know the header would lose rows without a word. A file
-    /// system has links for it, and says so where it hasn't.
-    pub async fn check(&self) -> anyhow::Result<()> {
-        let Place::Bucket { store, url, keeps } = self else {
-            return Ok(());
-        };
-        let checked = keeps.get_or_try_init(|| check_bucket(store, url)).await;
-        checked.copied()
+    /// The same place under a URL of its own: an engine that reads several tables knows their stores
+    /// by the hosts, and buckets of one name may be at several servers.
+    pub fn apart(mut self, name: &str) -> anyhow::Result<Self> {
+        if let Place::Bucket { url, .. } = &mut self {
+            let host = format!("{name}.{}", url.host_str().unwrap_or_default());
+            url.set_host(Some(&host))
+                .with_context(|| format!("`{host}` is no host"))?;
+        }
+        Ok(self)
+    }
+
+    /// Sees to it that a table can be made there: in a folder that is there, or in a bucket where two
+    /// commits of one version can't both be made. All that is known of a table rests on that, and a
+    /// store that doesn't know the header would lose rows without a word. A file system has links for
+    /// it, and says so where it hasn't.
+    pub async fn prepare(&self) -> anyhow::Result<()> {
+        match self {
+            Place::Folder(folder) => std::fs::create_dir_all(folder)
+                .with_context(|| format!("can't make the folder {}", folder.display())),
+            Place::Bucket { store, url, keeps } => {
+                let checked = keeps.get_or_try_init(|| check_bucket(store, url)).await;
+                checked.copied()
+            }
+        }
     }
 
     /// The table, which isn't read yet.
     pub fn table(&self) -> anyhow::Result<DeltaTable> {
         let builder = match self {
             Place::Folder(folder) => {
-                std::fs::create_dir_all(folder)
-                    .with_context(|| format!("can't make the folder {}", folder.display()))?;
                 let url = Url::from_directory_path(folder)
                     .map_err(|()| anyhow::anyhow!("{} isn't absolute", folder.display()))?;
                 DeltaTableBuilder::from_url(url)?

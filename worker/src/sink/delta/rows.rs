@@ -9,12 +9,12 @@ use anyhow::Context;
 use datafusion::arrow::{
     array::{Array, ArrayRef, Int64Array, RecordBatch, UInt64Array},
     compute::{CastOptions, cast_with_options, concat_batches, take_record_batch},
-    datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
+    datatypes::{DataType, Field, Schema, SchemaRef},
     error::ArrowError,
     row::{RowConverter, SortField},
 };
 use millstream_api::sink::DeltaSink;
-use millstream_plan::SinkPlan;
+use millstream_plan::{SinkPlan, delta_type};
 
 use crate::{
     batch::{Batch, Rejected},
@@ -39,7 +39,7 @@ impl Shape {
     pub fn new(plan: &SinkPlan, sink: &DeltaSink, timestamp_base: i64) -> anyhow::Result<Self> {
         let columns = plan.columns.iter();
         let mut fields: Vec<_> = columns
-            .map(|column| Field::new(&column.name, in_table(&column.data_type), true))
+            .map(|column| Field::new(&column.name, delta_type(&column.data_type), true))
             .collect();
         let keys = sink.merge_keys.iter().map(|key| {
             let index = plan.columns.iter().position(|column| column.name == *key);
@@ -146,15 +146,6 @@ impl Shape {
                 false => take_record_batch(&all, &indices(&kept))?,
             },
         })
-    }
-}
-
-/// The type in a table for a type of a result.
-fn in_table(data_type: &DataType) -> DataType {
-    match data_type {
-        DataType::Timestamp(..) => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-        DataType::List(element) => DataType::new_list(in_table(element.data_type()), true),
-        other => other.clone(),
     }
 }
 

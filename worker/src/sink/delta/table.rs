@@ -184,7 +184,7 @@ impl Table {
 
     /// Reads the table; makes it where it isn't there, and adds columns that it doesn't have.
     async fn look(&self) -> Result<Seen, Failure> {
-        self.place.check().await?;
+        self.place.prepare().await?;
         let mut table = self.place.table()?;
         if table.verify_deltatable_existence().await? {
             table.load().await?;

@@ -427,8 +427,9 @@ async fn a_bucket_holds_a_table_that_several_write() {
         }
     });
     futures::future::join_all(writers).await;
+    // As the REST service reads it.
     let place = Place::new("lake", &config, &credentials).unwrap();
-    let mut table = place.table().unwrap();
+    let mut table = place.apart("lake").unwrap().table().unwrap();
     table.load().await.unwrap();
     let session = session();
     let provider = table.table_provider().await.unwrap();

@@ -1,19 +1,15 @@
-//! SQL over the rows of a CQL query: planned once, run for each request.
+//! SQL over the rows of a CQL query, or over Delta Lake tables: planned once, run for each request.
 
 use std::{collections::HashMap, sync::Arc};
 
 use datafusion::{
-    arrow::{
-        array::RecordBatch,
-        datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
-    },
-    catalog::{MemTable, default_table_source::provider_as_source, empty::EmptyTable},
+    arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
+    catalog::{TableProvider, default_table_source::provider_as_source, empty::EmptyTable},
     common::{
-        DataFusionError, ParamValues, ScalarValue,
-        tree_node::{Transformed, TreeNodeRecursion},
+        Column, DataFusionError, ParamValues, ScalarValue, TableReference, tree_node::Transformed,
     },
     execution::context::SQLOptions,
-    logical_expr::LogicalPlan,
+    logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableScan},
     prelude::{SessionConfig, SessionContext},
     sql::sqlparser::{
         dialect::GenericDialect,
@@ -26,15 +22,20 @@ use millstream_api::{
     serve::{Parameter, ParameterType},
 };
 
-use super::{NOW, Value};
-use crate::{engine::in_words, schema::timestamp, tokens};
+use super::{LakeTable, NOW, Value};
+use crate::{
+    engine::{self, in_words},
+    error::similar,
+    schema::timestamp,
+    tokens,
+};
 
 /// The table that a transform reads.
 pub const ROWS: &str = "rows";
 
-/// A transform that makes sense.
+/// SQL that makes sense.
 #[derive(Clone, Debug)]
-pub struct Transform {
+pub struct SqlQuery {
     plan: LogicalPlan,
     columns: SchemaRef,
 }
@@ -63,9 +64,13 @@ pub fn rows_schema(columns: &[(String, CqlType)]) -> SchemaRef {
     Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()))
 }
 
-impl Transform {
-    /// Plans SQL over these columns.
-    pub fn plan(sql: &str, rows: &SchemaRef, parameters: &[Parameter]) -> Result<Self, String> {
+impl SqlQuery {
+    /// Plans SQL over these tables.
+    pub fn plan(
+        sql: &str,
+        tables: &[(&str, SchemaRef)],
+        parameters: &[Parameter],
+    ) -> Result<Self, String> {
         placeholders(sql)?;
         let context = SessionContext::new_with_config(SessionConfig::new());
         let samples = parameters
@@ -76,13 +81,17 @@ impl Transform {
             scalar(&Value::Timestamp(Default::default())),
         )]);
         let plan = || {
-            context.register_table(ROWS, Arc::new(EmptyTable::new(rows.clone())))?;
+            for (name, columns) in tables {
+                // The name as it is: a text would be read as SQL.
+                let name = TableReference::bare(*name);
+                context.register_table(name, Arc::new(EmptyTable::new(columns.clone())))?;
+            }
             let state = context.state();
             let plan = state
                 .create_logical_plan(sql)
                 .now_or_never()
                 .unwrap_or_else(|| {
-                    // The one table is in memory: there is nothing to wait for.
+                    // The tables are in memory: there is nothing to wait for.
                     Err(DataFusionError::Internal("planning waits".into()))
                 })?;
             let options = SQLOptions::new()
@@ -93,7 +102,7 @@ impl Transform {
             let analyzer = state.analyzer();
             let checked = analyzer.execute_and_check(sampled, state.config_options(), |_, _| {})?;
             let columns = Arc::new(checked.schema().as_arrow().clone());
-            Ok(Transform { plan, columns })
+            Ok(SqlQuery { plan, columns })
         };
         plan().map_err(|error: DataFusionError| in_words(&error).replace("datafusion.public.", ""))
     }
@@ -103,27 +112,25 @@ impl Transform {
         &self.columns
     }
 
-    /// The plan over the rows of one request, with its parameters' values.
+    /// The plan over the tables as they are for one request, with its parameters' values.
     pub fn bind(
         &self,
-        rows: RecordBatch,
+        tables: &[(&str, Arc<dyn TableProvider>)],
         parameters: impl IntoIterator<Item = (String, Value)>,
     ) -> Result<LogicalPlan, String> {
         let bind = || {
-            let rows = MemTable::try_new(rows.schema(), vec![vec![rows]])?;
-            let source = provider_as_source(Arc::new(rows));
+            let of = |scan: &TableScan| {
+                let name = scan.table_name.table();
+                tables.iter().find(|(table, _)| *table == name)
+            };
             let plan = self
                 .plan
                 .clone()
                 .transform_up_with_subqueries(|node| match node {
-                    LogicalPlan::TableScan(mut scan) if scan.table_name.table() == ROWS => {
-                        scan.source = source.clone();
-                        Ok(Transformed::new(
-                            LogicalPlan::TableScan(scan),
-                            true,
-                            TreeNodeRecursion::Continue,
-                        ))
-                    }
+                    LogicalPlan::TableScan(scan) => match of(&scan) {
+                        Some((_, table)) => Ok(Transformed::yes(read(&scan, table.clone())?)),
+                        None => Ok(Transformed::no(LogicalPlan::TableScan(scan))),
+                    },
                     other => Ok(Transformed::no(other)),
                 })?;
             let values = parameters
@@ -133,6 +140,20 @@ impl Transform {
         };
         bind().map_err(|error: DataFusionError| in_words(&error))
     }
+}
+
+/// Of a table as it is now the columns that the query was planned with.
+fn read(
+    planned: &TableScan,
+    table: Arc<dyn TableProvider>,
+) -> Result<LogicalPlan, DataFusionError> {
+    let name = &planned.table_name;
+    let columns = planned.source.schema();
+    let columns = columns.fields().iter();
+    let columns = columns.map(|field| Expr::Column(Column::new(Some(name.clone()), field.name())));
+    LogicalPlanBuilder::scan(name.clone(), provider_as_source(table), None)?
+        .project(columns)?
+        .build()
 }
 
 fn param_values(values: impl Iterator<Item = (String, ScalarValue)>) -> ParamValues {
@@ -184,4 +205,37 @@ pub(super) fn placeholders(sql: &str) -> Result<Vec<String>, String> {
         _ => None,
     });
     Ok(names.collect())
+}
+
+/// The tables that one SELECT reads, of those that there are.
+pub(super) fn tables(sql: &str, known: &[LakeTable]) -> Result<Vec<String>, String> {
+    let named = engine::tables(sql)?.ok_or("it is no SELECT; nothing else is run")?;
+    for name in &named {
+        let names = known.iter().map(|table| table.name.as_str());
+        if names.clone().any(|known| known == name) {
+            continue;
+        }
+        let hint = match similar(name, names.clone()) {
+            Some(similar) => format!("; did you mean {}?", quoted(&similar)),
+            None if known.is_empty() => "; it has none into Delta Lake".into(),
+            None => {
+                let all: Vec<_> = names.map(quoted).collect();
+                format!("; a table has the name of its sink: {}", all.join(", "))
+            }
+        };
+        return Err(format!(
+            "the pipeline has no sink `{name}` into a Delta Lake table{hint}"
+        ));
+    }
+    Ok(named)
+}
+
+/// A table's name as it is written in SQL.
+fn quoted(name: &str) -> String {
+    let is_plain = name.starts_with(|first: char| first.is_ascii_alphabetic())
+        && name.chars().all(|letter| letter.is_ascii_alphanumeric());
+    match is_plain {
+        true => format!("`{name}`"),
+        false => format!("`\"{name}\"`"),
+    }
 }

@@ -1,0 +1,141 @@
+//! Where SQL runs: a few queries at a time, in bounded memory.
+
+use std::{io, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use axum::http::StatusCode;
+use datafusion::{
+    arrow::datatypes::SchemaRef,
+    common::DataFusionError,
+    execution::{
+        disk_manager::{DiskManagerBuilder, DiskManagerMode},
+        memory_pool::GreedyMemoryPool,
+        runtime_env::RuntimeEnvBuilder,
+    },
+    logical_expr::{LogicalPlan, LogicalPlanBuilder},
+    prelude::{SessionConfig, SessionContext},
+};
+use futures::StreamExt;
+use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
+
+use super::{problem::Problem, value::Table};
+
+/// Bytes of rows that one request may take.
+pub const MAX_BYTES: usize = 32 * 1024 * 1024;
+/// Bytes that all queries together may take beside the rows that they are given.
+const MAX_QUERY_BYTES: usize = 128 * 1024 * 1024;
+/// Queries that run at the same time: they take the processor for themselves.
+const QUERIES: usize = 2;
+
+/// Where SQL runs.
+pub struct Engine {
+    context: SessionContext,
+    permits: Arc<Semaphore>,
+}
+
+impl Engine {
+    pub fn new() -> anyhow::Result<Self> {
+        let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled);
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(GreedyMemoryPool::new(MAX_QUERY_BYTES)))
+            .with_disk_manager_builder(disk)
+            .build_arc()
+            .context("the SQL engine")?;
+        let config = SessionConfig::new().with_target_partitions(1);
+        Ok(Engine {
+            context: SessionContext::new_with_config_rt(config, runtime),
+            permits: Arc::new(Semaphore::new(QUERIES)),
+        })
+    }
+
+    /// What queries run in.
+    pub fn context(&self) -> &SessionContext {
+        &self.context
+    }
+
+    /// Runs a query when it is its turn; what it is called stands in the answer where it fails.
+    pub async fn run<F>(
+        &self,
+        what: &'static str,
+        patience: Duration,
+        query: impl FnOnce(SessionContext) -> F + Send + 'static,
+    ) -> Result<Table, Problem>
+    where
+        F: Future<Output = Result<Table, Problem>>,
+    {
+        let permit = self.permits.clone().acquire_owned().await;
+        let context = self.context.clone();
+        // On a thread of its own: the requests beside it must not wait for the processor.
+        let run = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let run = query(context);
+            Handle::current().block_on(async { timeout(patience, run).await })
+        });
+        match run.await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(Problem::unavailable(format!("{what} took too long"))),
+            Err(error) => Err(Problem::internal(&format!("{what} failed"), error)),
+        }
+    }
+}
+
+/// The rows of a plan: so many at most, or all of them, which may be `max_rows`.
+pub async fn rows(
+    context: &SessionContext,
+    what: &str,
+    plan: LogicalPlan,
+    columns: &SchemaRef,
+    limit: Option<usize>,
+    max_rows: usize,
+) -> Result<Table, Problem> {
+    let failed = |error: DataFusionError| failure(what, error);
+    let most = limit.unwrap_or(max_rows + 1);
+    let plan = LogicalPlanBuilder::from(plan).limit(0, Some(most));
+    let plan = plan.and_then(LogicalPlanBuilder::build).map_err(failed)?;
+    let frame = context.execute_logical_plan(plan).await.map_err(failed)?;
+    let mut stream = frame.execute_stream().await.map_err(failed)?;
+    let (mut batches, mut count, mut bytes) = (Vec::new(), 0, 0);
+    while let Some(batch) = stream.next().await {
+        let batch = batch.map_err(failed)?;
+        count += batch.num_rows();
+        bytes += batch.get_array_memory_size();
+        if count > max_rows {
+            return Err(too_many(&format!("{what} gives"), max_rows));
+        }
+        if bytes > MAX_BYTES {
+            return Err(too_large());
+        }
+        batches.push(batch);
+    }
+    Table::of_batches(columns, &batches)
+        .map_err(|error| Problem::internal(&format!("{what} failed"), error))
+}
+
+/// What an error of the engine means for the one who asks.
+fn failure(what: &str, error: DataFusionError) -> Problem {
+    let error = anyhow::Error::from(error);
+    let is_away = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<object_store::Error>() || cause.is::<io::Error>()
+    };
+    if error.chain().any(is_away) {
+        tracing::warn!("{what}: {error:#}");
+        return Problem::unavailable(
+            "the table can't be read; ask again after the time in Retry-After",
+        );
+    }
+    Problem::internal(&format!("{what} failed"), format!("{error:#}"))
+}
+
+/// More rows than there may be.
+pub fn too_many(what: &str, max_rows: usize) -> Problem {
+    let detail = format!(
+        "{what} more than {max_rows} rows; narrow the parameters, or let the service's owner raise maxRows"
+    );
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
+}
+
+/// Rows that take more memory than they may.
+pub fn too_large() -> Problem {
+    let detail = format!("the rows have more than {MAX_BYTES} bytes; ask for fewer with `limit`");
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
+}
