@@ -387,7 +387,7 @@ async fn a_bucket_whose_server_overwrites_is_refused() {
     }}))
     .unwrap();
     let place = Place::new("lake", &config, &Credentials::new("/nowhere".into())).unwrap();
-    let error = place.check().await.unwrap_err().to_string();
+    let error = place.prepare().await.unwrap_err().to_string();
     assert!(error.contains("If-None-Match"), "{error}");
 }
 
