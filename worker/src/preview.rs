@@ -20,6 +20,7 @@ use crate::{
     manifest::{self, Content},
     sample::{Wanted, sample},
     sink::cassandra::connect,
+    stage::key::Keys,
     status::Status,
 };
 
@@ -161,7 +162,8 @@ async fn preview(
     };
     let records = sample(&spec.source, &spec.schema, &credentials, wanted).await?;
     let key = accepted.map_or(&spec.topic.key, |accepted| &accepted.key);
-    let (topic, refused) = Topic::of(&records, key);
+    let keys = Keys::new(key, &spec.schema)?;
+    let (topic, refused) = Topic::of(&records, &keys);
     let mut previewed = Vec::with_capacity(plans.len());
     for ((sink, plan), joined) in sinks.into_iter().zip(plans).zip(joined) {
         let mut tables = accepted.iter().flat_map(|accepted| &accepted.sinks);

@@ -41,8 +41,7 @@ pub struct SinkRows {
 
 impl Topic {
     /// Takes the records that the topic would take; gives the others with their reasons.
-    pub fn of(records: &[Bytes], key: &[String]) -> (Self, Vec<(usize, String)>) {
-        let keys = Keys::new(key);
+    pub fn of(records: &[Bytes], keys: &Keys) -> (Self, Vec<(usize, String)>) {
         let now = Some(Utc::now().timestamp_millis());
         let mut batches = vec![Batch::default()];
         let mut refused = Vec::new();

@@ -2,7 +2,7 @@ use bytes::Bytes;
 use millstream_plan::{RecordSchema, SinkPlan};
 
 use super::*;
-use crate::{lookup::Joined, preview::rows::Topic};
+use crate::{lookup::Joined, preview::rows::Topic, stage::key::Keys};
 
 /// What a sink makes of these records; its table takes uuids for `id`.
 fn previewed(sql: &str, records: &[&str]) -> Previewed {
@@ -18,7 +18,8 @@ fn previewed(sql: &str, records: &[&str]) -> Previewed {
         .iter()
         .map(|record| Bytes::from((*record).to_owned()))
         .collect();
-    let (topic, refused) = Topic::of(&records, &["/id".to_owned()]);
+    let keys = Keys::new(&["/id".to_owned()], "id TEXT").unwrap();
+    let (topic, refused) = Topic::of(&records, &keys);
     let rows = topic
         .through(&sink.unwrap(), &plan, Joined::default(), Some(&table))
         .unwrap();
