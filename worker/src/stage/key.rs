@@ -205,24 +205,19 @@ mod tests {
     #[test]
     fn computed_keys_are_the_same_for_ever() {
         let schema = "id BIGINT, email TEXT, at TIMESTAMP, yes BOOLEAN";
-        let of = |key: &[&str], record: &str| {
-            let key: Vec<_> = key.iter().map(|text| (*text).to_owned()).collect();
-            Keys::new(&key, schema).unwrap().admit(record.as_bytes())
-        };
         let record =
             r#"{"id": -7, "email": "Zoë@X.org", "at": "1969-12-31T23:59:59.999900Z", "yes": true}"#;
         for (key, text) in [
-            (&[r#"lower("email")"#][..], "zoë@x.org"),
-            (&[r#""id" % 5"#], "-2"),
-            (&[r#""at""#], "-1"),
-            (&[r#"date_bin(INTERVAL '1 minute', "at")"#], "-60000"),
-            (&[r#"CAST("at" AS DATE)"#], "-1"),
-            (
-                &[r#"NOT "yes""#, r#"upper("email")"#],
-                r#"["0","ZOË@X.ORG"]"#,
-            ),
+            (r#"lower("email")"#, "zoë@x.org"),
+            (r#""id" % 5"#, "-2"),
+            (r#""at""#, "-1"),
+            (r#"date_bin(INTERVAL '1 minute', "at")"#, "-60000"),
+            (r#"CAST("at" AS DATE)"#, "-1"),
+            (r#"NOT "yes" | upper("email")"#, r#"["0","ZOË@X.ORG"]"#),
         ] {
-            assert_eq!(of(key, record), Ok(Some(text.into())), "{key:?}");
+            let parts: Vec<_> = key.split(" | ").map(str::to_owned).collect();
+            let found = Keys::new(&parts, schema).unwrap().admit(record.as_bytes());
+            assert_eq!(found, Ok(Some(text.into())), "{key}");
         }
         let keys = Keys::new(
             &[
