@@ -129,7 +129,7 @@ impl Ingest {
         };
         Ok(Ingest {
             fingerprint: fingerprint(&config.source, &config.schema),
-            keys: Keys::new(&config.key),
+            keys: Keys::new(&config.key, &config.schema)?,
             config,
             run,
             credentials: credentials.clone(),
@@ -313,8 +313,15 @@ impl Ingest {
             Some(encode) => tokio::task::block_in_place(|| encode.encode(&batch.records)),
             None => batch.records.iter().cloned().map(Ok).collect(),
         };
-        for (record, encoded) in batch.records.into_iter().zip(encoded) {
-            match self.keys.admit(&record).and_then(|key| Ok((key, encoded?))) {
+        let keys = match &self.keys {
+            Keys::Fields(_) => self.keys.admit_all(&batch.records),
+            Keys::Computed(_) => {
+                tokio::task::block_in_place(|| self.keys.admit_all(&batch.records))
+            }
+        }?;
+        let admitted = keys.into_iter().zip(encoded);
+        for (record, (key, encoded)) in batch.records.into_iter().zip(admitted) {
+            match key.and_then(|key| Ok((key, encoded?))) {
                 Ok((key, value)) => {
                     sent.push((self.send(key.as_deref(), &value).await?, key, value));
                 }
