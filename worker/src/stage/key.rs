@@ -25,7 +25,7 @@ pub enum Keys {
     /// Out of fields.
     Fields(Vec<Pointer>),
     /// Out of what is computed of fields.
-    Computed(Computed),
+    Computed(Box<Computed>),
 }
 
 /// SQL expressions over a record.
@@ -48,10 +48,10 @@ impl Keys {
             .collect();
         let sql = format!("SELECT {} FROM records", columns.join(", "));
         let plan = SinkPlan::new(&RecordSchema::parse(schema)?, "topic.key", &sql)?;
-        Ok(Keys::Computed(Computed {
+        Ok(Keys::Computed(Box::new(Computed {
             texts: key.to_vec(),
             transform: Mutex::new(Transform::new(&plan)?),
-        }))
+        })))
     }
 
     /// The key of a record, or why the topic can't take the record.
