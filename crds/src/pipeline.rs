@@ -149,7 +149,7 @@ pub struct PipelineTopic {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub config: BTreeMap<String, String>,
     /// JSON Pointers to the fields whose values are the record's key; where absent, the fields
-    /// behind the sinks' primary keys. Records of one key stay in order.
+    /// behind the sinks' primary keys, or what is computed for these. Records of one key stay in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub key: Vec<String>,

@@ -28,8 +28,8 @@ pub struct Sink {
     pub name: String,
     /// A `SELECT` over `records`. Besides the schema's columns there are `_key`, `_partition`,
     /// `_offset` and `_timestamp`. With a `GROUP BY` the row of each group is kept up to date for
-    /// ever; its keys are the table's primary key, one of them a field of the record as it is
-    /// (unless the topic has one partition). The state is kept in a Cassandra table named after the
+    /// ever; its keys are the table's primary key, one of them a field of the record as it is, or
+    /// computed of fields (unless the topic has one partition). The state is kept in a Cassandra table named after the
     /// sink's with `__state` behind it, or where `state` says. GROUP BY, aggregates and WHERE of such
     /// a sink can't be changed. Without a `GROUP BY` there may be `[INNER] JOIN` and `LEFT JOIN` of
     /// `lookups`, each `ON` the equality of a key that is unique in the lookup.

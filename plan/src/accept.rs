@@ -16,9 +16,10 @@ use millstream_api::{
 };
 
 use crate::{
-    Calendar, Expectations, RecordSchema, Refusal, SinkPlan, check_records, key_pointers,
+    Calendar, Expectations, RecordSchema, Refusal, SinkPlan, check_records,
     schedule::{accept_after, accept_schedule},
     serve::accept::accept_service,
+    topic_key,
 };
 
 mod lookups;
@@ -101,7 +102,7 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
     }
     let with_tables: Vec<_> = planned.iter().map(|(plan, rows, _)| (plan, rows)).collect();
     let topic = &pipeline.spec.topic;
-    let key = key_pointers(&topic.key, topic.partitions, &with_tables)?;
+    let key = topic_key(&topic.key, topic.partitions, &with_tables)?;
     let in_lake = planned.iter().filter(|(_, _, config)| config.is_delta());
     let lake: Vec<_> = in_lake.map(|(plan, ..)| delta::lake_table(plan)).collect();
     let sinks: Vec<_> = planned.into_iter().map(|(_, _, config)| config).collect();

@@ -342,15 +342,15 @@ pub enum KeyProblem {
         primary_key: String,
     },
     #[error(
-        "sink `{sink}`: no column of the primary key ({primary_key}) is a field of the record as it is, so that no key of the topic keeps rows of one primary key in order; put such a field, or _partition and _offset, into the primary key"
+        "sink `{sink}`: no column of the primary key ({primary_key}) is a field of the record as it is, or computed of fields as TEXT, an integer, BOOLEAN, DATE or TIMESTAMP into a column of such a type, so that no key of the topic keeps rows of one primary key in order; put such a column, or _partition and _offset, into the primary key"
     )]
     NoField { sink: String, primary_key: String },
     #[error(
-        "sink `{sink}`: no key of the groups ({primary_key}) is a field of the record as it is, so that no key of the topic brings the records of one group together; group by such a field as well, or set topic.partitions: 1"
+        "sink `{sink}`: no key of the groups ({primary_key}) is a field of the record as it is, or computed of fields as TEXT, an integer, BOOLEAN, DATE or TIMESTAMP into a column of such a type, so that no key of the topic brings the records of one group together; group by such a value as well, or set topic.partitions: 1"
     )]
     NoFieldInGroup { sink: String, primary_key: String },
     #[error(
-        "sinks {sinks}: their primary keys have no field of the record in common, so that no key of the topic keeps the rows of all of them in order; put a common field into the primary keys, or make a pipeline for each"
+        "sinks {sinks}: their primary keys have no field of the record in common, and nothing that is computed of it, so that no key of the topic keeps the rows of all of them in order; put a common field into the primary keys, or move sinks into a pipeline of their own, whose source is this one's topic (source.topic.name)"
     )]
     NothingInCommon { sinks: String },
     #[error(

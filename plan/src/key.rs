@@ -2,10 +2,11 @@
 //! the last write is the last record (write timestamps are offsets, which partitions don't share).
 //!
 //! That holds if the topic's key follows from the primary key: every field of the topic's key is,
-//! as it is, a column of the primary key. It holds without any key where the primary key has
-//! `_partition` or `_key` in it.
+//! as it is, a column of the primary key; or else every expression of the topic's key is one. It holds
+//! without any key where the primary key has `_partition` or `_key` in it.
 
-use millstream_api::keyspace::TableSpec;
+use datafusion::arrow::datatypes::DataType;
+use millstream_api::{cql::CqlType, keyspace::TableSpec};
 
 use crate::{
     RecordSchema, SinkPlan, VirtualColumn,
@@ -18,11 +19,11 @@ use crate::{
 /// A sink and its table.
 type Sink<'a> = (&'a SinkPlan, &'a TableSpec);
 
-/// JSON Pointers to the fields that make the topic's key: those that were asked for, held against
-/// the sinks' primary keys, or else the fields behind the first sink's partition key that the other
-/// sinks' primary keys have too. Empty if no sink needs a key, or if there is but one partition,
-/// from which everything comes.
-pub fn key_pointers(
+/// What makes the topic's key: the fields that were asked for, held against the sinks' primary keys, or
+/// else the fields behind the first sink's partition key that the other sinks' primary keys have too.
+/// Fields are JSON Pointers. Where there is no such field: SQL expressions that all primary keys have.
+/// Empty if no sink needs a key, or if there is but one partition, from which everything comes.
+pub fn topic_key(
     asked: &[String],
     partitions: i32,
     sinks: &[Sink<'_>],
@@ -32,13 +33,13 @@ pub fn key_pointers(
         check(asked, sinks, &[])?;
         return Ok(asked.to_vec());
     }
-    match keys(asked, sinks) {
+    match keys(asked, sinks, alone) {
         Err(PlanError::Key(problem)) if alone && problem.is_of_order() => Ok(Vec::new()),
         keys => keys,
     }
 }
 
-fn keys(asked: &[String], sinks: &[Sink<'_>]) -> Result<Vec<String>, PlanError> {
+fn keys(asked: &[String], sinks: &[Sink<'_>], alone: bool) -> Result<Vec<String>, PlanError> {
     let keyed: Vec<Sink<'_>> = sinks
         .iter()
         .filter(|sink| has_key(sink))
@@ -50,7 +51,7 @@ fn keys(asked: &[String], sinks: &[Sink<'_>]) -> Result<Vec<String>, PlanError> 
         check(asked, sinks, &keyed)?;
         return Ok(asked.to_vec());
     }
-    let Some(first) = keyed.first() else {
+    if keyed.is_empty() {
         let without = sinks
             .iter()
             .filter(|sink| has_key(sink))
@@ -62,9 +63,8 @@ fn keys(asked: &[String], sinks: &[Sink<'_>]) -> Result<Vec<String>, PlanError> 
             .into()),
             None => Ok(Vec::new()),
         };
-    };
-    let paths = derive(first, &keyed)?;
-    Ok(paths.iter().map(|path| pointer(path)).collect())
+    }
+    Ok(derive(&keyed, alone)?)
 }
 
 /// Rows without a key never replace one another: they may come from any partition.
@@ -81,7 +81,7 @@ fn has_virtual((plan, table): &Sink<'_>, column: VirtualColumn) -> bool {
 }
 
 /// The fields that are, as they are, columns of the primary key.
-fn fields<'a>((plan, table): &Sink<'a>) -> Vec<&'a [String]> {
+fn fields_of<'a>((plan, table): &Sink<'a>) -> Vec<&'a [String]> {
     let columns = table
         .primary_key
         .columns()
@@ -91,44 +91,80 @@ fn fields<'a>((plan, table): &Sink<'a>) -> Vec<&'a [String]> {
         .collect()
 }
 
+/// What a column of the primary key is, as SQL, where equal values are written equally: the bytes of
+/// equal primary keys come from equal texts of this.
+fn computed((plan, table): &Sink<'_>, name: &str) -> Option<String> {
+    use CqlType as Cql;
+    let mut columns = table.columns.iter();
+    let cql_type = &columns.find(|column| column.name == name)?.cql_type;
+    let is_exact = match &plan.column(name)?.data_type {
+        // In a `uuid` or an `inet` several texts are one value.
+        DataType::Utf8 => matches!(cql_type, Cql::Text | Cql::Ascii),
+        DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 => true,
+        DataType::Boolean | DataType::Date32 | DataType::Timestamp(..) => true,
+        _ => false,
+    };
+    plan.of_record(name).filter(|_| is_exact).map(str::to_owned)
+}
+
+/// What the columns of a primary key are, as far as it can be said of them.
+fn all<'a>(sink: &Sink<'a>, of: impl Fn(&Sink<'a>, &str) -> Option<String>) -> Vec<String> {
+    let columns = sink.1.primary_key.columns();
+    columns.filter_map(|name| of(sink, name)).collect()
+}
+
+/// What is in all primary keys: of the first sink's partition key, where that has any of it. One
+/// partition in Cassandra from one partition in Kafka: its rows can share a batch.
+fn common<'a>(keyed: &[Sink<'a>], of: impl Fn(&Sink<'a>, &str) -> Option<String>) -> Vec<String> {
+    let Some(first) = keyed.first() else {
+        return Vec::new();
+    };
+    let keys: Vec<_> = keyed.iter().map(|sink| all(sink, &of)).collect();
+    let is_common = |text: &String| keys.iter().all(|key| key.contains(text));
+    let partition_key = first.1.primary_key.partition_key.iter();
+    let best = partition_key.filter_map(|name| of(first, name));
+    let best: Vec<_> = best.filter(is_common).collect();
+    match best.is_empty() {
+        true => all(first, &of).into_iter().filter(is_common).collect(),
+        false => best,
+    }
+}
+
 fn primary_key((_, table): &Sink<'_>) -> String {
     table.primary_key.columns().collect::<Vec<_>>().join(", ")
 }
 
-fn derive<'a>(first: &Sink<'a>, keyed: &[Sink<'a>]) -> Result<Vec<&'a [String]>, KeyProblem> {
-    let all: Vec<Vec<&[String]>> = keyed.iter().map(fields).collect();
-    for (sink, fields) in keyed.iter().zip(&all) {
-        if fields.is_empty() {
-            return Err(match sink.0.is_grouped() {
-                true => KeyProblem::NoFieldInGroup {
-                    sink: sink.0.name.clone(),
-                    primary_key: primary_key(sink),
-                },
-                false => KeyProblem::NoField {
-                    sink: sink.0.name.clone(),
-                    primary_key: primary_key(sink),
-                },
-            });
+/// The fields that all primary keys have, or else the expressions; these only where there are several
+/// partitions, as nothing needs a key otherwise.
+fn derive(keyed: &[Sink<'_>], alone: bool) -> Result<Vec<String>, KeyProblem> {
+    let field = |(plan, _): &Sink<'_>, name: &str| plan.column(name)?.path.as_deref().map(pointer);
+    let fields = common(keyed, field);
+    if !fields.is_empty() {
+        return Ok(fields);
+    }
+    let computed = common(keyed, computed);
+    if !computed.is_empty() && !alone {
+        return Ok(computed);
+    }
+    let mut columns = keyed.iter();
+    let without =
+        columns.find(|sink| all(sink, self::computed).is_empty() && fields_of(sink).is_empty());
+    Err(match without {
+        Some(sink) if sink.0.is_grouped() => KeyProblem::NoFieldInGroup {
+            sink: sink.0.name.clone(),
+            primary_key: primary_key(sink),
+        },
+        Some(sink) => KeyProblem::NoField {
+            sink: sink.0.name.clone(),
+            primary_key: primary_key(sink),
+        },
+        None => {
+            let names = keyed.iter().map(|(plan, _)| format!("`{}`", plan.name));
+            KeyProblem::NothingInCommon {
+                sinks: names.collect::<Vec<_>>().join(", "),
+            }
         }
-    }
-    let mut common = fields(first);
-    common.retain(|path| all.iter().all(|fields| fields.contains(path)));
-    if common.is_empty() {
-        let names: Vec<_> = keyed
-            .iter()
-            .map(|(plan, _)| format!("`{}`", plan.name))
-            .collect();
-        return Err(KeyProblem::NothingInCommon {
-            sinks: names.join(", "),
-        });
-    }
-    // One partition in Cassandra from one partition in Kafka: its rows can share a batch.
-    let partition_key = first.1.primary_key.partition_key.iter();
-    let mut best: Vec<&[String]> = partition_key
-        .filter_map(|name| first.0.column(name)?.path.as_deref())
-        .collect();
-    best.retain(|path| common.contains(path));
-    Ok(if best.is_empty() { common } else { best })
+    })
 }
 
 fn check(asked: &[String], sinks: &[Sink<'_>], keyed: &[Sink<'_>]) -> Result<(), KeyProblem> {
@@ -141,7 +177,7 @@ fn check(asked: &[String], sinks: &[Sink<'_>], keyed: &[Sink<'_>]) -> Result<(),
             check_field(&plan.schema, pointer, &path)?;
         }
         for sink in keyed {
-            if !fields(sink).contains(&path.as_slice()) {
+            if !fields_of(sink).contains(&path.as_slice()) {
                 return Err(KeyProblem::NotInPrimaryKey {
                     sink: sink.0.name.clone(),
                     pointer: pointer.clone(),

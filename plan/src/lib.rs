@@ -2,7 +2,7 @@
 //!
 //! Operator, worker and offline check all ask this crate, and so all say the same. It is pure: no
 //! I/O, no clock, nothing to wait for. [`RecordSchema`] is the shape of a record, [`SinkPlan`] a
-//! query over it, which may join a [`Lookup`], [`SinkExecutor`] runs it, [`key_pointers`] finds the key of the topic; [`accept`]
+//! query over it, which may join a [`Lookup`], [`SinkExecutor`] runs it, [`topic_key`] finds the key of the topic; [`accept`]
 //! holds a whole pipeline to all of that.
 
 mod accept;
@@ -38,7 +38,7 @@ pub use execute::{ExecError, SinkExecutor};
 pub use expectation::{Expectations, Failure, Rule};
 pub use fold::{Fold, MAX_STATE_BYTES, Results};
 pub use input::{ROW_COLUMN, VirtualColumn};
-pub use key::key_pointers;
+pub use key::topic_key;
 pub use keyspace::accept_keyspace;
 pub use lookup::{Lookup, LookupError, LookupPlan, LookupTable, Lookups};
 pub use records::check_records;

@@ -100,6 +100,18 @@ impl Resolver<'_> {
         Expr::Identifier(ident)
     }
 
+    /// An expression that is resolved, as SQL over the records, where it reads their fields and
+    /// nothing else.
+    pub(crate) fn of_record(&self, expr: &Expr) -> Option<String> {
+        let mut expr = expr.clone();
+        let mut paths = Paths {
+            origins: &self.origins,
+            found: false,
+        };
+        let whole = expr.visit(&mut paths).is_continue();
+        (whole && paths.found).then(|| expr.to_string())
+    }
+
     /// Takes note of an aggregate; the problem is that it may not stand here. Not inlined, so that
     /// it takes no stack where expressions are within one another.
     #[inline(never)]
@@ -447,6 +459,36 @@ impl VisitorMut for Resolver<'_> {
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
         self.leave(expr);
         ControlFlow::Continue(())
+    }
+}
+
+/// Writes flat columns as the paths that they are; breaks at what isn't of the record alone.
+struct Paths<'a> {
+    origins: &'a [Origin],
+    /// Whether there was a column.
+    found: bool,
+}
+
+impl VisitorMut for Paths<'_> {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if aggregate_name(expr).is_some() {
+            return ControlFlow::Break(());
+        }
+        let Expr::Identifier(ident) = expr else {
+            return ControlFlow::Continue(());
+        };
+        let mut origins = self.origins.iter();
+        match origins.find(|origin| origin.flat_name() == ident.value) {
+            Some(Origin::Field { path, .. }) => {
+                let names = path.iter().map(|name| Ident::with_quote('"', name));
+                *expr = Expr::CompoundIdentifier(names.collect());
+                self.found = true;
+                ControlFlow::Continue(())
+            }
+            _ => ControlFlow::Break(()),
+        }
     }
 }
 

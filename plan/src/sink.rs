@@ -42,6 +42,8 @@ pub struct SinkPlan {
     condition: Option<Arc<dyn PhysicalExpr>>,
     /// One for each column; over the groups, where there are any.
     exprs: Vec<Arc<dyn PhysicalExpr>>,
+    /// For each column, what it is of the record's fields alone, as SQL.
+    of_record: Vec<Option<String>>,
     grouping: Option<Arc<Grouping>>,
 }
 
@@ -119,6 +121,10 @@ impl SinkPlan {
         let condition_text = condition.as_ref().map(Expr::to_string);
         resolver.aggregates = Aggregates::Allowed;
         let mut resolved = resolve_items(&mut resolver, query.items)?;
+        let of_record = resolved.iter();
+        let of_record = of_record
+            .map(|item| resolver.of_record(&item.expr))
+            .collect();
         let groups = clauses.resolve(&mut resolver, &mut resolved)?;
         if groups.is_some()
             && let Some(join) = joins.first()
@@ -157,6 +163,7 @@ impl SinkPlan {
             joins,
             condition,
             exprs,
+            of_record,
             grouping,
         })
     }
@@ -179,6 +186,14 @@ impl SinkPlan {
     /// The column of this name.
     pub fn column(&self, name: &str) -> Option<&ResultColumn> {
         self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// What the column of this name is, where it follows from the record's fields alone: an SQL
+    /// expression, the same for all that are the same but for how names are written. None for a
+    /// constant.
+    pub(crate) fn of_record(&self, name: &str) -> Option<&str> {
+        let index = self.columns.iter().position(|column| column.name == name)?;
+        self.of_record.get(index)?.as_deref()
     }
 
     /// What is to be decoded of a record: the columns in use, nested as they are in the record,

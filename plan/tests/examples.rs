@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use millstream_api::{DataPipeline, keyspace::PrimaryKey};
-use millstream_plan::{Expectations, RecordSchema, SinkPlan, accept, key_pointers, plan_lookups};
+use millstream_plan::{Expectations, RecordSchema, SinkPlan, accept, plan_lookups, topic_key};
 
 fn pipeline(example: &str) -> DataPipeline {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -51,7 +51,7 @@ fn plan(example: &str) -> (Vec<String>, Vec<String>) {
     let tables = plans.iter().map(|(_, table)| columns(table)).collect();
     let sinks: Vec<_> = plans.iter().map(|(plan, table)| (plan, table)).collect();
     (
-        key_pointers(&pipeline.spec.topic.key, 4, &sinks).unwrap(),
+        topic_key(&pipeline.spec.topic.key, 4, &sinks).unwrap(),
         tables,
     )
 }

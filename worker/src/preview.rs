@@ -33,6 +33,7 @@ use crate::{
     sample::{Sampled, Wanted, sample},
     sink::cassandra::connect,
     source::{Connections, Purpose},
+    stage::key::Keys,
     status::Status,
 };
 
@@ -201,11 +202,12 @@ async fn preview(
         rejected: unreadable,
     } = sample(&source, &spec.schema, &credentials, connections, wanted).await?;
     let key = accepted.map_or(&spec.topic.key, |accepted| &accepted.key);
+    let keys = Keys::new(key, &spec.schema)?;
     let encode = match spec.topic.encoding {
         Encoding::Json => None,
         Encoding::Avro => Some(Encode::new(&schema, &pipeline.topic_name(), 0)?),
     };
-    let (topic, refused) = Topic::of(&records, key, encode);
+    let (topic, refused) = Topic::of(&records, &keys, encode);
     let mut previewed = Vec::with_capacity(plans.len());
     for ((sink, plan), joined) in sinks.into_iter().zip(plans).zip(joined) {
         let mut configs = accepted.iter().flat_map(|accepted| &accepted.sinks);

@@ -124,7 +124,7 @@ impl Session {
                 ingest.topic.name
             ),
             WorkerConfig::Ingest(ingest) => {
-                let keys = Some(Keys::new(&ingest.key));
+                let keys = Some(Keys::new(&ingest.key, &ingest.schema)?);
                 let stages = vec![INGEST.to_owned()];
                 let (topic, letters) = (ingest.topic.name, ingest.dead_letter_topic);
                 (ingest.pipeline, ingest.kafka, topic, letters, stages, keys)

@@ -1,5 +1,5 @@
 use millstream_api::keyspace::{ClusteringColumn, Order, PrimaryKey};
-use millstream_plan::{MAX_STATE_BYTES, SinkPlan, key_pointers};
+use millstream_plan::{MAX_STATE_BYTES, SinkPlan, topic_key};
 
 use crate::{assert_told, error, plan, users};
 
@@ -104,8 +104,8 @@ fn a_group_is_a_row_and_comes_from_one_partition() {
             "id | hour FOR SELECT login.uuid AS id, date_bin(INTERVAL '1 hour', registered.date) AS hour, count(*) AS n FROM records GROUP BY id, hour",
             "all | id FOR SELECT login.uuid AS id, 'x' AS all, count(*) AS n FROM records GROUP BY id",
             "p FOR SELECT _partition AS p, count(*) AS n FROM records GROUP BY _partition",
-            // Refused.
             "hour FOR SELECT date_bin(INTERVAL '1 hour', registered.date) AS hour, count(*) AS n FROM records GROUP BY hour",
+            // Refused.
             "id FOR SELECT 'all' AS id, count(*) AS n FROM records",
             "id FOR SELECT login.uuid AS id, gender, count(*) AS n FROM records GROUP BY id, gender",
             "id FOR SELECT login.uuid AS id, count(*) AS n FROM records GROUP BY id, upper(gender)",
@@ -123,7 +123,7 @@ fn a_group_is_a_row_and_comes_from_one_partition() {
             let columns = state.columns.iter();
             let columns = columns.map(|column| format!("{} {}", column.name, column.cql_type));
             let columns = columns.collect::<Vec<_>>().join(", ");
-            match key_pointers(&[], 4, &[(&plan, &table)]) {
+            match topic_key(&[], 4, &[(&plan, &table)]) {
                 Ok(key) => format!("{key:?}, {} ({columns})", state.name),
                 Err(error) => error.to_string(),
             }

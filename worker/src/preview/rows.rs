@@ -52,10 +52,9 @@ impl Topic {
     /// is given where they have to be encoded.
     pub fn of(
         records: &[Bytes],
-        key: &[String],
+        keys: &Keys,
         encode: Option<Encode>,
     ) -> (Self, Vec<(usize, String)>) {
-        let keys = Keys::new(key);
         let now = Some(Utc::now().timestamp_millis());
         let encoded = encode.map(|mut encode| encode.encode(records));
         let mut encoded = encoded.into_iter().flatten();

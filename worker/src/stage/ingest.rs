@@ -151,7 +151,7 @@ impl Ingest {
         };
         Ok(Ingest {
             fingerprint: fingerprint(&config.source, &config.schema),
-            keys: Keys::new(&config.key),
+            keys: Keys::new(&config.key, &config.schema)?,
             config,
             run,
             credentials: credentials.clone(),
@@ -369,9 +369,16 @@ impl Ingest {
             Some(encode) => tokio::task::block_in_place(|| encode.encode(&batch.records)),
             None => batch.records.iter().cloned().map(Ok).collect(),
         };
-        for (record, encoded) in batch.records.into_iter().zip(encoded) {
-            let admitted = self.keys.admit(&record).and_then(|key| Ok((key, encoded?)));
-            match admitted.and_then(|(key, value)| Ok((key, self.not_refused(value)?))) {
+        let keys = match &self.keys {
+            Keys::Fields(_) => self.keys.admit_all(&batch.records),
+            Keys::Computed(_) => {
+                tokio::task::block_in_place(|| self.keys.admit_all(&batch.records))
+            }
+        }?;
+        let admitted = keys.into_iter().zip(encoded);
+        for (record, (key, encoded)) in batch.records.into_iter().zip(admitted) {
+            let admitted = key.and_then(|key| Ok((key, self.not_refused(encoded?)?)));
+            match admitted {
                 Ok((key, value)) => {
                     sent.push((self.send(key.as_deref(), &value).await?, value));
                 }

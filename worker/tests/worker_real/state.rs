@@ -10,6 +10,7 @@ use std::{
 
 use crate::support::{Environment, Pipeline, Settings};
 use flate2::read::GzDecoder;
+use millstream_api::worker::CommitMetadata;
 use serde_json::{Value, json};
 
 const VENUES: Settings = Settings {
@@ -371,4 +372,81 @@ async fn a_group_that_expired_begins_anew() {
     pipeline.await_commits().await;
     assert_eq!(players(&pipeline).await, [("ada".into(), "here".into(), 4)]);
     drop(process);
+}
+
+const BY_EMAIL: Settings = Settings {
+    schema: "email TEXT, at TIMESTAMP",
+    sql: "SELECT lower(email) AS email, count(*) AS n, count(DISTINCT _partition) AS partitions, \
+        min(_partition) AS partition FROM records GROUP BY lower(email)",
+    columns: &[
+        ("email", "text"),
+        ("n", "bigint"),
+        ("partitions", "bigint"),
+        ("partition", "int"),
+    ],
+    // As the plan derives it.
+    key: r#"lower("email")"#,
+    partitions: 4,
+    base: 1_700_000_000_000_000,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_records_of_a_group_that_is_computed_come_into_one_partition() {
+    let Some(environment) = Environment::find() else {
+        return;
+    };
+    let pipeline = Pipeline::create(environment, BY_EMAIL).await;
+    pipeline.create_state_table().await;
+    let mut expected = BTreeMap::<String, i64>::new();
+    let mut lines = String::new();
+    for number in 0..2_000 {
+        let email = format!("User{}@Example.org", number % 97);
+        *expected.entry(email.to_lowercase()).or_default() += 1;
+        let email = match number % 3 {
+            0 => email,
+            1 => email.to_uppercase(),
+            _ => email.to_lowercase(),
+        };
+        lines += &format!("{}\n", json!({"email": email}));
+    }
+    // Neither has a key: the dead letter of the ingest stage takes them.
+    lines += "{\"email\": null}\n{\"email\": {}}\n";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("records.ndjson");
+    std::fs::write(&path, lines).unwrap();
+
+    let processes = [pipeline.process(), pipeline.process()];
+    let ingest = pipeline.ingest(json!({"file": {"path": path}}));
+    let rows = CommitMetadata {
+        rows: 2_000,
+        ..CommitMetadata::default()
+    };
+    pipeline.await_progress(rows).await;
+    let letters = pipeline.dead_letters(2).await;
+    let reasons: Vec<_> = letters.iter().map(|(reason, _)| reason.as_str()).collect();
+    assert!(
+        reasons.contains(&r#"the key `lower("email")` is null"#),
+        "{reasons:?}"
+    );
+    assert!(
+        reasons
+            .iter()
+            .any(|why| why.starts_with("the key can't be computed: ")),
+        "{reasons:?}"
+    );
+
+    let groups: Vec<(String, i64, i64, i32)> =
+        pipeline.select("email, n, partitions, partition").await;
+    assert!(
+        groups.iter().all(|(_, _, partitions, _)| *partitions == 1),
+        "{groups:?}"
+    );
+    let used: BTreeSet<_> = groups.iter().map(|(.., partition)| *partition).collect();
+    assert_eq!(used.len(), 4, "the groups are spread");
+    let counts: BTreeMap<_, _> = groups
+        .into_iter()
+        .map(|(email, n, ..)| (email, n))
+        .collect();
+    assert_eq!(counts, expected);
+    drop((processes, ingest));
 }

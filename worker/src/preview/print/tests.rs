@@ -5,7 +5,7 @@ use millstream_api::{
 use millstream_plan::{RecordSchema, SinkPlan};
 
 use super::*;
-use crate::{lookup::Joined, preview::rows::Topic};
+use crate::{lookup::Joined, preview::rows::Topic, stage::key::Keys};
 
 /// What a sink makes of these records; its table takes uuids for `id`.
 fn previewed(sql: &str, records: &[&str]) -> Previewed {
@@ -38,7 +38,8 @@ fn expecting(sql: &str, records: &[&str], expectations: &Value) -> Previewed {
         state: None,
         state_ttl: None,
     };
-    let (topic, refused) = Topic::of(&records, &["/id".to_owned()], None);
+    let keys = Keys::new(&["/id".to_owned()], "id TEXT").unwrap();
+    let (topic, refused) = Topic::of(&records, &keys, None);
     let rows = topic
         .through(&sink.unwrap(), &plan, Joined::default(), Some(&config))
         .unwrap();
