@@ -91,24 +91,31 @@ impl Kafka {
             .collect()
     }
 
-    /// Reads all records that a topic has now.
-    pub fn read(&self, topic: &str, mut each: impl FnMut(&[u8], &[u8])) -> Result<()> {
-        let mut left = self.count(topic)?;
+    /// Begins to read a topic from its first records on.
+    pub fn follow(&self, topic: &str) -> Result<()> {
         let mut partitions = TopicPartitionList::new();
         for partition in 0..PARTITIONS {
             partitions.add_partition_offset(topic, partition, Offset::Beginning)?;
         }
-        self.consumer.assign(&partitions)?;
-        while left > 0 {
-            let record = block_in_place(|| self.consumer.poll(TIMEOUT));
-            let record = record.context("Kafka gives no more records")??;
-            each(
-                record.key().unwrap_or_default(),
-                record.payload().unwrap_or_default(),
-            );
-            left -= 1;
+        Ok(self.consumer.assign(&partitions)?)
+    }
+
+    /// Adds the keys and values that have come since the last time: offsets don't tell how many
+    /// there are, as the markers of transactions take some too.
+    pub fn receive(&self, records: &mut Vec<(Vec<u8>, Vec<u8>)>) -> Result<()> {
+        while let Some(record) = self.consumer.poll(Duration::ZERO) {
+            match record {
+                Ok(record) => records.push((
+                    record.key().unwrap_or_default().to_vec(),
+                    record.payload().unwrap_or_default().to_vec(),
+                )),
+                // A topic may be unknown for a moment after it was made.
+                Err(error)
+                    if error.rdkafka_error_code()
+                        == Some(RDKafkaErrorCode::UnknownTopicOrPartition) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
-        self.consumer.unassign()?;
         Ok(())
     }
 }
