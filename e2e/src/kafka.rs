@@ -3,15 +3,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Headers, Message, OwnedMessage};
+use rdkafka::message::{Headers, Message, OwnedMessage};
 use rdkafka::producer::future_producer::DeliveryFuture;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};
@@ -167,17 +166,16 @@ impl Kafka {
         Ok(())
     }
 
-    /// The number of records in a topic; they are read, as the markers of transactions take offsets too.
+    /// The number of records in a topic.
     ///
     /// # Errors
-    /// When there is no such topic, or Kafka doesn't give them.
+    /// When there is no such topic.
     pub fn records(&self, topic: &str) -> Result<i64> {
-        let mut records = 0;
-        self.read(topic, &BTreeMap::new(), |_| {
-            records += 1;
-            true
-        })?;
-        Ok(records)
+        Ok(self
+            .watermarks(topic)?
+            .values()
+            .map(|(low, high)| high - low)
+            .sum())
     }
 
     fn watermarks(&self, topic: &str) -> Result<BTreeMap<i32, (i64, i64)>> {
@@ -213,27 +211,16 @@ impl Kafka {
             asked.add_partition(topic, *partition);
         }
         let committed = consumer.committed_offsets(asked, TIMEOUT)?;
-        let mut next = BTreeMap::new();
-        for element in committed.elements() {
-            let Offset::Offset(offset) = element.offset() else {
-                bail!(
+        committed
+            .elements()
+            .iter()
+            .try_fold(0, |lag, element| match element.offset() {
+                Offset::Offset(offset) => Ok(lag + watermarks[&element.partition()].1 - offset),
+                _ => bail!(
                     "{group} has committed no offset in partition {}",
                     element.partition()
-                );
-            };
-            next.insert(element.partition(), offset);
-        }
-        let left = watermarks
-            .iter()
-            .map(|(partition, (_, high))| high - next[partition])
-            .sum();
-        // What is left may be markers of transactions, which nobody ever commits.
-        let mut there = false;
-        self.read(topic, &next, |_| {
-            there = true;
-            false
-        })?;
-        Ok(if there { left } else { 0 })
+                ),
+            })
     }
 
     /// All records that are in a topic now.
@@ -241,43 +228,31 @@ impl Kafka {
     /// # Errors
     /// When there is no such topic, or Kafka doesn't give them.
     pub fn consume(&self, topic: &str) -> Result<Vec<OwnedMessage>> {
-        let mut records = Vec::new();
-        self.read(topic, &BTreeMap::new(), |record| {
-            records.push(record.detach());
-            true
-        })?;
-        Ok(records)
-    }
-
-    /// Reads a topic to its end, for as long as it is wanted; from the first record of each
-    /// partition on, or from an offset.
-    fn read(
-        &self,
-        topic: &str,
-        from: &BTreeMap<i32, i64>,
-        mut wanted: impl FnMut(&BorrowedMessage<'_>) -> bool,
-    ) -> Result<()> {
         let consumer = self.consumer("e2e")?;
         let mut left = self.watermarks(topic)?;
-        left.retain(|partition, (low, high)| from.get(partition).unwrap_or(low) < high);
+        left.retain(|_, (low, high)| low < high);
         let mut assignment = TopicPartitionList::new();
-        for (partition, (low, _)) in &left {
-            let first = from.get(partition).unwrap_or(low);
-            assignment.add_partition_offset(topic, *partition, Offset::Offset(*first))?;
+        for partition in left.keys() {
+            assignment.add_partition_offset(topic, *partition, Offset::Beginning)?;
         }
         consumer.assign(&assignment)?;
+        let mut records = Vec::new();
         while !left.is_empty() {
-            match consumer.poll(TIMEOUT) {
-                Some(Ok(record)) if wanted(&record) => {}
-                Some(Ok(_)) => return Ok(()),
-                Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    left.remove(&partition);
-                }
-                Some(Err(error)) => return Err(error.into()),
-                None => bail!("Kafka gives no more records of {topic}"),
+            let record = consumer
+                .poll(TIMEOUT)
+                .context("Kafka gives no more records")??
+                .detach();
+            let end = left.get(&record.partition()).map(|(_, high)| *high);
+            ensure!(end.is_some(), "a record of a partition that has been read");
+            if Some(record.offset() + 1) >= end {
+                left.remove(&record.partition());
+                let mut done = TopicPartitionList::new();
+                done.add_partition(topic, record.partition());
+                consumer.pause(&done)?;
             }
+            records.push(record);
         }
-        Ok(())
+        Ok(records)
     }
 
     fn consumer(&self, group: &str) -> Result<BaseConsumer> {
@@ -285,7 +260,6 @@ impl Kafka {
             .set("bootstrap.servers", &self.bootstrap)
             .set("group.id", group)
             .set("enable.auto.commit", "false")
-            .set("enable.partition.eof", "true")
             .set("fetch.message.max.bytes", MAX_MESSAGE_BYTES)
             .create()?;
         Ok(consumer)

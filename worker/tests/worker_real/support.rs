@@ -15,7 +15,6 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
-    error::KafkaError,
     message::Headers,
     producer::{FutureProducer, FutureRecord},
 };
@@ -447,7 +446,6 @@ impl Pipeline {
     pub async fn progress_of(&self, sink: &str) -> (CommitMetadata, i64) {
         let mut config = self.client();
         config.set("group.id", self.reference().sink_group(sink));
-        config.set("enable.partition.eof", "true");
         let topic = self.name.clone();
         let partitions = self.settings.partitions;
         tokio::task::spawn_blocking(move || {
@@ -460,17 +458,13 @@ impl Pipeline {
             for element in committed.elements() {
                 let added = CommitMetadata::parse(element.metadata());
                 counts.add(&added);
-                let partition = element.partition();
                 let (low, high) = consumer
-                    .fetch_watermarks(&topic, partition, TIMEOUT)
+                    .fetch_watermarks(&topic, element.partition(), TIMEOUT)
                     .expect("watermarks");
-                let next = match element.offset() {
-                    Offset::Offset(offset) => offset,
-                    _ => low,
+                lag += match element.offset() {
+                    Offset::Offset(offset) => high - offset,
+                    _ => high - low,
                 };
-                if next < high && has_record(&consumer, &topic, partition, next) {
-                    lag += high - next;
-                }
             }
             (counts, lag)
         })
@@ -549,21 +543,6 @@ impl Pipeline {
             .expect("the types")
             .map(|row| row.expect("a row"))
             .collect()
-    }
-}
-
-/// Whether there is a record from an offset on: the markers of transactions take offsets too.
-fn has_record(consumer: &BaseConsumer, topic: &str, partition: i32, from: i64) -> bool {
-    let mut list = TopicPartitionList::new();
-    list.add_partition_offset(topic, partition, Offset::Offset(from))
-        .expect("an offset");
-    consumer.assign(&list).expect("assigned");
-    let first = consumer.poll(TIMEOUT).expect("a record or the end");
-    consumer.unassign().expect("unassigned");
-    match first {
-        Ok(_) => true,
-        Err(KafkaError::PartitionEOF(_)) => false,
-        Err(error) => panic!("{error}"),
     }
 }
 
