@@ -3,7 +3,10 @@
 //! A query without state is a condition and a list of expressions. They are planned once and
 //! evaluated for every batch; there is no plan to run, and so nothing to wait for.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    ops::ControlFlow,
+    sync::{Arc, LazyLock},
+};
 
 use datafusion::{
     arrow::datatypes::{DataType, Schema, SchemaRef},
@@ -98,6 +101,20 @@ pub(crate) fn tables(sql: &str) -> Result<Option<Vec<String>>, String> {
         Ok(Some(names.map(str::to_owned).collect()))
     };
     read().map_err(|error: DataFusionError| in_words(&error))
+}
+
+/// Whether SQL calls a window function anywhere.
+pub(crate) fn has_window(sql: &str) -> Result<bool, String> {
+    let dialect = &ENGINE.config_options().sql_parser.dialect;
+    let statement = ENGINE.sql_to_statement(sql, dialect);
+    let Statement::Statement(statement) = statement.map_err(|error| in_words(&error))? else {
+        return Ok(false);
+    };
+    let found = ast::visit_expressions(statement.as_ref(), |expr| match expr {
+        Expr::Function(function) if function.over.is_some() => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    Ok(found.is_break())
 }
 
 /// Plans an expression over these columns.

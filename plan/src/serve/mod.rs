@@ -216,6 +216,7 @@ fn plan_sql(
     check_placeholders(endpoint, &placeholders).map_err(EndpointProblem::Sql)?;
     check_format(endpoint)?;
     let names = sql::tables(sql, readable.lake).map_err(EndpointProblem::Sql)?;
+    sql::refuse_windows(sql).map_err(EndpointProblem::Sql)?;
     let columns = |name: &String| {
         let table = readable.lake.iter().find(|table| table.name == *name)?;
         Some((table.name.as_str(), table.columns.clone()?))

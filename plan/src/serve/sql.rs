@@ -230,6 +230,17 @@ pub(super) fn tables(sql: &str, known: &[LakeTable]) -> Result<Vec<String>, Stri
     Ok(named)
 }
 
+/// Refuses window functions: they hold all rows of a partition, whatever memory there is. A
+/// transform has no more than `maxRows`, a table may have any number.
+pub(super) fn refuse_windows(sql: &str) -> Result<(), String> {
+    match engine::has_window(sql)? {
+        true => Err(
+            "window functions (`OVER`) aren't run on Delta Lake tables: they would hold all rows in memory; use GROUP BY, or ORDER BY with LIMIT".into(),
+        ),
+        false => Ok(()),
+    }
+}
+
 /// A table's name as it is written in SQL.
 fn quoted(name: &str) -> String {
     let is_plain = name.starts_with(|first: char| first.is_ascii_alphabetic())

@@ -220,6 +220,8 @@ fn takes_sql_on_the_delta_lake_tables_of_the_sinks() {
             "sql: SELECT * FROM '/etc/passwd'",
             "sql: SELECT county FROM events",
             "sql: SELECT _version FROM events",
+            "sql: SELECT country FROM events WHERE level = (SELECT max(n) FROM (SELECT row_number() OVER (ORDER BY ts) AS n FROM events) AS numbered)",
+            "sql: SELECT sum(level) OVER w AS n FROM events WINDOW w AS (PARTITION BY country)",
             "sql: SELECT country FROM events WHERE level > $least",
             "sql: SELECT country FROM events, parameters: [{name: c, type: text}]",
             "sql: SELECT country FROM events WHERE ts > $c, parameters: [{name: c, type: boolean}]",

@@ -5,7 +5,7 @@ use std::{io, sync::Arc, time::Duration};
 use anyhow::Context;
 use axum::http::StatusCode;
 use datafusion::{
-    arrow::datatypes::SchemaRef,
+    arrow::{datatypes::SchemaRef, error::ArrowError},
     common::DataFusionError,
     execution::{
         disk_manager::{DiskManagerBuilder, DiskManagerMode},
@@ -16,6 +16,7 @@ use datafusion::{
     prelude::{SessionConfig, SessionContext},
 };
 use futures::StreamExt;
+use millstream_plan::serve::{NOW, Value};
 use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
 
 use super::{problem::Problem, value::Table};
@@ -35,9 +36,13 @@ pub struct Engine {
 
 impl Engine {
     pub fn new() -> anyhow::Result<Self> {
+        Self::within(MAX_QUERY_BYTES)
+    }
+
+    fn within(bytes: usize) -> anyhow::Result<Self> {
         let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled);
         let runtime = RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(GreedyMemoryPool::new(MAX_QUERY_BYTES)))
+            .with_memory_pool(Arc::new(GreedyMemoryPool::new(bytes)))
             .with_disk_manager_builder(disk)
             .build_arc()
             .context("the SQL engine")?;
@@ -79,7 +84,35 @@ impl Engine {
     }
 }
 
-/// The rows of a plan: so many at most, or all of them, which may be `max_rows`.
+/// Why a plan gave no rows.
+pub struct Failure {
+    pub problem: Problem,
+    /// Whether what it reads is away.
+    pub is_unread: bool,
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Failure {
+            problem,
+            is_unread: false,
+        }
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        failure.problem
+    }
+}
+
+/// Whether there are values of parameters, beside the present.
+pub fn is_given(values: &[(String, Value)]) -> bool {
+    values.iter().any(|(name, _)| name != NOW)
+}
+
+/// The rows of a plan: so many at most, or all of them, which may be `max_rows`. Whether parameters
+/// are `given` says whose an error with values is.
 pub async fn rows(
     context: &SessionContext,
     what: &str,
@@ -87,8 +120,9 @@ pub async fn rows(
     columns: &SchemaRef,
     limit: Option<usize>,
     max_rows: usize,
-) -> Result<Table, Problem> {
-    let failed = |error: DataFusionError| failure(what, error);
+    given: bool,
+) -> Result<Table, Failure> {
+    let failed = |error: DataFusionError| failure(what, given, error);
     let most = limit.unwrap_or(max_rows + 1);
     let plan = LogicalPlanBuilder::from(plan).limit(0, Some(most));
     let plan = plan.and_then(LogicalPlanBuilder::build).map_err(failed)?;
@@ -100,30 +134,65 @@ pub async fn rows(
         count += batch.num_rows();
         bytes += batch.get_array_memory_size();
         if count > max_rows {
-            return Err(too_many(&format!("{what} gives"), max_rows));
+            return Err(too_many(&format!("{what} gives"), max_rows).into());
         }
         if bytes > MAX_BYTES {
-            return Err(too_large());
+            return Err(too_large().into());
         }
         batches.push(batch);
     }
     Table::of_batches(columns, &batches)
-        .map_err(|error| Problem::internal(&format!("{what} failed"), error))
+        .map_err(|error| Problem::internal(&format!("{what} failed"), error).into())
 }
 
 /// What an error of the engine means for the one who asks.
-fn failure(what: &str, error: DataFusionError) -> Problem {
+fn failure(what: &str, given: bool, error: DataFusionError) -> Failure {
+    let root = error.find_root();
+    let is_too_much = matches!(root, DataFusionError::ResourcesExhausted(_));
+    let is_of_values = given && is_of_values(root);
     let error = anyhow::Error::from(error);
     let is_away = |cause: &(dyn std::error::Error + 'static)| {
         cause.is::<object_store::Error>() || cause.is::<io::Error>()
     };
     if error.chain().any(is_away) {
         tracing::warn!("{what}: {error:#}");
-        return Problem::unavailable(
-            "the table can't be read; ask again after the time in Retry-After",
-        );
+        let says = "the table can't be read; ask again after the time in Retry-After";
+        return Failure {
+            problem: Problem::unavailable(says),
+            is_unread: true,
+        };
     }
-    Problem::internal(&format!("{what} failed"), format!("{error:#}"))
+    if is_too_much {
+        tracing::warn!("{what}: {error:#}");
+        let says = format!(
+            "{what} needs more memory than is free; ask for less, or again after the time in Retry-After"
+        );
+        return Problem::unavailable(says).into();
+    }
+    if is_of_values {
+        // The rows may be as wrong: the service's owner is told.
+        tracing::warn!("{what}: {error:#}");
+        let says = format!(
+            "{what} can't reckon with these parameters: a value is converted to a type that it doesn't fit, or a number is divided by zero"
+        );
+        return Problem::new(StatusCode::BAD_REQUEST, says).into();
+    }
+    Problem::internal(&format!("{what} failed"), format!("{error:#}")).into()
+}
+
+/// Whether other values wouldn't have given the error.
+fn is_of_values(error: &DataFusionError) -> bool {
+    let DataFusionError::ArrowError(error, _) = error else {
+        return false;
+    };
+    matches!(
+        **error,
+        ArrowError::CastError(_)
+            | ArrowError::ParseError(_)
+            | ArrowError::DivideByZero
+            | ArrowError::ArithmeticOverflow(_)
+            | ArrowError::InvalidArgumentError(_)
+    )
 }
 
 /// More rows than there may be.
@@ -138,4 +207,39 @@ pub fn too_many(what: &str, max_rows: usize) -> Problem {
 pub fn too_large() -> Problem {
     let detail = format!("the rows have more than {MAX_BYTES} bytes; ask for fewer with `limit`");
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn failure_of(engine: &Engine, sql: &str, given: bool) -> Failure {
+        let context = engine.context();
+        let plan = context.state().create_logical_plan(sql).await.unwrap();
+        let columns = Arc::new(plan.schema().as_arrow().clone());
+        let rows = rows(context, "the query", plan, &columns, None, 10, given).await;
+        let Err(failure) = rows else {
+            panic!("{sql} gives rows");
+        };
+        assert!(!failure.is_unread, "{sql}");
+        failure
+    }
+
+    #[tokio::test]
+    async fn an_error_has_a_status_that_says_whose_it_is() {
+        let engine = Engine::within(10_000).unwrap();
+        for sql in [
+            "SELECT 1 / (value - 1) AS n FROM generate_series(1, 2)",
+            "SELECT CAST(concat('x', value) AS INT) AS n FROM generate_series(1, 2)",
+        ] {
+            let failure = failure_of(&engine, sql, true).await;
+            assert_eq!(failure.problem.status, StatusCode::BAD_REQUEST, "{sql}");
+            let failure = failure_of(&engine, sql, false).await;
+            let internal = StatusCode::INTERNAL_SERVER_ERROR;
+            assert_eq!(failure.problem.status, internal, "{sql}");
+        }
+        let groups = "SELECT concat('x', value) AS k, count(*) AS n FROM generate_series(1, 50000) GROUP BY k";
+        let failure = failure_of(&engine, groups, true).await;
+        assert_eq!(failure.problem.status, StatusCode::SERVICE_UNAVAILABLE);
+    }
 }

@@ -20,7 +20,10 @@ use deltalake::{
     delta_datafusion::{DeltaScanConfig, DeltaScanNext},
 };
 use millstream_api::worker::ServeTable;
-use tokio::{sync::Mutex, time::timeout};
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    time::timeout,
+};
 
 use super::problem::Problem;
 use crate::{config::Credentials, sink::delta::place::Place};
@@ -71,13 +74,13 @@ fn absent(name: &str) -> String {
 
 /// The tables by the names of their sinks.
 pub struct Lake {
-    tables: BTreeMap<String, Table>,
+    tables: BTreeMap<String, Arc<Table>>,
     context: SessionContext,
 }
 
 struct Table {
     place: Place,
-    seen: Mutex<Option<Seen>>,
+    seen: Arc<Mutex<Option<Seen>>>,
     /// Whether it was read when it was looked at last.
     readable: AtomicBool,
 }
@@ -104,10 +107,10 @@ impl Lake {
                 .with_context(|| format!("the table of sink `{name}`"))?;
             let table = Table {
                 place,
-                seen: Mutex::new(None),
+                seen: Arc::default(),
                 readable: AtomicBool::new(false),
             };
-            anyhow::Ok((name.clone(), table))
+            anyhow::Ok((name.clone(), Arc::new(table)))
         });
         Ok(Lake {
             tables: tables.collect::<anyhow::Result<_>>()?,
@@ -127,25 +130,18 @@ impl Lake {
         let asked = Instant::now();
         let table = self.tables.get(name).context("it isn't known");
         let table = table.map_err(failed)?;
-        let mut seen = table.seen.lock().await;
+        let seen = table.seen.clone().lock_owned().await;
         if let Some(seen) = seen.as_ref().filter(|seen| seen.looked >= asked) {
             return Ok(seen.provider.clone());
         }
-        let read = table.read(seen.as_ref(), &self.context);
-        let read = match timeout(LOOK, read).await {
-            Ok(read) => read,
-            Err(_) => Err(anyhow::anyhow!("it takes longer than {LOOK:?}")),
-        };
-        table
-            .readable
-            .store(matches!(read, Ok(Some(_))), Ordering::Relaxed);
-        // After anything went wrong it is read anew.
-        *seen = None;
-        let read = read.map_err(failed)?;
-        let read = read.ok_or_else(|| Unreadable::Absent(name.into()))?;
-        let provider = read.provider.clone();
-        *seen = Some(read);
-        Ok(provider)
+        // It goes on where the one who asked has gone: the next would begin from the start again.
+        let look = tokio::spawn(table.clone().look(seen, self.context.clone()));
+        let looked = look.await.unwrap_or_else(|error| {
+            table.readable.store(false, Ordering::Relaxed);
+            Err(error.into())
+        });
+        let provider = looked.map_err(failed)?;
+        provider.ok_or_else(|| Unreadable::Absent(name.into()))
     }
 
     /// Forgets what was seen of tables whose files can't be read: they may be gone with a table that
@@ -159,6 +155,25 @@ impl Lake {
 }
 
 impl Table {
+    /// Reads the table now, and keeps what was seen. None where there is no table.
+    async fn look(
+        self: Arc<Self>,
+        mut seen: OwnedMutexGuard<Option<Seen>>,
+        context: SessionContext,
+    ) -> anyhow::Result<Option<Arc<dyn TableProvider>>> {
+        let read = self.read(seen.as_ref(), &context);
+        let read = match timeout(LOOK, read).await {
+            Ok(read) => read,
+            Err(_) => Err(anyhow::anyhow!("it takes longer than {LOOK:?}")),
+        };
+        self.readable
+            .store(matches!(read, Ok(Some(_))), Ordering::Relaxed);
+        // After anything went wrong it is read anew.
+        *seen = None;
+        *seen = read?;
+        Ok(seen.as_ref().map(|seen| seen.provider.clone()))
+    }
+
     /// The table now: what is new in its log, or all of it where it wasn't seen before. None where
     /// there is no table.
     async fn read(
@@ -216,6 +231,7 @@ mod tests {
         record_batch::RecordBatch,
     };
     use deltalake::protocol::SaveMode;
+    use futures::FutureExt;
 
     use super::*;
 
@@ -243,7 +259,8 @@ mod tests {
             s3: None,
         };
         let nothing = Credentials::new("/nowhere".into());
-        let lake = Lake::new(&[table], &nothing, SessionContext::new()).unwrap();
+        let tables = [table];
+        let lake = Lake::new(&tables, &nothing, SessionContext::new()).unwrap();
         let absent = lake.look("log").await;
         assert!(matches!(absent, Err(Unreadable::Absent(_))));
         assert!(!path.exists(), "who reads makes nothing");
@@ -268,5 +285,15 @@ mod tests {
         append(&path, 5).await;
         lake.forget(&["log".into()]).await;
         assert_eq!(count().await.unwrap(), 5);
+
+        // A look comes to its end without the one who asked for it.
+        let lake = Lake::new(&tables, &nothing, SessionContext::new()).unwrap();
+        drop(lake.look("log").now_or_never());
+        let seen = async {
+            while !lake.is_readable("log") {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(LOOK, seen).await.unwrap();
     }
 }

@@ -17,19 +17,32 @@ mod service;
 mod sql;
 pub(crate) mod value;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axum::Router;
-use millstream_api::worker::{SERVE_PART, ServeConfig};
+use millstream_api::{
+    CassandraConnection,
+    worker::{SERVE_PART, ServeConfig},
+};
+use scylla::client::session::Session;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tower_http::compression::{CompressionLayer, predicate::SizeAbove};
 
 use self::service::Service;
-use crate::{config::Credentials, metrics::Metrics, sink::cassandra, status::Status};
+use crate::{
+    config::{ConfigError, Credentials},
+    metrics::Metrics,
+    sink::cassandra,
+    status::{Status, StatusPart},
+};
 
 /// Smaller answers aren't worth compressing: they fit into a packet.
 const COMPRESS_ABOVE: u64 = 1_024;
+
+/// For so long `sql` waits for Cassandra, so that a new pod answers all that the old one did.
+const AWAY: Duration = Duration::from_secs(10);
 
 /// Serves until shutdown, and then until what has begun is answered. Fails where a restart or
 /// another configuration is needed.
@@ -50,20 +63,50 @@ pub async fn run(
         .fallback(service::handle)
         .with_state(service.clone())
         .layer(CompressionLayer::new().compress_when(SizeAbove::new(COMPRESS_ABOVE)));
-    let open = async {
-        if let Some(cassandra) = &config.cassandra {
-            let parts = std::slice::from_ref(&part);
-            let session = cassandra::connect(cassandra, credentials, parts).await?;
-            service.open(session).await;
+    let cassandra = async {
+        if let Some(connection) = &config.cassandra {
+            let endpoints = &config.serve.endpoints;
+            let has_sql = endpoints.iter().any(|endpoint| endpoint.sql.is_some());
+            let session = connect(connection, credentials, &part, has_sql).await?;
+            let open = async {
+                service.open(&session).await;
+                part.ready();
+            };
+            tokio::join!(open, service.watch(&session));
         }
-        service.open_lake().await;
-        part.ready();
-        tokio::join!(service.watch(), service.watch_lake());
         anyhow::Ok(())
     };
+    let lake = async {
+        service.open_lake().await;
+        if config.cassandra.is_none() {
+            part.ready();
+        }
+        service.watch_lake().await;
+        anyhow::Ok(())
+    };
+    let open = async { tokio::try_join!(cassandra, lake).map(drop) };
     tokio::select! {
         // Ends only where the credentials can't be read.
         opened = open => opened,
         () = listen::serve(listener, router, shutdown) => Ok(()),
     }
+}
+
+/// Connects to Cassandra. A service that has `sql`, too, is ready without it when it doesn't come.
+async fn connect(
+    connection: &CassandraConnection,
+    credentials: &Credentials,
+    part: &StatusPart,
+    has_sql: bool,
+) -> Result<Arc<Session>, ConfigError> {
+    let parts = std::slice::from_ref(part);
+    let connected = cassandra::connect(connection, credentials, parts);
+    tokio::pin!(connected);
+    if has_sql {
+        if let Ok(connected) = timeout(AWAY, &mut connected).await {
+            return connected;
+        }
+        part.ready();
+    }
+    connected.await
 }

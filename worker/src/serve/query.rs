@@ -204,11 +204,13 @@ impl Query {
             .map_err(|error| failed(&error))?;
         let rows = MemTable::try_new(rows.schema(), vec![vec![rows]]);
         let rows: Arc<dyn TableProvider> = Arc::new(rows.map_err(|error| failed(&error))?);
+        let given = engine::is_given(&values);
         let plan = transform
             .bind(&[(ROWS, rows)], values)
             .map_err(|error| failed(&error))?;
         let columns = transform.columns();
-        engine::rows(context, TRANSFORM, plan, columns, None, max_rows).await
+        let rows = engine::rows(context, TRANSFORM, plan, columns, None, max_rows, given);
+        Ok(rows.await?)
     }
 }
 

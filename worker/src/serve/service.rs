@@ -18,6 +18,7 @@ use axum::{
 };
 use chrono::{DateTime, Utc};
 use datafusion::arrow::datatypes::SchemaRef;
+use futures::future::join_all;
 use millstream_api::{serve::Endpoint, worker::ServeConfig};
 use millstream_plan::serve::{
     EndpointPlan, EndpointQuery, LakeTable, Path, Readable, parse_time, plan_service,
@@ -31,7 +32,7 @@ use super::{
     auth::{Auth, Client, Limits},
     engine::Engine,
     html,
-    lake::{Lake, Unreadable},
+    lake::Lake,
     listen::Peer,
     openapi::{self, Security},
     page::Seal,
@@ -166,8 +167,8 @@ impl Service {
     }
 
     /// Prepares all queries; tries until Cassandra takes them.
-    pub async fn open(&self, session: Arc<Session>) {
-        let session = self.session.get_or_init(|| session);
+    pub async fn open(&self, session: &Arc<Session>) {
+        let _ = self.session.set(session.clone());
         self.reachable.store(true, Ordering::Relaxed);
         let mut delays = Delays::default();
         loop {
@@ -203,13 +204,10 @@ impl Service {
         self.status.fail(served.concern(), error);
     }
 
-    /// Looks at the Delta Lake tables; tries until they can be read, but for those that aren't there
-    /// yet: the other endpoints don't wait for them.
+    /// Looks at the Delta Lake tables once, for as long as a request would: the other endpoints don't
+    /// wait for tables that can't be read.
     pub async fn open_lake(&self) {
-        let mut delays = Delays::default();
-        while !self.prepare_lake().await {
-            delays.wait().await;
-        }
+        let _ = tokio::time::timeout(self.patience, self.prepare_lake()).await;
     }
 
     /// Looks after tables that can't be read for ever.
@@ -220,33 +218,28 @@ impl Service {
         }
     }
 
-    /// Looks at the tables of endpoints that aren't ready. Whether nothing is wrong.
-    async fn prepare_lake(&self) -> bool {
-        let mut fine = true;
-        for served in &self.endpoints {
-            let Source::Lake(query) = &served.source else {
-                continue;
-            };
-            if query.is_ready(&self.lake) {
-                self.status.clear(served.concern());
-                continue;
-            }
-            match query.prepare(&self.lake).await {
-                Ok(()) => self.status.clear(served.concern()),
-                Err(unreadable) => {
-                    fine &= matches!(unreadable, Unreadable::Absent(_));
-                    self.fail(served, unreadable.reason());
-                }
-            }
+    /// Looks at the tables of endpoints that aren't ready, side by side: one may take its time.
+    async fn prepare_lake(&self) {
+        let endpoints = self.endpoints.iter();
+        join_all(endpoints.map(|served| self.prepare(served))).await;
+    }
+
+    async fn prepare(&self, served: &Served) {
+        let Source::Lake(query) = &served.source else {
+            return;
+        };
+        if query.is_ready(&self.lake) {
+            self.status.clear(served.concern());
+            return;
         }
-        fine
+        match query.prepare(&self.lake).await {
+            Ok(()) => self.status.clear(served.concern()),
+            Err(unreadable) => self.fail(served, unreadable.reason()),
+        }
     }
 
     /// Looks after Cassandra for ever.
-    pub async fn watch(&self) {
-        let Some(session) = self.session.get() else {
-            return;
-        };
+    pub async fn watch(&self, session: &Session) {
         let mut ping = Statement::new("SELECT key FROM system.local");
         ping.set_request_timeout(Some(PING));
         loop {

@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use axum::http::StatusCode;
 use datafusion::{arrow::datatypes::SchemaRef, catalog::TableProvider, prelude::SessionContext};
 use millstream_api::serve::Endpoint;
 use millstream_plan::serve::{SqlQuery, Value, check_plot, numbers};
@@ -81,9 +80,11 @@ impl LakeQuery {
         if let Some(planned) = self.planned().filter(|planned| planned.tables == columns) {
             return Ok((planned, tables));
         }
-        let planned = Arc::new(self.plan(columns).map_err(Unreadable::Unfit)?);
-        *self.planned.lock().unwrap_or_else(PoisonError::into_inner) = Some(planned.clone());
-        Ok((planned, tables))
+        let planned = self.plan(columns).map(Arc::new);
+        // The plan before doesn't fit, either: without one, health and status tell of it.
+        *self.planned.lock().unwrap_or_else(PoisonError::into_inner) =
+            planned.as_ref().ok().cloned();
+        Ok((planned.map_err(Unreadable::Unfit)?, tables))
     }
 
     fn plan(&self, tables: Vec<SchemaRef>) -> Result<Planned, String> {
@@ -109,15 +110,15 @@ impl LakeQuery {
         let run = move |context: SessionContext| async move {
             let names = query.tables.iter().map(String::as_str);
             let tables: Vec<_> = names.zip(tables).collect();
+            let given = engine::is_given(&values);
             let plan = planned.query.bind(&tables, values);
             let plan = plan.map_err(|error| Problem::internal("the query failed", error))?;
             let (columns, max_rows) = (planned.query.columns(), query.endpoint.max_rows as usize);
-            let rows = engine::rows(&context, QUERY, plan, columns, limit, max_rows).await;
-            let away = StatusCode::SERVICE_UNAVAILABLE;
-            if rows.as_ref().is_err_and(|problem| problem.status == away) {
+            let rows = engine::rows(&context, QUERY, plan, columns, limit, max_rows, given).await;
+            if rows.as_ref().is_err_and(|failure| failure.is_unread) {
                 lake.forget(&query.tables).await;
             }
-            rows
+            Ok(rows?)
         };
         engine.run(QUERY, patience, run).await
     }

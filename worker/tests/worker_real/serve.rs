@@ -978,6 +978,39 @@ async fn sql_reads_the_delta_lake_table_of_a_sink() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sql_waits_neither_for_cassandra_nor_for_other_tables() {
+    let Some(mut serving) = Serving::create().await else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("_delta_log");
+    std::fs::create_dir(&log).unwrap();
+    std::fs::write(log.join("00000000000000000000.json"), "no JSON").unwrap();
+    serving.tables = json!([{"name": "broken", "path": folder.path()}]);
+    let broken = json!({"name": "broken", "path": "/broken", "sql": "SELECT * FROM broken"});
+    let one = json!({"name": "one", "path": "/one", "sql": "SELECT 1 AS n"});
+    serving.serve = json!({"endpoints": [broken, one]});
+    let server = serving.start().await;
+    assert_eq!(server.json("/one").await, (200, json!([{"n": 1}])));
+    assert_eq!(server.get("/broken").await.status(), 503);
+    let health = json!({"status": "unhealthy", "tables": "unreadable"});
+    assert_eq!(server.json("/health").await, (503, health));
+    let status = server.admin("/status").await;
+    assert!(status.contains("sink `broken` can't be read"), "{status}");
+    drop(server);
+
+    // Nobody listens there.
+    serving.cassandra = "127.0.0.1:1".into();
+    let cql = json!({"name": "cql", "path": "/cql", "cql": "SELECT * FROM t"});
+    serving.serve = json!({"endpoints": [cql, broken, one]});
+    let server = serving.start().await;
+    assert_eq!(server.json("/one").await, (200, json!([{"n": 1}])));
+    assert_eq!(server.get("/cql").await.status(), 503);
+    let health = json!({"status": "unhealthy", "cassandra": "unreachable", "tables": "unreadable"});
+    assert_eq!(server.json("/health").await, (503, health));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sql_is_bounded_and_shown_like_everything_else() {
     let Some(mut lake) = lake().await else {
         return;
