@@ -64,7 +64,7 @@ pub fn preview(folder: &Path, spec: Value, arguments: &[&str]) -> Previewed {
         .arg(file)
         .arg("--credentials-dir")
         .arg(folder)
-        .args(["-o", "json", "--timeout", "120s"])
+        .args(["-o", "json"])
         .args(arguments)
         .output()
         .unwrap();
