@@ -56,22 +56,27 @@ impl Namespace {
     /// # Errors
     /// When the API server doesn't answer.
     pub async fn pods(&self, pipeline: &str, stage: &str) -> Result<Vec<Pod>> {
-        let labels = ListParams::default().labels(&format!("millstream.dev/pipeline={pipeline}"));
-        let mut pods = self.api::<Pod>().list(&labels).await?.items;
-        let prefix = format!("{pipeline}-{stage}-");
-        pods.retain(|pod| {
-            pod.name_any().starts_with(&prefix) && pod.metadata.deletion_timestamp.is_none()
-        });
+        let mut pods = self.all_pods(pipeline, stage).await?;
+        pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
         Ok(pods)
     }
 
-    /// Waits until so many pods of a stage are ready, and there are no others.
+    /// Those that are being deleted too.
+    async fn all_pods(&self, pipeline: &str, stage: &str) -> Result<Vec<Pod>> {
+        let labels = ListParams::default().labels(&format!("millstream.dev/pipeline={pipeline}"));
+        let mut pods = self.api::<Pod>().list(&labels).await?.items;
+        let prefix = format!("{pipeline}-{stage}-");
+        pods.retain(|pod| pod.name_any().starts_with(&prefix));
+        Ok(pods)
+    }
+
+    /// Waits until so many pods of a stage are ready, and there are no others, also none that drains.
     ///
     /// # Errors
     /// When it isn't so within two minutes.
     pub async fn ready_pods(&self, pipeline: &str, stage: &str, count: usize) -> Result<Vec<Pod>> {
         eventually(PATIENCE, async || {
-            let pods = self.pods(pipeline, stage).await?;
+            let pods = self.all_pods(pipeline, stage).await?;
             let ready = pods.iter().filter(|pod| is_ready(pod)).count();
             ensure!(
                 ready == count && pods.len() == count,
