@@ -173,7 +173,8 @@ pub struct Plot {
     /// The column with the names of the bars.
     #[schemars(length(min = 1, max = 100))]
     pub x: String,
-    /// The column with their lengths, a number.
+    /// The column with their lengths, a number. In YAML the field's name is quoted (`"y": n`): kubectl
+    /// takes a bare `y` for `true`.
     #[schemars(length(min = 1, max = 100))]
     pub y: String,
     /// What stands above; the endpoint's name where absent.
