@@ -17,9 +17,13 @@ pub const NAMESPACE: &str = "millstream-system";
 const HELM: Duration = Duration::from_secs(180);
 
 /// The root of the checkout.
+///
+/// Cargo says so when it runs a program, and is asked first: a program that was built in another
+/// checkout into the same target folder may be taken for this one's.
 pub fn root() -> PathBuf {
-    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
-    xtask.parent().unwrap_or(xtask).to_owned()
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let package = package.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    package.parent().unwrap_or(&package).to_owned()
 }
 
 /// `kubectl` on this cluster.

@@ -1,5 +1,7 @@
 //! `cargo xtask test`: everything that must hold, from formatting to the real cluster.
 
+mod recap;
+
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -12,6 +14,7 @@ use crate::environment::{self, Environment};
 use crate::install::{self, root};
 use crate::process::cargo;
 use crate::progress::Progress;
+use crate::test::recap::Recap;
 use crate::{cache, codegen, debian, provider};
 
 /// cargo-deny is installed from here where it isn't on the path.
@@ -76,6 +79,7 @@ struct Setting {
     /// then says of the running one that it is deleted.
     xtask: PathBuf,
     filter: Option<String>,
+    recap: Recap,
 }
 
 /// Runs the steps; one that fails doesn't keep the next from running.
@@ -87,6 +91,7 @@ pub fn test(options: &Options) -> Result<()> {
         progress: Progress::new(),
         xtask: std::env::current_exe()?,
         filter: options.only.get(1).cloned(),
+        recap: Recap::default(),
     };
     let only = options.only.first();
     if let Some(only) = only
@@ -102,8 +107,10 @@ pub fn test(options: &Options) -> Result<()> {
             continue;
         }
         let started = Instant::now();
+        context.recap.step(name);
         let count = run(&context).unwrap_or_else(|error| {
             context.progress.say(format!("{name}: {error:?}"));
+            context.recap.add("", format!("{error:#}").lines());
             Count::FAILED
         });
         total.passed += count.passed;
@@ -119,6 +126,7 @@ pub fn test(options: &Options) -> Result<()> {
             seconds.as_secs_f64()
         ));
     }
+    context.recap.print();
     println!("took {:.0} s", context.progress.seconds());
     println!("{} passed, {} failed", total.passed, total.failed);
     if total.failed > 0 {
@@ -128,22 +136,25 @@ pub fn test(options: &Options) -> Result<()> {
 }
 
 /// A command whose output a person sees, and whose success is the result.
-fn check(command: &mut Command) -> Result<Count> {
-    let status = command
-        .status()
+fn check(context: &Setting, command: &mut Command) -> Result<Count> {
+    let output = command
+        .output()
         .with_context(|| crate::process::shown(command))?;
-    Ok(if status.success() {
-        Count::PASSED
-    } else {
-        Count::FAILED
-    })
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    print!("{said}");
+    if output.status.success() {
+        return Ok(Count::PASSED);
+    }
+    context.recap.add("", said.lines());
+    Ok(Count::FAILED)
 }
 
-fn format(_: &Setting) -> Result<Count> {
-    check(cargo().args(["fmt", "--all", "--check"]))
+fn format(context: &Setting) -> Result<Count> {
+    check(context, cargo().args(["fmt", "--all", "--check"]))
 }
 
-fn clippy(_: &Setting) -> Result<Count> {
+fn clippy(context: &Setting) -> Result<Count> {
     let lints = [
         "clippy",
         "--quiet",
@@ -154,7 +165,7 @@ fn clippy(_: &Setting) -> Result<Count> {
         "-D",
         "warnings",
     ];
-    check(cargo().args(lints))
+    check(context, cargo().args(lints))
 }
 
 fn generated(_: &Setting) -> Result<Count> {
@@ -164,7 +175,8 @@ fn generated(_: &Setting) -> Result<Count> {
 fn deny(context: &Setting) -> Result<Count> {
     // Advisories are left out: their database isn't in any package registry.
     let program = cargo_deny(context)?;
-    check(Command::new(program).current_dir(root()).args([
+    let mut deny = Command::new(program);
+    deny.current_dir(root()).args([
         "--log-level",
         "error",
         "check",
@@ -172,7 +184,8 @@ fn deny(context: &Setting) -> Result<Count> {
         "bans",
         "licenses",
         "sources",
-    ]))
+    ]);
+    check(context, &mut deny)
 }
 
 fn cargo_deny(context: &Setting) -> Result<PathBuf> {
@@ -284,6 +297,7 @@ fn counted(command: &mut Command, context: &Setting, arguments: &[&str]) -> Resu
     for line in BufReader::new(output).lines() {
         let line = line?;
         println!("{line}");
+        context.recap.read(&line);
         if let Some(result) = parse_result(&line) {
             count.passed += result.passed;
             count.failed += result.failed;
@@ -291,6 +305,7 @@ fn counted(command: &mut Command, context: &Setting, arguments: &[&str]) -> Resu
     }
     // A crate that doesn't compile, or a test binary that is killed, prints no result.
     if !child.wait()?.success() && count.failed == 0 {
+        context.recap.add("", ["it doesn't compile, or was killed"]);
         count.failed = 1;
     }
     Ok(count)

@@ -3,7 +3,7 @@
 use std::{
     net::TcpListener,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,6 +11,8 @@ use std::{
 use scylla::client::{session::Session, session_builder::SessionBuilder};
 use serde_json::{Value, json};
 use tokio::sync::watch;
+
+use crate::support::spawn;
 
 /// A service of one test.
 pub struct Serving {
@@ -105,7 +107,8 @@ impl Serving {
         }
         let path = self.folder.path().join(format!("{port}.yaml"));
         std::fs::write(&path, config.to_string()).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_millstream-worker"))
+        let mut worker = Command::new(env!("CARGO_BIN_EXE_millstream-worker"));
+        worker
             .args([
                 "run",
                 "--log-format",
@@ -116,10 +119,8 @@ impl Serving {
             ])
             .arg(path)
             .arg("--credentials-dir")
-            .arg(self.folder.path())
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
+            .arg(self.folder.path());
+        let child = spawn(&mut worker);
         let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
         let server = Server {
             child,

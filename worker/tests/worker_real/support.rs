@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::{BufRead, BufReader},
     net::TcpListener,
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -563,22 +564,34 @@ pub struct Worker {
     port: u16,
 }
 
+/// Starts a worker whose log is the test's own output, and so is shown where the test fails.
+pub fn spawn(worker: &mut Command) -> Child {
+    let worker = worker.stdin(Stdio::null()).stderr(Stdio::piped());
+    let mut child = worker.spawn().expect("the worker starts");
+    let log = BufReader::new(child.stderr.take().expect("its log"));
+    std::thread::spawn(move || {
+        for line in log.lines().map_while(Result::ok) {
+            println!("{line}");
+        }
+    });
+    child
+}
+
 impl Worker {
     fn start(config: PathBuf, credentials: PathBuf, arguments: &[&str]) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = free.local_addr().expect("its address").port();
         drop(free);
-        let child = Command::new(env!("CARGO_BIN_EXE_millstream-worker"))
+        let mut worker = Command::new(env!("CARGO_BIN_EXE_millstream-worker"));
+        worker
             .arg("run")
             .arg("--config")
             .arg(config)
             .arg("--credentials-dir")
             .arg(credentials)
             .args(["--http-port", &port.to_string(), "--log-format", "human"])
-            .args(arguments)
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("the worker starts");
+            .args(arguments);
+        let child = spawn(&mut worker);
         Worker { child, port }
     }
 

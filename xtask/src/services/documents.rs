@@ -3,7 +3,7 @@
 //! It is published as a Go module that others embed; the main function around it is ours.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -11,12 +11,13 @@ use anyhow::{Result, ensure};
 use super::{Launch, Place, wire};
 use crate::cache;
 use crate::go;
+use crate::install::root;
 use crate::process;
 use crate::progress::Progress;
 
 pub(super) const PORT: u16 = 27017;
 const NAME: &str = "documents";
-const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/services/documents");
+const SOURCE: &str = "xtask/services/documents";
 const GO_MOD: &str = include_str!("../../services/documents/go.mod");
 const GO_SUM: &str = include_str!("../../services/documents/go.sum");
 const MAIN: &str = include_str!("../../services/documents/main.go");
@@ -25,12 +26,13 @@ const TIMEOUT: Duration = Duration::from_secs(1800);
 
 /// The server's program; the first time it is built.
 pub(super) fn program(progress: &Progress) -> Result<PathBuf> {
-    let go = go::version(Path::new(SOURCE))?;
+    let source = root().join(SOURCE);
+    let go = go::version(&source)?;
     let key = cache::key(&[GO_MOD, GO_SUM, MAIN, &go, FLAGS]);
     let entry = cache::entry("go", &format!("{NAME}-{key}"), |folder| {
         let step = progress.step("building FerretDB (1 min on 2 cores)");
         let log = cache::root()?.join("go-build-documents.log");
-        let mut build = go::command(Path::new(SOURCE));
+        let mut build = go::command(&source);
         build
             .args(["build", "-v", "-trimpath", "-ldflags", FLAGS, "-o"])
             .args([folder.join(NAME).as_os_str(), ".".as_ref()]);

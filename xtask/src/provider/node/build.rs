@@ -9,13 +9,14 @@ use anyhow::{Context, Result, bail};
 
 use crate::cache;
 use crate::go;
+use crate::install::root;
 use crate::oci;
 use crate::process;
 use crate::progress::Progress;
 
 use super::layout::PAUSE_IMAGE;
 
-const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/node");
+const SOURCE: &str = "xtask/node";
 const GO_MOD: &str = include_str!("../../../node/go.mod");
 const GO_SUM: &str = include_str!("../../../node/go.sum");
 const MAINS: [&str; 4] = [
@@ -38,7 +39,7 @@ const TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// The folder with all programs and the pause image; the first time takes minutes.
 pub(super) fn binaries(progress: &Progress) -> Result<PathBuf> {
-    let go = &go::version(Path::new(SOURCE))?;
+    let go = &go::version(&root().join(SOURCE))?;
     let flags = linker_flags()?;
     let mut parts = vec![GO_MOD, GO_SUM, go, &flags, PAUSE_IMAGE];
     parts.extend(MAINS);
@@ -56,7 +57,7 @@ fn build(folder: &Path, flags: &str, progress: &Progress) -> Result<()> {
         ("helm.sh/helm/v4/cmd/helm", "helm"),
         ("./cmd/pause", "pause"),
     ] {
-        let mut build = go::command(Path::new(SOURCE));
+        let mut build = go::command(&root().join(SOURCE));
         build
             .args([
                 "build",
