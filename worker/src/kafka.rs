@@ -137,11 +137,30 @@ fn security_protocol(connection: &KafkaConnection) -> &'static str {
 
 /// A producer that loses and doubles nothing while it lives, and that tries for ever.
 pub fn producer(client: &ClientConfig, status: StatusPart) -> KafkaResult<Producer> {
+    let mut config = producer_config(client);
+    config.set("message.timeout.ms", "0");
+    config.create_with_context(Reports::new(status))
+}
+
+/// A producer of transactions. Only one has the id: it takes the place of the one before.
+pub fn transactional_producer(
+    client: &ClientConfig,
+    id: &str,
+    status: StatusPart,
+) -> KafkaResult<Producer> {
+    let mut config = producer_config(client);
+    config
+        .set("transactional.id", id)
+        // So long readers wait for a worker that hangs and has no successor.
+        .set("transaction.timeout.ms", "60000");
+    config.create_with_context(Reports::new(status))
+}
+
+fn producer_config(client: &ClientConfig) -> ClientConfig {
     let mut config = client.clone();
     config
         .set("enable.idempotence", "true")
         .set("acks", "all")
-        .set("message.timeout.ms", "0")
         .set("linger.ms", "5")
         .set("compression.type", "lz4")
         .set("partitioner", "murmur2_random")
@@ -149,7 +168,7 @@ pub fn producer(client: &ClientConfig, status: StatusPart) -> KafkaResult<Produc
         .set("queue.buffering.max.kbytes", "65536")
         // What a topic takes is for its broker to say; the dead letters are the largest.
         .set("message.max.bytes", MAX_DEAD_LETTER_BYTES.to_string());
-    config.create_with_context(Reports::new(status))
+    config
 }
 
 /// A producer that is made when it is first needed: one that has nothing to do polls all the same.

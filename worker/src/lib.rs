@@ -39,6 +39,7 @@ pub mod stage;
 pub mod state;
 pub mod status;
 pub mod tls;
+pub mod transaction;
 mod transform;
 
 use std::{sync::Arc, time::Duration};

@@ -1,5 +1,6 @@
 //! Where the ingest stage is in its source: the metadata of an offset that is committed under a
-//! consumer group which nobody joins. The offset itself says nothing.
+//! consumer group which nobody joins, in one transaction with the records before it. The offset
+//! itself says nothing.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,8 +10,8 @@ use millstream_api::{
 };
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, CommitMode, Consumer},
-    error::KafkaResult,
+    consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata},
+    error::{KafkaError, KafkaResult},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -153,21 +154,22 @@ impl PositionStore {
         .await?
     }
 
-    /// Keeps a position; returns when Kafka has it.
-    pub async fn save(&self, position: &Position) -> anyhow::Result<()> {
-        let store = self.clone();
-        let metadata = serde_json::to_string(position)?;
-        tokio::task::spawn_blocking(move || {
-            let list = store.list(Offset::Offset(0))?;
-            if let Some(mut element) = list.find_partition(&store.topic, 0) {
-                element.set_metadata(metadata);
-            }
-            store.consumer.commit(&list, CommitMode::Sync)?;
-            // What the client wants to tell is shown, and doesn't pile up.
-            while store.consumer.poll(Duration::ZERO).is_some() {}
-            Ok(())
-        })
-        .await?
+    /// What a transaction is to commit to keep the position with that text.
+    pub fn offsets(
+        &self,
+        position: &str,
+    ) -> KafkaResult<(TopicPartitionList, ConsumerGroupMetadata)> {
+        let list = self.list(Offset::Offset(0))?;
+        if let Some(mut element) = list.find_partition(&self.topic, 0) {
+            element.set_metadata(position);
+        }
+        let group = self.consumer.group_metadata();
+        // What the client wants to tell is shown, and doesn't pile up.
+        while self.consumer.poll(Duration::ZERO).is_some() {}
+        Ok((
+            list,
+            group.ok_or(KafkaError::ClientCreation("no consumer group".into()))?,
+        ))
     }
 
     fn list(&self, offset: Offset) -> KafkaResult<TopicPartitionList> {

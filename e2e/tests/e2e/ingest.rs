@@ -115,11 +115,8 @@ fn all_pages_arrive_whatever_the_api_does_and_though_the_ingest_pod_is_killed() 
 
         let in_topic = namespace.kafka.records(&topic)?;
         println!("killed at {at_kill} records; {in_topic} in the topic at the end");
-        // Pages that were on their way when the pod was killed are sent again; no more than those.
-        ensure!(
-            (all..at_kill + all).contains(&in_topic) && in_topic - all <= 2 * 4 * 100,
-            "{in_topic} records"
-        );
+        // Pages that were on their way when the pod was killed are sent again, and the first ones given up.
+        assert_eq!(in_topic, all);
         let expected = apis
             .get(&format!("/resource/licenses.json?$limit={LICENSES}"))
             .await?;

@@ -157,6 +157,7 @@ fn runs_dont_overlap_and_one_whose_worker_is_killed_ends_with_its_exact_count() 
         let runs = status(namespace).await?.runs;
         let counts: Vec<_> = runs.iter().map(|run| run.records).collect();
         assert_eq!(counts, [Some(2000), Some(2000)]);
+        assert_eq!(namespace.kafka.records(&topic)?, 4000);
         let mut jobs = jobs(namespace).await?;
         jobs.sort_by_key(|job| job.creation_timestamp().map(|time| time.0));
         let ended = completed(&jobs[0]).context("the first run has ended")?;

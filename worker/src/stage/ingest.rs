@@ -1,6 +1,10 @@
 //! Source → topic: always, or in runs that end.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -11,6 +15,7 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
     producer::{DeliveryFuture, FutureRecord},
 };
+use sha2::{Digest as _, Sha256};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -18,20 +23,24 @@ use crate::{
     avro::encode::Encode,
     config::Credentials,
     dead_letter::{DeadLetter, DeadLetters},
-    kafka::{self, LazyProducer, Producer},
+    kafka::{self, LazyProducer},
     metrics::{Metrics, StageMetrics},
     position::{Position, PositionStore, fingerprint},
     retry::Delays,
     source::{self, Connections, Opening, Purpose, SourceBatch},
     stage::{INGEST, key::Keys},
     status::{Status, StatusPart},
+    transaction::Transactions,
 };
 
 /// Batches whose deliveries are awaited at once; their bytes are bounded by the producer's queue.
 const IN_FLIGHT: usize = 64;
-/// Between commits of the position.
-const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
+/// Between commits: so long a record waits at most before it can be read.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(250);
 const PRODUCE: &str = "produce";
+
+/// SHA-256 of a record.
+type Digest = [u8; 32];
 const POSITION: &str = "position";
 
 /// A run of a pipeline with a schedule.
@@ -62,8 +71,13 @@ pub async fn run(
             Ok(Left::ToDo) => break,
             Err(error) => error,
         };
-        if let Some(fatal) = kafka::fatal_error(&ingest.producer) {
+        if let Some(fatal) = kafka::fatal_error(ingest.transactions.producer()) {
             anyhow::bail!(fatal);
+        }
+        if error.is::<Refused>() {
+            // The next attempt knows of it.
+            tracing::info!("{error}");
+            continue;
         }
         ingest.status.fail(PRODUCE, format!("{error:#}"));
         tokio::select! {
@@ -75,6 +89,11 @@ pub async fn run(
     anyhow::ensure!(ingest.run.is_none(), "the run is interrupted");
     Ok(())
 }
+
+/// Kafka doesn't take some records, and so not the transaction that they are in.
+#[derive(Debug, thiserror::Error)]
+#[error("Kafka refuses records: they go to the dead letters, and the others are sent again")]
+struct Refused;
 
 /// What is left where the stage stops without an error.
 enum Left {
@@ -91,8 +110,10 @@ struct Ingest {
     fingerprint: String,
     keys: Keys,
     positions: PositionStore,
-    producer: Producer,
+    transactions: Transactions,
     dead_letters: DeadLetters,
+    /// Records that Kafka refused in this transaction or the one before, by their digests, and why.
+    refused: Mutex<HashMap<Digest, String>>,
     status: StatusPart,
     metrics: StageMetrics,
 }
@@ -116,10 +137,11 @@ impl Ingest {
             &config.topic.name,
             status.clone(),
         )?;
-        let lazy = Arc::new(LazyProducer::new(client, status.clone()));
-        let producer = lazy.get()?.clone();
+        let id = config.pipeline.ingest_group();
+        let transactions = Transactions::new(&client, &id, positions.clone(), status.clone())?;
         let dead_letters = DeadLetters {
-            producer: lazy,
+            // Not in the transaction: a letter that Kafka doesn't take whole would end it.
+            producer: Arc::new(LazyProducer::new(client, status.clone())),
             topic: config.dead_letter_topic.clone(),
             pipeline: config.pipeline.to_string(),
             stage: INGEST.to_owned(),
@@ -134,8 +156,9 @@ impl Ingest {
             run,
             credentials: credentials.clone(),
             positions,
-            producer,
+            transactions,
             dead_letters,
+            refused: Mutex::default(),
             status,
             metrics,
         })
@@ -144,7 +167,7 @@ impl Ingest {
     /// The loop: read → produce → acknowledge → commit, from the last position on.
     async fn attempt(&self, shutdown: &CancellationToken) -> anyhow::Result<Left> {
         let position = tokio::select! {
-            position = self.load_position() => position,
+            position = self.begin() => position?,
             () = shutdown.cancelled() => return Ok(Left::ToDo),
         };
         self.status.ready();
@@ -156,6 +179,21 @@ impl Ingest {
         self.read(progress, shutdown).await
     }
 
+    /// The position to go on from, with a transaction that no other worker can get between.
+    async fn begin(&self) -> anyhow::Result<Position> {
+        if self.transactions.is_ours() {
+            self.status.alive_while(self.transactions.abort()).await?;
+        } else {
+            // Before the position is read: the one before may be about to commit a later one.
+            self.status
+                .alive_while(self.transactions.take_over())
+                .await?;
+        }
+        let position = self.load_position().await;
+        self.transactions.begin()?;
+        Ok(position)
+    }
+
     /// Reads the source from a position on.
     async fn read(
         &self,
@@ -163,7 +201,7 @@ impl Ingest {
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Left> {
         // Kept before the first record: the time that a run has doesn't begin anew with a new worker.
-        self.commit(&mut progress).await;
+        self.commit(&mut progress).await?;
         let mut source = source::open(
             &self.config.source,
             &Opening {
@@ -192,14 +230,14 @@ impl Ingest {
                 () = &mut over, if !ended => ended = true,
                 Some(delivered) = in_flight.next() => {
                     self.status.clear(PRODUCE);
-                    progress.acknowledge(delivered?);
+                    self.acknowledge(&mut progress, delivered, &mut in_flight).await?;
                 }
                 _ = tick.tick() => {
                     self.status.turned();
-                    if let Some(fatal) = kafka::fatal_error(&self.producer) {
+                    if let Some(fatal) = kafka::fatal_error(self.transactions.producer()) {
                         anyhow::bail!(fatal);
                     }
-                    self.commit(&mut progress).await;
+                    self.commit_all(&mut progress, &mut in_flight).await?;
                 }
                 batch = source.next(), if !ended && in_flight.len() < IN_FLIGHT => match batch {
                     Some(batch) => {
@@ -209,22 +247,43 @@ impl Ingest {
                 },
             }
         }
-        while let Some(delivered) = in_flight.next().await {
-            progress.acknowledge(delivered?);
-        }
         if !ended {
-            self.commit(&mut progress).await;
+            self.commit_all(&mut progress, &mut in_flight).await?;
             return Ok(Left::ToDo);
         }
         progress.end(complete);
-        let mut delays = Delays::default();
-        while !self.commit(&mut progress).await {
-            if shutdown.is_cancelled() {
-                return Ok(Left::ToDo);
-            }
-            self.status.alive_while(delays.wait()).await;
-        }
+        self.commit(&mut progress).await?;
         self.rest(shutdown).await
+    }
+
+    /// Takes note of a batch that Kafka has. Where it refuses records, it is asked of all that are
+    /// under way which it refuses: so one more attempt is enough.
+    async fn acknowledge(
+        &self,
+        progress: &mut Progress,
+        delivered: anyhow::Result<(serde_json::Value, i64)>,
+        in_flight: &mut FuturesOrdered<Delivery<'_>>,
+    ) -> anyhow::Result<()> {
+        match delivered {
+            Ok(batch) => progress.acknowledge(batch),
+            Err(error) => {
+                while error.is::<Refused>() && in_flight.next().await.is_some() {}
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for what is under way, and commits it.
+    async fn commit_all(
+        &self,
+        progress: &mut Progress,
+        in_flight: &mut FuturesOrdered<Delivery<'_>>,
+    ) -> anyhow::Result<()> {
+        while let Some(delivered) = self.status.alive_while(in_flight.next()).await {
+            self.acknowledge(progress, delivered, in_flight).await?;
+        }
+        self.commit(progress).await
     }
 
     /// All records are in Kafka: a run is over, otherwise only `/status` is left to answer.
@@ -272,24 +331,21 @@ impl Ingest {
         }
     }
 
-    /// Keeps the position, where it has moved. Whether Kafka has it.
-    async fn commit(&self, progress: &mut Progress) -> bool {
+    /// Commits the records since the last time with the position after them, where there is anything
+    /// to commit.
+    async fn commit(&self, progress: &mut Progress) -> anyhow::Result<()> {
         if !progress.moved {
-            return true;
+            return Ok(());
         }
-        let saved = self.positions.save(&progress.position);
-        match self.status.alive_while(saved).await {
-            Ok(()) => {
-                self.status.clear(POSITION);
-                progress.moved = false;
-                true
-            }
-            Err(error) => {
-                let message = format!("can't keep the source's position in Kafka: {error:#}");
-                self.status.fail(POSITION, message);
-                false
-            }
-        }
+        let committed = self.transactions.commit(&progress.position);
+        self.status
+            .alive_while(committed)
+            .await
+            .with_context(|| self.produce_failed())?;
+        progress.moved = false;
+        self.refused().clear();
+        self.transactions.begin()?;
+        Ok(())
     }
 
     /// The encoder, where the topic's records aren't JSON as the source's are.
@@ -321,9 +377,10 @@ impl Ingest {
         }?;
         let admitted = keys.into_iter().zip(encoded);
         for (record, (key, encoded)) in batch.records.into_iter().zip(admitted) {
-            match key.and_then(|key| Ok((key, encoded?))) {
+            let admitted = key.and_then(|key| Ok((key, self.not_refused(encoded?)?)));
+            match admitted {
                 Ok((key, value)) => {
-                    sent.push((self.send(key.as_deref(), &value).await?, key, value));
+                    sent.push((self.send(key.as_deref(), &value).await?, value));
                 }
                 Err(reason) => refused.push((record, reason)),
             }
@@ -334,11 +391,14 @@ impl Ingest {
         let position = batch.position;
         let records = (sent.len() + refused.len()) as i64;
         let delivery = async move {
-            for (delivery, key, record) in sent {
+            let mut taken = true;
+            for (delivery, record) in sent {
                 if let Err((error, _)) = delivery.await? {
-                    self.undeliverable(error, key, &record).await?;
+                    self.refuse(error, &record)?;
+                    taken = false;
                 }
             }
+            anyhow::ensure!(taken, Refused);
             let letters: Vec<_> = refused
                 .iter()
                 .map(|(record, reason)| DeadLetter {
@@ -362,7 +422,7 @@ impl Ingest {
             let mut message = FutureRecord::<str, [u8]>::to(&self.config.topic.name);
             message = message.payload(record);
             message.key = key;
-            match self.producer.send_result(message) {
+            match self.transactions.producer().send_result(message) {
                 Ok(delivery) => return Ok(delivery),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
                     // The client has no signal for room in its queue.
@@ -371,33 +431,38 @@ impl Ingest {
                     delay = (delay * 2).min(Duration::from_millis(100));
                 }
                 Err((error, _)) => {
-                    return Err(error).with_context(|| self.produce_failed());
+                    self.refuse(error, record)?;
+                    return Err(Refused.into());
                 }
             }
         }
     }
 
-    /// A record that Kafka didn't take: too large for the topic, or the topic can't be written.
-    async fn undeliverable(
-        &self,
-        error: KafkaError,
-        key: Option<String>,
-        record: &Bytes,
-    ) -> anyhow::Result<()> {
+    /// Takes note of a record that the topic doesn't take, such as one that is too large for it. The
+    /// transaction can't be committed then: the next attempt leaves the record out. Other errors stay.
+    fn refuse(&self, error: KafkaError, record: &[u8]) -> anyhow::Result<()> {
         use RDKafkaErrorCode::{InvalidMessageSize, InvalidRecord, MessageSizeTooLarge};
         match error.rdkafka_error_code() {
             Some(MessageSizeTooLarge | InvalidRecord | InvalidMessageSize) => {
-                let letter = DeadLetter {
-                    key: key.as_deref().map(str::as_bytes),
-                    value: Some(record),
-                    reason: &format!("Kafka refuses the record: {error}"),
-                    position: None,
-                    timestamp: None,
-                };
-                self.dead_letters.send(&[letter]).await
+                let reason = format!("Kafka refuses the record: {error}");
+                self.refused().insert(Sha256::digest(record).into(), reason);
+                Ok(())
             }
             _ => Err(error).with_context(|| self.produce_failed()),
         }
+    }
+
+    /// The record, or why Kafka refused it before.
+    fn not_refused(&self, record: Bytes) -> Result<Bytes, String> {
+        let refused = self.refused();
+        let reason = (!refused.is_empty())
+            .then(|| refused.get(&Digest::from(Sha256::digest(&record))))
+            .flatten();
+        reason.map_or(Ok(record), |reason| Err(reason.clone()))
+    }
+
+    fn refused(&self) -> MutexGuard<'_, HashMap<Digest, String>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn produce_failed(&self) -> String {
@@ -408,6 +473,7 @@ impl Ingest {
 /// The position so far.
 struct Progress {
     position: Position,
+    /// Whether there is anything to commit.
     moved: bool,
 }
 
@@ -437,10 +503,9 @@ impl Progress {
 
     fn acknowledge(&mut self, (position, records): (serde_json::Value, i64)) {
         let position = Some(position);
-        self.moved |= self.position.position != position;
+        self.moved |= records > 0 || self.position.position != position;
         self.position.position = position;
         if let Some(run) = &mut self.position.run {
-            self.moved |= records > 0;
             run.records += records;
         }
     }

@@ -18,6 +18,7 @@ use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use rdkafka::{
     Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
     message::Headers,
 };
 use serde_json::json;
@@ -507,4 +508,65 @@ async fn tables_equal_the_model_whatever_happens() {
     }
     let (wrong, all) = (failures.len(), seeds.count());
     assert!(failures.is_empty(), "{wrong} of {all} seeds are wrong");
+}
+
+/// The records of the topic, sorted.
+async fn sent(pipeline: &Pipeline) -> Vec<Vec<u8>> {
+    let mut config = pipeline.client();
+    config
+        .set("group.id", "unused")
+        .set("enable.partition.eof", "true");
+    let topic = pipeline.name.clone();
+    let read = move || {
+        let consumer: BaseConsumer = config.create().unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_range(&topic, 0, SETTINGS.partitions - 1);
+        list.set_all_offsets(Offset::Beginning).unwrap();
+        consumer.assign(&list).unwrap();
+        let (mut records, mut open) = (Vec::new(), SETTINGS.partitions);
+        while open > 0 {
+            match consumer.poll(TIMEOUT).expect("a record or the end") {
+                Ok(record) => records.push(record.payload().unwrap().to_vec()),
+                Err(KafkaError::PartitionEOF(_)) => open -= 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        records.sort();
+        records
+    };
+    tokio::task::spawn_blocking(read).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ingest_stage_sends_each_record_once_whatever_happens() {
+    let Some(environment) = Environment::find() else {
+        return;
+    };
+    let disturbed = Pipeline::create(environment, SETTINGS).await;
+    let source = json!({"generator": {"count": 20_000, "seed": 5, "rate": 2_500}});
+    let complete = |kept: &serde_json::Value| kept["complete"] == true;
+    let mut worker = disturbed.ingest(source.clone());
+    for round in 0..8_u64 {
+        tokio::time::sleep(Duration::from_millis(200 + round * 331 % 900)).await;
+        if round % 3 == 2 {
+            worker.signal("STOP");
+            let other = disturbed.ingest(source.clone());
+            other.await_status(|status| status.errors.is_empty()).await;
+            // What it has under way is given up: another one has its place.
+            worker.signal("CONT");
+            assert_ne!(worker.ended().await, Some(0));
+            worker = other;
+        } else {
+            worker.kill();
+            worker = disturbed.ingest(source.clone());
+        }
+    }
+    disturbed.await_kept(complete).await;
+    let alone = disturbed.beside().await;
+    let undisturbed = alone.ingest(source);
+    alone.await_kept(complete).await;
+    let (expected, found) = (sent(&alone).await, sent(&disturbed).await);
+    assert_eq!(found.len(), 20_000);
+    assert!(found == expected, "other records");
+    drop((worker, undisturbed));
 }
