@@ -137,7 +137,8 @@ impl PipelineRef {
     }
 
     /// Consumer group under which the ingest stage keeps its position: no consumer ever joins it,
-    /// the position is the metadata of the offset that is committed for partition 0.
+    /// the position is the metadata of the offset that is committed for partition 0. Also the stage's
+    /// transactional id: of the workers that have it, only the last can commit.
     pub fn ingest_group(&self) -> String {
         // `_` can't be in the name of a sink.
         self.sink_group("_ingest")

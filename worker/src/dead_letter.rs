@@ -16,7 +16,7 @@ use rdkafka::{
 
 use crate::{
     batch::{Batch, Rejected},
-    kafka::{self, LazyProducer},
+    kafka::LazyProducer,
     metrics::StageMetrics,
     retry::Delays,
     status::StatusPart,
@@ -83,8 +83,8 @@ impl DeadLetters {
         self.send(&letters).await
     }
 
-    /// Sends records; returns when Kafka has them. Tries for ever, and fails only where the
-    /// producer can't go on.
+    /// Sends records; returns when Kafka has them. Tries for ever, and fails only where there can be
+    /// no producer.
     pub async fn send(&self, letters: &[DeadLetter<'_>]) -> anyhow::Result<()> {
         for letters in letters.chunks(AT_ONCE) {
             for sent in join_all(letters.iter().map(|letter| self.send_one(letter))).await {
@@ -97,7 +97,6 @@ impl DeadLetters {
 
     async fn send_one(&self, letter: &DeadLetter<'_>) -> anyhow::Result<()> {
         let mut delays = Delays::default();
-        let producer = self.producer.get()?;
         let key = letter.key.map(|key| &key[..key.len().min(MAX_KEY_BYTES)]);
         let mut room = MAX_DEAD_LETTER_BYTES - OVERHEAD - MAX_KEY_BYTES;
         loop {
@@ -110,13 +109,12 @@ impl DeadLetters {
                 timestamp: None,
                 headers: Some(self.headers(letter, value)),
             };
+            // Asked for each time: one that can't go on is replaced.
+            let producer = self.producer.get()?;
             let Err((error, _)) = producer.send(record, Timeout::Never).await else {
                 self.status.clear(CONCERN);
                 return Ok(());
             };
-            if let Some(fatal) = kafka::fatal_error(producer) {
-                anyhow::bail!(fatal);
-            }
             // The topic takes less than it was declared with: the beginning is better than nothing.
             if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
                 && room > OVERHEAD

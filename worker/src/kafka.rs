@@ -1,6 +1,9 @@
 //! The settings of the Kafka clients, and what the clients report.
 
-use std::sync::OnceLock;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use millstream_api::{
     KafkaConnection,
@@ -21,6 +24,13 @@ use crate::{
 
 /// The producer of a worker.
 pub type Producer = FutureProducer<Reports>;
+
+/// So long a worker can be away, or Kafka, before a transaction that it has open is given up; so long
+/// readers wait for a worker that hangs and has no successor.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Of a batch of records, as Kafka stores them: a larger record is a batch of its own.
+pub const BATCH_BYTES: usize = 1_000_000;
 
 /// The concern under which the connection to Kafka is shown.
 pub const KAFKA: &str = "Kafka";
@@ -149,10 +159,10 @@ pub fn transactional_producer(
     status: StatusPart,
 ) -> KafkaResult<Producer> {
     let mut config = producer_config(client);
-    config
-        .set("transactional.id", id)
-        // So long readers wait for a worker that hangs and has no successor.
-        .set("transaction.timeout.ms", "60000");
+    config.set("transactional.id", id).set(
+        "transaction.timeout.ms",
+        TRANSACTION_TIMEOUT.as_millis().to_string(),
+    );
     config.create_with_context(Reports::new(status))
 }
 
@@ -162,6 +172,7 @@ fn producer_config(client: &ClientConfig) -> ClientConfig {
         .set("enable.idempotence", "true")
         .set("acks", "all")
         .set("linger.ms", "5")
+        .set("batch.size", BATCH_BYTES.to_string())
         .set("compression.type", "lz4")
         .set("partitioner", "murmur2_random")
         .set("queue.buffering.max.messages", "100000")
@@ -171,11 +182,12 @@ fn producer_config(client: &ClientConfig) -> ClientConfig {
     config
 }
 
-/// A producer that is made when it is first needed: one that has nothing to do polls all the same.
+/// A producer that is made when it is first needed: one that has nothing to do polls all the same. One
+/// that can't go on is replaced.
 pub struct LazyProducer {
     client: ClientConfig,
     status: StatusPart,
-    producer: OnceLock<Producer>,
+    producer: Mutex<Option<Producer>>,
 }
 
 impl LazyProducer {
@@ -184,17 +196,19 @@ impl LazyProducer {
         LazyProducer {
             client,
             status,
-            producer: OnceLock::new(),
+            producer: Mutex::default(),
         }
     }
 
     /// The producer.
-    pub fn get(&self) -> KafkaResult<&Producer> {
-        if let Some(producer) = self.producer.get() {
-            return Ok(producer);
+    pub fn get(&self) -> KafkaResult<Producer> {
+        let mut kept = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(producer) = kept.as_ref().filter(|kept| fatal_error(kept).is_none()) {
+            return Ok(producer.clone());
         }
         let producer = producer(&self.client, self.status.clone())?;
-        Ok(self.producer.get_or_init(|| producer))
+        *kept = Some(producer.clone());
+        Ok(producer)
     }
 }
 

@@ -6,8 +6,9 @@
 //!   [`lookup`], into a [`sink`].
 //! - [`serve`]: rows of the tables answer HTTP requests.
 //!
-//! A worker may die at any instant: a position or an offset is committed only after everything
-//! before it has been acknowledged, and writing a record again changes nothing.
+//! A worker may die at any instant: records and the source's position after them are committed
+//! together; an offset is committed only after everything before it has been acknowledged, and writing
+//! a row again changes nothing.
 
 pub mod avro;
 pub mod batch;

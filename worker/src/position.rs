@@ -32,6 +32,10 @@ pub struct Position {
     /// Whether a source with an end has given all its records.
     #[serde(default)]
     pub complete: bool,
+    /// Records that the stage has sent to the topic, of whatever source. The topic's offsets don't
+    /// tell: the markers of transactions take some, and what was given up.
+    #[serde(default)]
+    pub records: i64,
     /// How far the run is, where the pipeline has a schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<RunProgress>,
@@ -48,11 +52,24 @@ impl Position {
             source: self.source,
             position: self.position.filter(|_| !anew),
             complete: false,
+            records: self.records,
             run: Some(RunProgress {
                 name: name.to_owned(),
                 since: now,
                 ..RunProgress::default()
             }),
+        }
+    }
+
+    /// From where on a source is read: another one than before from its beginning.
+    pub fn of_source(self, source: &str) -> Self {
+        if self.source == source {
+            return self;
+        }
+        Position {
+            source: source.to_owned(),
+            records: self.records,
+            ..Position::default()
         }
     }
 }
@@ -196,16 +213,33 @@ mod tests {
             source: "s".into(),
             position: Some(serde_json::json!({"at": 7})),
             complete: true,
+            records: 30,
             run: None,
         };
         let first = position().of_run("one", 5, true);
         assert_eq!((&first.position, first.complete), (&None, false));
+        assert_eq!(first.records, 30, "the topic is the same");
         let mut later = first.clone();
         later.position = position().position;
         assert_eq!(later.clone().of_run("one", 9, true), later);
         let second = later.of_run("two", 9, false);
         assert_eq!(second.position, position().position, "a poll goes on");
         assert_eq!(second.run.unwrap().since, 9);
+    }
+
+    #[test]
+    fn another_source_is_read_from_its_beginning_into_the_same_topic() {
+        let position = Position {
+            source: "s".into(),
+            position: Some(serde_json::json!({"at": 7})),
+            complete: true,
+            records: 30,
+            run: None,
+        };
+        assert_eq!(position.clone().of_source("s"), position);
+        let other = position.of_source("t");
+        assert_eq!((other.position, other.complete), (None, false));
+        assert_eq!((other.source.as_str(), other.records), ("t", 30));
     }
 
     #[test]

@@ -1,19 +1,28 @@
 //! Records go to Kafka in one transaction with the source's position after them: whoever reads them
 //! sees them once, whatever dies in between.
+//!
+//! The protocol of an ingest stage, from its start on:
+//! 1. It takes over the pipeline's transactional id. What a worker before it had open is given up
+//!    then, and that worker can't commit anything any more, should it wake up.
+//! 2. It reads the position that was committed last, and opens the source there.
+//! 3. It sends records, and commits them with the position after them: both are there, or neither.
+//!
+//! What the producer can't mend (it was shut out, the transaction has timed out) ends in step 1, with
+//! a new producer. A transaction that is given up while the producer lives is sent again, see [`Open`].
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 
+use anyhow::Context;
+use bytes::Bytes;
 use rdkafka::{
     ClientConfig,
-    error::{KafkaError, KafkaResult},
-    producer::Producer as _,
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
+    producer::{DeliveryFuture, FutureRecord, Producer as _},
 };
+use serde_json::Value;
 
 use crate::{
-    kafka::{self, Producer},
+    kafka::{self, BATCH_BYTES, Producer},
     position::{Position, PositionStore},
     retry::Delays,
     status::StatusPart,
@@ -22,57 +31,36 @@ use crate::{
 const TIMEOUT: Duration = Duration::from_secs(10);
 const CONCERN: &str = "transaction";
 
-/// The producer of an ingest stage. While one of its transactions is open, those who read the topic
-/// wait for its end.
+/// The producer of an ingest stage, which has taken over. While one of its transactions is open, those
+/// who read the topic wait for its end.
 pub struct Transactions {
     producer: Producer,
     positions: PositionStore,
-    ours: AtomicBool,
-    open: AtomicBool,
     status: StatusPart,
 }
 
 impl Transactions {
-    /// Of the worker that has the id; nothing is sent yet.
-    pub fn new(
+    /// Takes the place of any worker that had the id before: its open transaction is given up, and
+    /// it can't commit another one. Tries until Kafka answers.
+    pub async fn take_over(
         client: &ClientConfig,
         id: &str,
         positions: PositionStore,
         status: StatusPart,
-    ) -> KafkaResult<Self> {
-        Ok(Transactions {
+    ) -> anyhow::Result<Self> {
+        let transactions = Transactions {
             producer: kafka::transactional_producer(client, id, status.clone())?,
             positions,
-            ours: AtomicBool::new(false),
-            open: AtomicBool::new(false),
             status,
-        })
+        };
+        let taken = transactions.call(|producer| producer.init_transactions(TIMEOUT));
+        taken.await.context("can't take over the transactions")?;
+        Ok(transactions)
     }
 
-    /// The producer, for what belongs into the open transaction.
-    pub fn producer(&self) -> &Producer {
-        &self.producer
-    }
-
-    /// Takes the place of any worker that had the id before: its open transaction is given up, and
-    /// it can't commit another one.
-    pub async fn take_over(&self) -> anyhow::Result<()> {
-        self.call(|producer| producer.init_transactions(TIMEOUT))
-            .await?;
-        self.ours.store(true, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Whether it has been taken over.
-    pub fn is_ours(&self) -> bool {
-        self.ours.load(Ordering::Relaxed)
-    }
-
-    /// Opens a transaction.
+    /// Opens a transaction. Kafka doesn't hear of it before something is sent.
     pub fn begin(&self) -> KafkaResult<()> {
-        self.producer.begin_transaction()?;
-        self.open.store(true, Ordering::Relaxed);
-        Ok(())
+        self.producer.begin_transaction()
     }
 
     /// Ends the transaction: its records and the position after them are there, or neither.
@@ -85,20 +73,18 @@ impl Transactions {
         })
         .await?;
         self.call(|producer| producer.commit_transaction(TIMEOUT))
-            .await?;
-        self.open.store(false, Ordering::Relaxed);
-        Ok(())
+            .await
     }
 
-    /// Gives the transaction up, where one is open.
+    /// Gives the open transaction up.
     pub async fn abort(&self) -> anyhow::Result<()> {
-        if !self.open.load(Ordering::Relaxed) {
-            return Ok(());
-        }
         self.call(|producer| producer.abort_transaction(TIMEOUT))
-            .await?;
-        self.open.store(false, Ordering::Relaxed);
-        Ok(())
+            .await
+    }
+
+    /// Why the producer can't go on, if it can't.
+    pub fn fatal_error(&self) -> Option<String> {
+        kafka::fatal_error(&self.producer)
     }
 
     /// Calls the client, which blocks, for as long as it says that another try may help.
@@ -106,12 +92,12 @@ impl Transactions {
         &self,
         call: impl Fn(&Producer) -> KafkaResult<()> + Clone + Send + 'static,
     ) -> anyhow::Result<()> {
-        let mut delays = Delays::default();
+        let mut delays = Delays::up_to(Duration::from_secs(5));
         loop {
             let (producer, call) = (self.producer.clone(), call.clone());
             match tokio::task::spawn_blocking(move || call(&producer)).await? {
                 Err(KafkaError::Transaction(error)) if error.is_retriable() => {
-                    let message = format!("Kafka doesn't end a transaction: {error}");
+                    let message = format!("Kafka keeps a transaction waiting: {error}");
                     self.status.fail(CONCERN, message);
                     delays.wait().await;
                 }
@@ -121,5 +107,280 @@ impl Transactions {
                 }
             }
         }
+    }
+}
+
+/// A record for the topic.
+#[derive(Debug, PartialEq)]
+pub struct Outgoing {
+    /// Its key.
+    pub key: Option<String>,
+    /// Its value.
+    pub value: Bytes,
+}
+
+impl Outgoing {
+    fn bytes(&self) -> usize {
+        self.key.as_ref().map_or(0, String::len) + self.value.len()
+    }
+}
+
+/// A batch of the source, as the topic takes it.
+pub struct Admitted {
+    /// Its records, without those that went to the dead letters.
+    pub records: Vec<Outgoing>,
+    /// Records that the source gave for it.
+    pub given: i64,
+    /// The source's position after it.
+    pub position: Value,
+}
+
+impl Admitted {
+    /// Bytes of all keys and values.
+    pub fn bytes(&self) -> usize {
+        self.records.iter().map(Outgoing::bytes).sum()
+    }
+}
+
+/// The open transaction. Its records are held until it is committed: where it has to be given up they
+/// are sent again, without those that Kafka refused. A source needn't give them twice.
+pub struct Open {
+    topic: String,
+    records: Vec<Held>,
+    /// So many of them were handed to the producer.
+    sent: usize,
+    /// What is on its way, with its index.
+    deliveries: VecDeque<(usize, DeliveryFuture)>,
+    /// Whether the next attempt is to be another one than this.
+    learned: bool,
+    bytes: usize,
+    given: i64,
+    position: Option<Value>,
+}
+
+/// A record of the open transaction. Kafka takes or refuses records in batches: one that was refused
+/// with others is sent alone, and only what is refused then is at fault.
+struct Held {
+    record: Outgoing,
+    alone: bool,
+    /// Why Kafka refuses it, if it does.
+    refused: Option<String>,
+}
+
+impl Held {
+    fn new(record: Outgoing) -> Self {
+        Held {
+            record,
+            alone: false,
+            refused: None,
+        }
+    }
+}
+
+impl Open {
+    /// A transaction without records.
+    pub fn new(topic: &str) -> Self {
+        Open {
+            topic: topic.to_owned(),
+            records: Vec::new(),
+            sent: 0,
+            deliveries: VecDeque::new(),
+            learned: false,
+            bytes: 0,
+            given: 0,
+            position: None,
+        }
+    }
+
+    /// Empties it, after it was committed.
+    pub fn clear(&mut self) {
+        let topic = std::mem::take(&mut self.topic);
+        *self = Open::new(&topic);
+    }
+
+    /// Adds a batch; nothing of it is sent yet.
+    pub fn add(&mut self, batch: Admitted) {
+        self.bytes += batch.bytes();
+        self.records
+            .extend(batch.records.into_iter().map(Held::new));
+        self.given += batch.given;
+        self.position = Some(batch.position);
+    }
+
+    /// Number of records.
+    pub fn count(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Bytes of all keys and values that were added.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Records that the source gave for it.
+    pub fn given(&self) -> i64 {
+        self.given
+    }
+
+    /// The source's position after the last batch; none where there is no batch.
+    pub fn position(&self) -> Option<&Value> {
+        self.position.as_ref()
+    }
+
+    /// Hands to the producer what it doesn't have yet; waits while its queue is full.
+    pub async fn send(&mut self, to: &Transactions) -> anyhow::Result<()> {
+        let mut delay = Duration::from_millis(1);
+        while self.sent < self.records.len() {
+            let alone = self.records[self.sent].alone;
+            if alone {
+                self.delivered().await?;
+            }
+            let record = &self.records[self.sent].record;
+            let mut message = FutureRecord::<str, [u8]>::to(&self.topic);
+            message = message.payload(&record.value);
+            message.key = record.key.as_deref();
+            let sent = to.producer.send_result(message);
+            match sent.map_err(|(error, _)| error) {
+                Ok(delivery) => {
+                    self.deliveries.push_back((self.sent, delivery));
+                    self.sent += 1;
+                }
+                Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => {
+                    // The client has no signal for room in its queue.
+                    to.status.turned();
+                    tokio::time::sleep(delay).await;
+                    delay = (delay * 2).min(Duration::from_millis(100));
+                    continue;
+                }
+                Err(error) => return self.failed(self.sent, error),
+            }
+            if alone {
+                self.delivered().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns when Kafka has all that was sent, or doesn't take one of them.
+    pub async fn delivered(&mut self) -> anyhow::Result<()> {
+        while let Some((index, delivery)) = self.deliveries.pop_front() {
+            if let Err((error, _)) = delivery.await? {
+                return self.failed(index, error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes back to where nothing was sent, after the transaction was given up. Takes out what Kafka
+    /// refuses, with the reason. None where nothing is known by which the next attempt could do better;
+    /// what failed together with what was refused has failed by that.
+    pub async fn given_up(&mut self) -> Option<Vec<(Outgoing, String)>> {
+        while !self.deliveries.is_empty() {
+            // Each of these takes one at least.
+            let _ = self.delivered().await;
+        }
+        self.sent = 0;
+        let mut refused = Vec::new();
+        for mut held in std::mem::take(&mut self.records) {
+            match held.refused.take() {
+                Some(reason) => refused.push((held.record, reason)),
+                None => self.records.push(held),
+            }
+        }
+        std::mem::take(&mut self.learned).then_some(refused)
+    }
+
+    /// Takes note of a record that the topic doesn't take, such as one that is too large for it. The
+    /// transaction can't be committed then, whatever the error.
+    fn failed(&mut self, index: usize, error: KafkaError) -> anyhow::Result<()> {
+        use RDKafkaErrorCode::{InvalidMessageSize, InvalidRecord, MessageSizeTooLarge};
+        let held = &mut self.records[index];
+        if let Some(MessageSizeTooLarge | InvalidRecord | InvalidMessageSize) =
+            error.rdkafka_error_code()
+        {
+            self.learned = true;
+            match held.alone || held.record.bytes() > BATCH_BYTES {
+                true => held.refused = Some(format!("Kafka refuses the record: {error}")),
+                false => held.alone = true,
+            }
+        }
+        Err(error).with_context(|| format!("can't write to the topic {}", self.topic))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(values: &[&'static str], position: i64) -> Admitted {
+        let records = values.iter().map(|value| Outgoing {
+            key: Some("k".into()),
+            value: Bytes::from_static(value.as_bytes()),
+        });
+        Admitted {
+            records: records.collect(),
+            given: 3,
+            position: position.into(),
+        }
+    }
+
+    fn fail(open: &mut Open, code: RDKafkaErrorCode, indexes: &[usize]) {
+        for index in indexes {
+            let error = KafkaError::MessageProduction(code);
+            assert!(open.failed(*index, error).is_err());
+        }
+    }
+
+    fn values(open: &Open) -> Vec<&[u8]> {
+        let records = open.records.iter();
+        records.map(|held| held.record.value.as_ref()).collect()
+    }
+
+    #[tokio::test]
+    async fn what_is_given_up_is_sent_again_without_what_was_refused() {
+        use RDKafkaErrorCode::{MessageSizeTooLarge, PurgeQueue};
+        let mut open = Open::new("t");
+        assert_eq!((open.count(), open.position()), (0, None));
+        open.add(batch(&["a", "too large", "c"], 1));
+        open.add(batch(&["also too large", "e"], 2));
+        assert_eq!((open.given(), open.bytes()), (6, 31));
+
+        // The first three were one batch.
+        open.sent = 5;
+        fail(&mut open, MessageSizeTooLarge, &[0, 1, 2]);
+        fail(&mut open, PurgeQueue, &[3, 4]);
+        assert_eq!(open.given_up().await, Some(vec![]), "it isn't known which");
+        assert_eq!((open.count(), open.sent), (5, 0));
+        let alone: Vec<_> = open.records.iter().map(|held| held.alone).collect();
+        assert_eq!(alone, [true, true, true, false, false]);
+
+        open.sent = 2;
+        fail(&mut open, MessageSizeTooLarge, &[1]);
+        let refused = open.given_up().await.unwrap();
+        assert_eq!(refused.len(), 1);
+        assert_eq!(refused[0].0.value, "too large");
+        assert!(refused[0].1.starts_with("Kafka refuses the record"));
+        let left: [&[u8]; 4] = [b"a", b"c", b"also too large", b"e"];
+        assert_eq!(values(&open), left);
+        assert_eq!((open.given(), open.position()), (6, Some(&2.into())));
+        fail(&mut open, PurgeQueue, &[0]);
+        assert_eq!(open.given_up().await, None, "nothing is known");
+        open.clear();
+        assert_eq!((open.count(), open.bytes(), open.given()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_record_larger_than_a_batch_is_alone_from_the_start() {
+        let mut open = Open::new("t");
+        open.add(Admitted {
+            records: vec![Outgoing {
+                key: None,
+                value: vec![0; BATCH_BYTES + 1].into(),
+            }],
+            given: 1,
+            position: Value::Null,
+        });
+        fail(&mut open, RDKafkaErrorCode::MessageSizeTooLarge, &[0]);
+        assert!(open.records[0].refused.is_some());
     }
 }

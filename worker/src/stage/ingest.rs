@@ -1,21 +1,14 @@
-//! Source → topic: always, or in runs that end.
+//! Source → topic: always, or in runs that end. How it stays exact is told in [`crate::transaction`].
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-use anyhow::Context;
-use bytes::Bytes;
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
+use futures::{StreamExt, stream, stream::LocalBoxStream};
 use millstream_api::worker::IngestConfig;
 use millstream_plan::RecordSchema;
-use rdkafka::{
-    error::{KafkaError, RDKafkaErrorCode},
-    producer::{DeliveryFuture, FutureRecord},
-};
-use sha2::{Digest as _, Sha256};
+use rdkafka::ClientConfig;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -30,17 +23,19 @@ use crate::{
     source::{self, Connections, Opening, Purpose, SourceBatch},
     stage::{INGEST, key::Keys},
     status::{Status, StatusPart},
-    transaction::Transactions,
+    transaction::{Admitted, Open, Outgoing, Transactions},
 };
 
-/// Batches whose deliveries are awaited at once; their bytes are bounded by the producer's queue.
-const IN_FLIGHT: usize = 64;
 /// Between commits: so long a record waits at most before it can be read.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(250);
+/// Of a transaction, if it isn't a single batch: its records are held, and have to get through before
+/// it times out.
+const MAX_BYTES: usize = 16 * 1024 * 1024;
+/// Kafka forgets offsets, and the ids of producers, after a week in which nothing was committed.
+const RENEWAL: Duration = Duration::from_secs(24 * 60 * 60);
+/// After so long an attempt was one that worked.
+const WORKED: Duration = Duration::from_secs(60);
 const PRODUCE: &str = "produce";
-
-/// SHA-256 of a record.
-type Digest = [u8; 32];
 const POSITION: &str = "position";
 
 /// A run of a pipeline with a schedule.
@@ -52,8 +47,7 @@ pub struct Run {
     pub limit: Option<Duration>,
 }
 
-/// Runs the source until shutdown, or until the run is over; fails where a restart is needed, and
-/// where a run is interrupted.
+/// Runs the source until shutdown, or until the run is over; fails where a run is interrupted.
 pub async fn run(
     config: IngestConfig,
     run: Option<Run>,
@@ -66,18 +60,14 @@ pub async fn run(
     let ingest = Ingest::new(config, run, credentials, status, metrics.stage(INGEST))?;
     let mut delays = Delays::default();
     while !shutdown.is_cancelled() {
+        let started = Instant::now();
         let error = match ingest.attempt(&shutdown).await {
             Ok(Left::Done) => return Ok(()),
             Ok(Left::ToDo) => break,
             Err(error) => error,
         };
-        if let Some(fatal) = kafka::fatal_error(ingest.transactions.producer()) {
-            anyhow::bail!(fatal);
-        }
-        if error.is::<Refused>() {
-            // The next attempt knows of it.
-            tracing::info!("{error}");
-            continue;
+        if started.elapsed() > WORKED {
+            delays = Delays::default();
         }
         ingest.status.fail(PRODUCE, format!("{error:#}"));
         tokio::select! {
@@ -90,14 +80,9 @@ pub async fn run(
     Ok(())
 }
 
-/// Kafka doesn't take some records, and so not the transaction that they are in.
-#[derive(Debug, thiserror::Error)]
-#[error("Kafka refuses records: they go to the dead letters, and the others are sent again")]
-struct Refused;
-
 /// What is left where the stage stops without an error.
 enum Left {
-    /// Nothing: the run is over.
+    /// Nothing: the source has come to its end, or the run has.
     Done,
     /// What comes after the shutdown.
     ToDo,
@@ -109,17 +94,12 @@ struct Ingest {
     credentials: Credentials,
     fingerprint: String,
     keys: Keys,
+    client: ClientConfig,
     positions: PositionStore,
-    transactions: Transactions,
     dead_letters: DeadLetters,
-    /// Records that Kafka refused in this transaction or the one before, by their digests, and why.
-    refused: Mutex<HashMap<Digest, String>>,
     status: StatusPart,
     metrics: StageMetrics,
 }
-
-/// A batch on its way: the position after it and the number of its records, once Kafka has them all.
-type Delivery<'a> = BoxFuture<'a, anyhow::Result<(serde_json::Value, i64)>>;
 
 impl Ingest {
     fn new(
@@ -137,11 +117,9 @@ impl Ingest {
             &config.topic.name,
             status.clone(),
         )?;
-        let id = config.pipeline.ingest_group();
-        let transactions = Transactions::new(&client, &id, positions.clone(), status.clone())?;
         let dead_letters = DeadLetters {
             // Not in the transaction: a letter that Kafka doesn't take whole would end it.
-            producer: Arc::new(LazyProducer::new(client, status.clone())),
+            producer: Arc::new(LazyProducer::new(client.clone(), status.clone())),
             topic: config.dead_letter_topic.clone(),
             pipeline: config.pipeline.to_string(),
             stage: INGEST.to_owned(),
@@ -155,59 +133,141 @@ impl Ingest {
             config,
             run,
             credentials: credentials.clone(),
+            client,
             positions,
-            transactions,
             dead_letters,
-            refused: Mutex::default(),
             status,
             metrics,
         })
     }
 
-    /// The loop: read → produce → acknowledge → commit, from the last position on.
+    /// Takes over, reads the source from the last position on, and stops where it ends.
     async fn attempt(&self, shutdown: &CancellationToken) -> anyhow::Result<Left> {
-        let position = tokio::select! {
-            position = self.begin() => position?,
+        let (transactions, position) = tokio::select! {
+            begun = self.status.alive_while(self.begin()) => begun?,
             () = shutdown.cancelled() => return Ok(Left::ToDo),
         };
         self.status.ready();
         let anew = self.config.source.begins_anew();
         let progress = Progress::new(position, self.run.as_ref(), anew);
-        if progress.is_over() {
-            return self.rest(shutdown).await;
+        let left = match progress.is_over() {
+            true => Ok(Left::Done),
+            false => self.read(&transactions, progress, shutdown).await,
+        };
+        // Closing a client waits for its threads.
+        tokio::task::spawn_blocking(move || drop(transactions));
+        match left? {
+            Left::Done => Ok(self.rest(shutdown).await),
+            Left::ToDo => Ok(Left::ToDo),
         }
-        self.read(progress, shutdown).await
     }
 
-    /// The position to go on from, with a transaction that no other worker can get between.
-    async fn begin(&self) -> anyhow::Result<Position> {
-        if self.transactions.is_ours() {
-            self.status.alive_while(self.transactions.abort()).await?;
-        } else {
-            // Before the position is read: the one before may be about to commit a later one.
-            self.status
-                .alive_while(self.transactions.take_over())
-                .await?;
-        }
+    /// Takes over from any worker before. Only then the position is read: that one might be about to
+    /// commit a later one.
+    async fn begin(&self) -> anyhow::Result<(Transactions, Position)> {
+        let id = self.config.pipeline.ingest_group();
+        let (positions, status) = (self.positions.clone(), self.status.clone());
+        let transactions = Transactions::take_over(&self.client, &id, positions, status).await?;
         let position = self.load_position().await;
-        self.transactions.begin()?;
-        Ok(position)
+        transactions.begin()?;
+        Ok((transactions, position))
     }
 
-    /// Reads the source from a position on.
+    /// The loop: read → send → commit, from a position on.
     async fn read(
         &self,
+        to: &Transactions,
         mut progress: Progress,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Left> {
+        let mut open = Open::new(&self.config.topic.name);
         // Kept before the first record: the time that a run has doesn't begin anew with a new worker.
-        self.commit(&mut progress).await?;
-        let mut source = source::open(
+        self.commit(to, &mut open, &mut progress).await?;
+        let mut batches = self.batches(&progress.position)?;
+        self.status.clear(PRODUCE);
+        let mut tick = tokio::time::interval(COMMIT_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let over = over(self.time_left(&progress));
+        tokio::pin!(over);
+        let complete = loop {
+            tokio::select! {
+                () = shutdown.cancelled() => {
+                    self.commit(to, &mut open, &mut progress).await?;
+                    return Ok(Left::ToDo);
+                }
+                () = &mut over => break false,
+                _ = tick.tick() => {
+                    self.status.turned();
+                    self.commit(to, &mut open, &mut progress).await?;
+                }
+                batch = batches.next() => match batch.transpose()? {
+                    Some(batch) => {
+                        if open.bytes() + batch.bytes() > MAX_BYTES {
+                            self.commit(to, &mut open, &mut progress).await?;
+                        }
+                        open.add(batch);
+                        // What fails is seen to with the commit.
+                        let _ = self.status.alive_while(open.send(to)).await;
+                    }
+                    None => break true,
+                },
+            }
+        };
+        self.commit(to, &mut open, &mut progress).await?;
+        // In a transaction of its own, which can't begin before the last records can be read: whoever
+        // sees the end sees them.
+        progress.end(complete);
+        self.commit(to, &mut open, &mut progress).await?;
+        Ok(Left::Done)
+    }
+
+    /// Commits the open transaction with the position after it, where there is anything to commit.
+    /// Where Kafka doesn't take it, it is given up and sent again without what Kafka refused.
+    async fn commit(
+        &self,
+        to: &Transactions,
+        open: &mut Open,
+        progress: &mut Progress,
+    ) -> anyhow::Result<()> {
+        if !progress.moves(open) {
+            return Ok(());
+        }
+        let mut delays = Delays::default();
+        loop {
+            let committed = try_commit(to, open, progress);
+            let Err(error) = self.status.alive_while(committed).await else {
+                break;
+            };
+            if let Some(fatal) = to.fatal_error() {
+                anyhow::bail!(fatal);
+            }
+            self.status.alive_while(to.abort()).await?;
+            let Some(refused) = open.given_up().await else {
+                self.status.fail(PRODUCE, format!("{error:#}"));
+                self.status.alive_while(delays.wait()).await;
+                to.begin()?;
+                continue;
+            };
+            tracing::info!("a transaction is sent again: {error:#}");
+            self.status.alive_while(self.send_refused(&refused)).await?;
+            to.begin()?;
+        }
+        self.status.clear(PRODUCE);
+        to.begin()?;
+        Ok(())
+    }
+
+    /// The batches of the source from a position on, each as the topic takes it.
+    fn batches(
+        &self,
+        position: &Position,
+    ) -> anyhow::Result<LocalBoxStream<'_, anyhow::Result<Admitted>>> {
+        let source = source::open(
             &self.config.source,
             &Opening {
                 schema: &self.config.schema,
                 credentials: &self.credentials,
-                position: progress.position.position.as_ref(),
+                position: position.position.as_ref(),
                 status: &self.status,
                 metrics: &self.metrics,
                 connections: Some(Connections {
@@ -217,85 +277,25 @@ impl Ingest {
                 }),
             },
         )?;
-        let mut encode = self.encode()?;
-        let mut in_flight = FuturesOrdered::<Delivery<'_>>::new();
-        let (mut ended, mut complete) = (false, false);
-        let mut tick = tokio::time::interval(COMMIT_INTERVAL);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let over = over(self.time_left(&progress));
-        tokio::pin!(over);
-        while !(ended && in_flight.is_empty()) {
-            tokio::select! {
-                () = shutdown.cancelled() => break,
-                () = &mut over, if !ended => ended = true,
-                Some(delivered) = in_flight.next() => {
-                    self.status.clear(PRODUCE);
-                    self.acknowledge(&mut progress, delivered, &mut in_flight).await?;
-                }
-                _ = tick.tick() => {
-                    self.status.turned();
-                    if let Some(fatal) = kafka::fatal_error(self.transactions.producer()) {
-                        anyhow::bail!(fatal);
-                    }
-                    self.commit_all(&mut progress, &mut in_flight).await?;
-                }
-                batch = source.next(), if !ended && in_flight.len() < IN_FLIGHT => match batch {
-                    Some(batch) => {
-                        in_flight.push_back(self.produce(batch, encode.as_mut()).await?);
-                    }
-                    None => (ended, complete) = (true, true),
-                },
-            }
-        }
-        if !ended {
-            self.commit_all(&mut progress, &mut in_flight).await?;
-            return Ok(Left::ToDo);
-        }
-        progress.end(complete);
-        self.commit(&mut progress).await?;
-        self.rest(shutdown).await
-    }
-
-    /// Takes note of a batch that Kafka has. Where it refuses records, it is asked of all that are
-    /// under way which it refuses: so one more attempt is enough.
-    async fn acknowledge(
-        &self,
-        progress: &mut Progress,
-        delivered: anyhow::Result<(serde_json::Value, i64)>,
-        in_flight: &mut FuturesOrdered<Delivery<'_>>,
-    ) -> anyhow::Result<()> {
-        match delivered {
-            Ok(batch) => progress.acknowledge(batch),
-            Err(error) => {
-                while error.is::<Refused>() && in_flight.next().await.is_some() {}
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits for what is under way, and commits it.
-    async fn commit_all(
-        &self,
-        progress: &mut Progress,
-        in_flight: &mut FuturesOrdered<Delivery<'_>>,
-    ) -> anyhow::Result<()> {
-        while let Some(delivered) = self.status.alive_while(in_flight.next()).await {
-            self.acknowledge(progress, delivered, in_flight).await?;
-        }
-        self.commit(progress).await
+        let admitting = (source, self.encode()?);
+        let batches = stream::unfold(admitting, move |(mut source, mut encode)| async move {
+            let batch = source.next().await?;
+            let admitted = self.admit(batch, encode.as_mut()).await;
+            Some((admitted, (source, encode)))
+        });
+        Ok(batches.boxed_local())
     }
 
     /// All records are in Kafka: a run is over, otherwise only `/status` is left to answer.
-    async fn rest(&self, shutdown: &CancellationToken) -> anyhow::Result<Left> {
+    async fn rest(&self, shutdown: &CancellationToken) -> Left {
         if self.run.is_some() {
             tracing::info!("the run is over");
-            return Ok(Left::Done);
+            return Left::Done;
         }
         tracing::info!("the source is complete");
         self.status.complete();
         self.status.alive_while(shutdown.cancelled()).await;
-        Ok(Left::ToDo)
+        Left::ToDo
     }
 
     /// The time that the run has left, where it has a limit.
@@ -310,42 +310,18 @@ impl Ingest {
     async fn load_position(&self) -> Position {
         let mut delays = Delays::default();
         loop {
-            self.status.turned();
             match self.positions.load().await {
                 Ok(position) => {
                     self.status.clear(POSITION);
-                    let beginning = Position {
-                        source: self.fingerprint.clone(),
-                        ..Position::default()
-                    };
-                    return position
-                        .filter(|position| position.source == self.fingerprint)
-                        .unwrap_or(beginning);
+                    return position.unwrap_or_default().of_source(&self.fingerprint);
                 }
                 Err(error) => {
                     let message = format!("can't read the source's position from Kafka: {error:#}");
                     self.status.fail(POSITION, message);
-                    self.status.alive_while(delays.wait()).await;
+                    delays.wait().await;
                 }
             }
         }
-    }
-
-    /// Commits the records since the last time with the position after them, where there is anything
-    /// to commit.
-    async fn commit(&self, progress: &mut Progress) -> anyhow::Result<()> {
-        if !progress.moved {
-            return Ok(());
-        }
-        let committed = self.transactions.commit(&progress.position);
-        self.status
-            .alive_while(committed)
-            .await
-            .with_context(|| self.produce_failed())?;
-        progress.moved = false;
-        self.refused().clear();
-        self.transactions.begin()?;
-        Ok(())
     }
 
     /// The encoder, where the topic's records aren't JSON as the source's are.
@@ -357,14 +333,14 @@ impl Ingest {
         Encode::new(&schema, &self.config.topic.name, id).map(Some)
     }
 
-    /// Hands the records of a batch to the producer.
-    async fn produce(
+    /// The records of a batch with their keys. What can't be a record of the topic is in the dead
+    /// letters before: a transaction isn't kept open for it.
+    async fn admit(
         &self,
         batch: SourceBatch,
         encode: Option<&mut Encode>,
-    ) -> anyhow::Result<Delivery<'_>> {
-        let mut sent = Vec::with_capacity(batch.records.len());
-        let mut refused = batch.rejected;
+    ) -> anyhow::Result<Admitted> {
+        let mut rejected = batch.rejected;
         let encoded = match encode {
             Some(encode) => tokio::task::block_in_place(|| encode.encode(&batch.records)),
             None => batch.records.iter().cloned().map(Ok).collect(),
@@ -375,106 +351,68 @@ impl Ingest {
                 tokio::task::block_in_place(|| self.keys.admit_all(&batch.records))
             }
         }?;
+        let mut records = Vec::with_capacity(batch.records.len());
         let admitted = keys.into_iter().zip(encoded);
         for (record, (key, encoded)) in batch.records.into_iter().zip(admitted) {
-            let admitted = key.and_then(|key| Ok((key, self.not_refused(encoded?)?)));
-            match admitted {
-                Ok((key, value)) => {
-                    sent.push((self.send(key.as_deref(), &value).await?, value));
-                }
-                Err(reason) => refused.push((record, reason)),
+            match key.and_then(|key| Ok((key, encoded?))) {
+                Ok((key, value)) => records.push(Outgoing { key, value }),
+                Err(reason) => rejected.push((record, reason)),
             }
         }
-        self.metrics
-            .records
-            .inc_by((sent.len() + refused.len()) as u64);
-        let position = batch.position;
-        let records = (sent.len() + refused.len()) as i64;
-        let delivery = async move {
-            let mut taken = true;
-            for (delivery, record) in sent {
-                if let Err((error, _)) = delivery.await? {
-                    self.refuse(error, &record)?;
-                    taken = false;
-                }
-            }
-            anyhow::ensure!(taken, Refused);
-            let letters: Vec<_> = refused
-                .iter()
-                .map(|(record, reason)| DeadLetter {
-                    key: None,
-                    value: Some(record),
-                    reason,
-                    position: None,
-                    timestamp: None,
-                })
-                .collect();
-            self.dead_letters.send(&letters).await?;
-            Ok((position, records))
-        };
-        Ok(delivery.boxed())
+        let given = records.len() + rejected.len();
+        self.metrics.records.inc_by(given as u64);
+        let letters = rejected.iter();
+        let letters = letters.map(|(record, reason)| letter(None, record, reason));
+        self.dead_letters.send(&letters.collect::<Vec<_>>()).await?;
+        Ok(Admitted {
+            records,
+            given: given as i64,
+            position: batch.position,
+        })
     }
 
-    /// Queues a record; waits while the producer's queue is full.
-    async fn send(&self, key: Option<&str>, record: &Bytes) -> anyhow::Result<DeliveryFuture> {
-        let mut delay = Duration::from_millis(1);
-        loop {
-            let mut message = FutureRecord::<str, [u8]>::to(&self.config.topic.name);
-            message = message.payload(record);
-            message.key = key;
-            match self.transactions.producer().send_result(message) {
-                Ok(delivery) => return Ok(delivery),
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
-                    // The client has no signal for room in its queue.
-                    self.status.turned();
-                    tokio::time::sleep(delay).await;
-                    delay = (delay * 2).min(Duration::from_millis(100));
-                }
-                Err((error, _)) => {
-                    self.refuse(error, record)?;
-                    return Err(Refused.into());
-                }
-            }
-        }
+    /// Sends records to the dead letters that Kafka didn't take.
+    async fn send_refused(&self, refused: &[(Outgoing, String)]) -> anyhow::Result<()> {
+        let letters = refused
+            .iter()
+            .map(|(record, reason)| letter(record.key.as_deref(), &record.value, reason));
+        self.dead_letters.send(&letters.collect::<Vec<_>>()).await
     }
+}
 
-    /// Takes note of a record that the topic doesn't take, such as one that is too large for it. The
-    /// transaction can't be committed then: the next attempt leaves the record out. Other errors stay.
-    fn refuse(&self, error: KafkaError, record: &[u8]) -> anyhow::Result<()> {
-        use RDKafkaErrorCode::{InvalidMessageSize, InvalidRecord, MessageSizeTooLarge};
-        match error.rdkafka_error_code() {
-            Some(MessageSizeTooLarge | InvalidRecord | InvalidMessageSize) => {
-                let reason = format!("Kafka refuses the record: {error}");
-                self.refused().insert(Sha256::digest(record).into(), reason);
-                Ok(())
-            }
-            _ => Err(error).with_context(|| self.produce_failed()),
-        }
+fn letter<'a>(key: Option<&'a str>, value: &'a [u8], reason: &'a str) -> DeadLetter<'a> {
+    DeadLetter {
+        key: key.map(str::as_bytes),
+        value: Some(value),
+        reason,
+        position: None,
+        timestamp: None,
     }
+}
 
-    /// The record, or why Kafka refused it before.
-    fn not_refused(&self, record: Bytes) -> Result<Bytes, String> {
-        let refused = self.refused();
-        let reason = (!refused.is_empty())
-            .then(|| refused.get(&Digest::from(Sha256::digest(&record))))
-            .flatten();
-        reason.map_or(Ok(record), |reason| Err(reason.clone()))
-    }
-
-    fn refused(&self) -> MutexGuard<'_, HashMap<Digest, String>> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn produce_failed(&self) -> String {
-        format!("can't write to the topic {}", self.config.topic.name)
-    }
+/// Sends what isn't sent yet, waits until Kafka has it all, and commits it with the position after it.
+async fn try_commit(
+    to: &Transactions,
+    open: &mut Open,
+    progress: &mut Progress,
+) -> anyhow::Result<()> {
+    open.send(to).await?;
+    open.delivered().await?;
+    let position = progress.after(open);
+    to.commit(&position).await?;
+    progress.committed(position);
+    open.clear();
+    Ok(())
 }
 
 /// The position so far.
 struct Progress {
+    /// The one that is committed, but for what hasn't moved it.
     position: Position,
-    /// Whether there is anything to commit.
+    /// Whether it must be committed though there are no records.
     moved: bool,
+    /// When it was committed last.
+    since: Instant,
 }
 
 impl Progress {
@@ -490,6 +428,7 @@ impl Progress {
         Progress {
             moved: run.is_some() && position != kept,
             position,
+            since: Instant::now(),
         }
     }
 
@@ -501,13 +440,30 @@ impl Progress {
         }
     }
 
-    fn acknowledge(&mut self, (position, records): (serde_json::Value, i64)) {
-        let position = Some(position);
-        self.moved |= records > 0 || self.position.position != position;
-        self.position.position = position;
-        if let Some(run) = &mut self.position.run {
-            run.records += records;
+    /// Whether there is anything to commit.
+    fn moves(&self, open: &Open) -> bool {
+        let further =
+            open.position().is_some() && open.position() != self.position.position.as_ref();
+        self.moved || open.given() > 0 || further || self.since.elapsed() > RENEWAL
+    }
+
+    /// The position after the open transaction.
+    fn after(&self, open: &Open) -> Position {
+        let mut position = self.position.clone();
+        position.records += open.count() as i64;
+        if let Some(after) = open.position() {
+            position.position = Some(after.clone());
         }
+        if let Some(run) = &mut position.run {
+            run.records += open.given();
+        }
+        position
+    }
+
+    fn committed(&mut self, position: Position) {
+        self.position = position;
+        self.moved = false;
+        self.since = Instant::now();
     }
 
     /// The run is over, or the source has come to its end, or both.
