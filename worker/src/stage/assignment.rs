@@ -15,7 +15,9 @@ use rdkafka::{
     types::RDKafkaRespErr,
 };
 
-use crate::{batch::End, kafka::Reports, metrics::Metrics, status::StatusPart};
+use crate::{
+    batch::End, kafka::Reports, metrics::Metrics, stage::place::Place, status::StatusPart,
+};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const COMMIT: &str = "commit";
@@ -46,8 +48,7 @@ struct State {
 
 struct Partition {
     epoch: u64,
-    /// The offset after the last record that is acknowledged; none before the first.
-    acknowledged: Option<i64>,
+    place: Place,
     committed: Option<i64>,
     counts: CommitMetadata,
 }
@@ -91,12 +92,32 @@ impl Assignment {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The assignment under which a partition is owned now; none where it isn't.
-    pub fn epoch(&self, partition: i32) -> Option<u64> {
-        self.state()
-            .partitions
-            .get(&partition)
-            .map(|owned| owned.epoch)
+    /// Takes note of a record that was read. Gives the assignment under which its partition is owned
+    /// now; none where it isn't: then it is somebody else's.
+    pub fn read(&self, partition: i32, offset: i64) -> Option<u64> {
+        let mut state = self.state();
+        let owned = state.partitions.get_mut(&partition)?;
+        owned.place.read(offset);
+        Some(owned.epoch)
+    }
+
+    /// Takes note of what the consumer has passed that are no records, such as the markers of
+    /// transactions. Must be called where records are read, between two of them: what the consumer
+    /// has handed out has to be in [`Assignment::read`] already.
+    pub fn pass(&self, consumer: &impl Consumer<Self>) {
+        // The client forgets the position with the assignment: it is never that of an older one.
+        let Ok(position) = consumer.position() else {
+            return;
+        };
+        let mut state = self.state();
+        for element in position.elements() {
+            if let (Some(owned), Offset::Offset(next)) = (
+                state.partitions.get_mut(&element.partition()),
+                element.offset(),
+            ) {
+                owned.place.pass(next);
+            }
+        }
     }
 
     /// All partitions that are owned.
@@ -124,7 +145,7 @@ impl Assignment {
             if owned.epoch != end.epoch {
                 continue;
             }
-            owned.acknowledged = Some(end.next_offset);
+            owned.place.acknowledge(end.next_offset);
             if let Some(counts) = batch.counts.get(partition) {
                 owned.counts.add(counts);
             }
@@ -170,7 +191,7 @@ impl Assignment {
         let mut list = TopicPartitionList::new();
         let state = self.state();
         for (partition, owned) in &state.partitions {
-            let Some(next) = owned.acknowledged else {
+            let Some(next) = owned.place.acknowledged() else {
                 continue;
             };
             if owned.committed == Some(next) {
@@ -226,7 +247,7 @@ impl Assignment {
                 .map_err(|error| error.to_string())?;
             let owned = Partition {
                 epoch,
-                acknowledged: committed,
+                place: Place::new(committed),
                 committed,
                 counts,
             };
@@ -259,7 +280,7 @@ impl Assignment {
             let state = self.state();
             let partitions = state.partitions.iter();
             partitions
-                .filter_map(|(partition, owned)| Some((*partition, owned.acknowledged?)))
+                .filter_map(|(partition, owned)| Some((*partition, owned.place.acknowledged()?)))
                 .collect()
         };
         for (partition, next) in positions {
@@ -297,7 +318,7 @@ impl ClientContext for Assignment {
                 let Some(seen) = topic.partitions.get(partition) else {
                     continue;
                 };
-                let next = owned.acknowledged.unwrap_or(seen.lo_offset);
+                let next = owned.place.acknowledged().unwrap_or(seen.lo_offset);
                 if seen.hi_offset >= 0 && next >= 0 {
                     let lag = (seen.hi_offset - next).max(0);
                     self.metrics.set_lag(&self.sink, *partition, lag);

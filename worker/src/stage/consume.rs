@@ -287,6 +287,7 @@ impl SinkStage {
                     if let Some(failure) = consumer.context().take_failure() {
                         return Err(Stop::Retry(failure));
                     }
+                    consumer.context().pass(&**consumer);
                     commit.start(consumer);
                     flow.adjust(consumer, self.is_full(&batch))?;
                 }
@@ -316,6 +317,7 @@ impl SinkStage {
         {
             stop = acknowledge(consumer, done)?.1;
         }
+        consumer.context().pass(&**consumer);
         let last = commit.finish(consumer).await;
         last.map_err(|error| Stop::Fatal(error.into()))?;
         stop.map_or(Ok(()), |reason| Err(Stop::Expectation(reason)))
@@ -346,7 +348,8 @@ impl SinkStage {
             match record {
                 Ok(record) => {
                     // What was fetched before its partition was revoked is not ours.
-                    if let Some(epoch) = consumer.context().epoch(record.partition()) {
+                    let read = consumer.context().read(record.partition(), record.offset());
+                    if let Some(epoch) = read {
                         batch.push_for(&self.parts.config.name, &record, epoch);
                     }
                 }

@@ -6,6 +6,7 @@ mod flow;
 pub mod groups;
 pub mod ingest;
 pub mod key;
+mod place;
 pub mod process;
 mod turn;
 

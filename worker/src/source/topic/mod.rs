@@ -19,7 +19,7 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt, stream};
 use millstream_api::source::{OnGap, Start, TopicSource};
 use rdkafka::{
-    Message,
+    Message, Offset,
     consumer::{Consumer, StreamConsumer},
     error::{KafkaError, RDKafkaErrorCode},
     message::OwnedMessage,
@@ -141,12 +141,33 @@ impl Mirror {
             let mut messages = Vec::new();
             // Nothing is lost where time is over: it waits only while it has nothing.
             let _ = tokio::time::timeout(until_look, self.read(&mut messages)).await;
+            let passed = self.pass();
             if !messages.is_empty() {
                 self.status.clear(READ);
                 let (records, rejected) = self.convert(&messages).await;
                 return Some(self.batch(records, rejected));
             }
+            if passed {
+                return Some(self.batch(Vec::new(), Vec::new()));
+            }
         }
+    }
+
+    /// Takes note of offsets that were read and are no records', such as those of transactions'
+    /// markers: nothing is missing where retention removes them. Whether there were any.
+    fn pass(&mut self) -> bool {
+        // All records up to there are in the places already; the client forgets the position when
+        // the consumer is sent elsewhere.
+        let Ok(position) = self.consumer.position() else {
+            return false;
+        };
+        let mut passed = false;
+        for element in position.elements() {
+            if let Offset::Offset(next) = element.offset() {
+                passed |= self.places.pass(element.partition(), next);
+            }
+        }
+        passed
     }
 
     /// Whether it was a look, and all that was there is read.
@@ -236,7 +257,7 @@ impl Mirror {
             })
             .collect();
         if let Err(error) = to.send(&letters).await {
-            // The producer can't go on; the stage, whose producer it is, sees that and ends.
+            // There can be no producer with this configuration: only another one helps.
             self.status.fail(READ, format!("{error:#}"));
             std::future::pending::<()>().await;
         }

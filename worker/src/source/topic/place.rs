@@ -152,6 +152,17 @@ impl Places {
         }
     }
 
+    /// Takes note that there is no record before this offset that wasn't read; whether that is new.
+    pub fn pass(&mut self, partition: i32, to: i64) -> bool {
+        match self.next.get_mut(&partition) {
+            Some(next) if to > *next && !self.stopped.contains(&partition) => {
+                *next = to;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// What is to be read, and from where.
     pub fn list(&self, topic: &str) -> KafkaResult<TopicPartitionList> {
         let mut list = TopicPartitionList::new();
@@ -187,8 +198,14 @@ mod tests {
         assert!(places.advance((2, 7)));
         assert!(!places.advance((2, 7)), "it was read already");
         assert!(!places.advance((1, 0)), "it isn't read at all");
+        assert!(
+            places.pass(0, 9) | places.pass(0, 11),
+            "a marker at 9 and 10"
+        );
+        assert!(!places.pass(0, 11) && !places.pass(2, 3) && !places.pass(1, 4));
+        assert_eq!(places.position(), json!({"offsets": [11, null, 8]}));
         let again = Places::new(Some(&places.position())).unwrap();
-        assert_eq!(again.position(), json!({"offsets": [9, null, 8]}));
+        assert_eq!(again.position(), json!({"offsets": [11, null, 8]}));
         assert!(Places::new(Some(&json!({"next": 5}))).is_err());
     }
 
@@ -214,6 +231,7 @@ mod tests {
         assert_eq!(gap(&places, 6, 9), Some(format!("{says} 6 to 9")));
         assert_eq!(gap(&places, 0, 4), Some(format!("{says} 0 to 4")));
         assert!(places.stop(0) && !places.stop(0));
+        assert!(!places.pass(0, 9), "it isn't read");
         assert_eq!(places.list("t").unwrap().count(), 0);
 
         let retention = places.gap(0, Some(&marks(0, 6, 9))).unwrap();
