@@ -259,7 +259,8 @@ pub struct DataPipelineStatus {
     /// Identity of the topic that the sinks read: another one is a `DataGap`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic_id: Option<String>,
-    /// Records in the topic since it was made.
+    /// Records that the source has brought into the topic since that was made; those of others, where
+    /// it has brought none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records: Option<i64>,
     /// Lag of the sink that lags most, in records.
@@ -318,7 +319,7 @@ pub struct SinkStatus {
     /// Name of the sink.
     pub name: String,
     /// Records in the topic that it has not committed yet. Those that Kafka has removed don't count,
-    /// nor do the offsets that transactions take.
+    /// nor do the offsets that transactions take behind the last record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<i64>,
     /// Rows written; a record that is written again after a crash counts once.

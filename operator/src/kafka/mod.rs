@@ -20,7 +20,7 @@ use rdkafka::{
 
 use self::client::{LastError, client_config};
 pub use self::{
-    offsets::{Committed, TopicMark},
+    offsets::{Committed, Ingested, TopicMark},
     topics::{ConfigValue, ObservedTopic},
 };
 use crate::credentials::Access;
@@ -82,6 +82,14 @@ impl Kafka {
         let consumer = self
             .consumer(group)
             .map_err(|error| self.failed(&error, None))?;
+        self.with(consumer, call).await
+    }
+
+    async fn with<T: Send + 'static>(
+        &self,
+        consumer: Arc<BaseConsumer<LastError>>,
+        call: impl FnOnce(&BaseConsumer<LastError>) -> Result<T, DriverError> + Send + 'static,
+    ) -> Result<T, KafkaError> {
         let last = consumer.context().clone();
         let result = tokio::task::spawn_blocking(move || {
             let result = call(&consumer);
@@ -124,6 +132,12 @@ impl Kafka {
             *used = now;
             return Ok(consumer.clone());
         }
+        let consumer = self.new_consumer(group)?;
+        consumers.insert(group.to_string(), (consumer.clone(), now));
+        Ok(consumer)
+    }
+
+    fn new_consumer(&self, group: &str) -> Result<Arc<BaseConsumer<LastError>>, DriverError> {
         let mut config = self.config.clone();
         // For looking whether there is a record at all: it says where a partition ends, doesn't
         // go elsewhere by itself, and doesn't fetch much ahead.
@@ -135,10 +149,8 @@ impl Kafka {
         if !group.is_empty() {
             config.set("group.id", group);
         }
-        let consumer: Arc<BaseConsumer<LastError>> =
-            Arc::new(config.create_with_context(LastError::default())?);
-        consumers.insert(group.to_string(), (consumer.clone(), now));
-        Ok(consumer)
+        let consumer = config.create_with_context(LastError::default())?;
+        Ok(Arc::new(consumer))
     }
 
     async fn limited<T>(

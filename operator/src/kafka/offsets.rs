@@ -39,24 +39,26 @@ pub struct Committed {
     pub counts: CommitMetadata,
 }
 
+/// What the ingest stage keeps with its position, in one transaction with its records.
+#[derive(Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ingested {
+    /// Records that it has sent to the topic since that was made.
+    #[serde(default)]
+    pub records: i64,
+    /// How far the run is whose worker kept a position last.
+    #[serde(default)]
+    pub run: Option<RunProgress>,
+}
+
 impl Kafka {
     /// The mark of a topic, where it has one.
     pub async fn mark(&self, topic: &str) -> Result<Option<TopicMark>, KafkaError> {
         self.kept(&mark_group(topic), topic).await
     }
 
-    /// How far the run is whose worker kept a position last.
-    pub async fn run_progress(
-        &self,
-        group: &str,
-        topic: &str,
-    ) -> Result<Option<RunProgress>, KafkaError> {
-        #[derive(Deserialize)]
-        struct Position {
-            run: Option<RunProgress>,
-        }
-        let position: Option<Position> = self.kept(group, topic).await?;
-        Ok(position.and_then(|position| position.run))
+    /// What the ingest stage has kept with its position.
+    pub async fn ingested(&self, group: &str, topic: &str) -> Result<Option<Ingested>, KafkaError> {
+        self.kept(group, topic).await
     }
 
     /// What a group keeps beside its offset in a topic's first partition, where it can be read.
@@ -179,15 +181,16 @@ impl Kafka {
         from: BTreeMap<i32, i64>,
     ) -> Result<BTreeSet<i32>, KafkaError> {
         let name = topic.to_string();
-        self.with_consumer(group, move |consumer| {
+        // One of its own: one that was assigned before doesn't always say again where an end is.
+        let consumer = self.new_consumer(group);
+        let consumer = consumer.map_err(|error| self.failed(&error, None))?;
+        self.with(consumer, move |consumer| {
             let mut list = TopicPartitionList::new();
             for (partition, offset) in &from {
                 list.add_partition_offset(&name, *partition, Offset::Offset(*offset))?;
             }
             consumer.assign(&list)?;
-            let found = first_records(consumer, from.into_keys().collect());
-            consumer.unassign()?;
-            found
+            first_records(consumer, from.into_keys().collect())
         })
         .await
     }

@@ -26,6 +26,8 @@ pub struct Offsets {
     pub starts: Vec<i64>,
     /// Offsets after the last records, by partition.
     pub ends: Vec<i64>,
+    /// Records that the ingest stage has sent to the topic; none where it hasn't kept a position.
+    pub ingested: Option<i64>,
     pub sinks: Vec<SinkOffsets>,
 }
 
@@ -38,11 +40,20 @@ pub struct SinkOffsets {
     pub committed: Vec<Committed>,
     /// Records that are there and aren't committed.
     pub lag: i64,
+    /// Where there is no record from what is committed up to the end: that end, by partition.
+    pub passable: BTreeMap<i32, i64>,
 }
 
 impl Offsets {
-    /// Records in the topic since it was made.
+    /// Records in the topic since it was made, by the count of the ingest stage. The offsets count
+    /// the markers of its transactions too: they tell where there are no transactions.
     pub fn records(&self) -> i64 {
+        let ingested = self.ingested.filter(|records| *records > 0);
+        ingested.unwrap_or_else(|| self.end())
+    }
+
+    /// How far the topic's partitions have come together.
+    pub fn end(&self) -> i64 {
         self.ends.iter().sum()
     }
 
@@ -122,7 +133,15 @@ pub async fn look(pipeline: &DataPipeline, context: &Context) -> Result<Option<O
     context
         .memory
         .of_pipeline(&uid, |memory| memory.tails = tails);
-    Ok(Some(offsets?))
+    let group = pipeline_ref(pipeline).ingest_group();
+    Ok(Some(Offsets {
+        ingested: match kafka.ingested(&group, &topic).await {
+            Ok(ingested) => ingested.map(|ingested| ingested.records),
+            // Kafka doesn't tell while a transaction is being committed, by a worker that hangs too.
+            Err(_) => pipeline.status.as_ref().and_then(|status| status.records),
+        },
+        ..offsets?
+    }))
 }
 
 /// Reads the offsets of a topic and of groups (sink, group), and finds out the lag.
@@ -142,14 +161,14 @@ pub async fn read(
             name: name.clone(),
             group: group.clone(),
             committed: kafka.committed(group, topic, partitions).await?,
-            lag: 0,
+            ..SinkOffsets::default()
         });
     }
     let mut offsets = Offsets {
         topic_id,
         starts,
         ends: kafka.ends(topic, partitions).await?,
-        sinks: Vec::new(),
+        ..Offsets::default()
     };
     for mut sink in sinks {
         let spans = (0..partitions).map(|partition| Span {
@@ -170,9 +189,24 @@ pub async fn read(
             }
         }
         sink.lag = spans.iter().map(|span| tails.lag(&sink.name, span)).sum();
+        sink.passable = passable(&sink, &spans, tails);
         offsets.sinks.push(sink);
     }
     Ok(offsets)
+}
+
+/// The ends before which a sink has nothing to read, though it hasn't committed them.
+fn passable(sink: &SinkOffsets, spans: &[Span], tails: &Tails) -> BTreeMap<i32, i64> {
+    let behind = sink
+        .committed
+        .iter()
+        .zip(spans)
+        .filter(|(committed, span)| {
+            let place = committed.offset.filter(|offset| *offset < span.end);
+            // Where retention has gone past it already, nobody has looked at what was there.
+            place == Some(span.next) && tails.lag(&sink.name, span) == 0
+        });
+    behind.map(|(_, span)| (span.partition, span.end)).collect()
 }
 
 /// What a sink has to read of a partition: from an offset up to the end.
@@ -304,6 +338,12 @@ mod tests {
         let next = [0, 1, 2].map(|partition| offsets.next(&sink, partition));
         assert_eq!(next, [7, 5, 3]);
         assert_eq!(offsets.records(), 23);
+        let ingested = |records| Offsets {
+            ingested: Some(records),
+            ..offsets.clone()
+        };
+        assert_eq!(ingested(19).records(), 19, "the rest are markers");
+        assert_eq!(ingested(0).records(), 23, "of others");
         let status = &offsets.statuses(&[sink_with_expectations()])[0];
         assert_eq!((status.rows, status.dead_lettered), (Some(6), Some(2)));
         let failed = status.expectations.iter();
@@ -322,6 +362,32 @@ mod tests {
             ..Offsets::default()
         };
         assert_eq!(offsets.statuses(&[]), []);
+    }
+
+    #[test]
+    fn a_sink_can_pass_what_is_known_to_be_no_record() {
+        let sink = SinkOffsets {
+            committed: vec![at(7, 6, &[]), at(7, 6, &[]), at(7, 6, &[]), at(7, 6, &[])],
+            ..SinkOffsets::default()
+        };
+        let span = |partition, next, end| Span {
+            partition,
+            next,
+            end,
+        };
+        let spans = [
+            span(0, 7, 8),
+            span(1, 7, 8),
+            span(2, 7, 7),
+            // Retention was faster.
+            span(3, 8, 8),
+        ];
+        let mut tails = Tails::default();
+        tails.standing("", &spans);
+        tails.looked("", &spans[0], false);
+        tails.looked("", &spans[1], true);
+        let passable = passable(&sink, &spans, &tails);
+        assert_eq!(passable, BTreeMap::from([(0, 8)]));
     }
 
     /// One visit: where the sink and the end are, and whether there is a record if it is looked.

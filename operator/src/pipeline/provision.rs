@@ -206,7 +206,7 @@ async fn process_replicas(
     let pods = pods(api.get_opt(&name).await?);
     let slowest = offsets.slowest();
     let load = Load {
-        records: offsets.records(),
+        records: offsets.end(),
         lag: slowest.map_or(0, |sink| sink.lag),
         failing: failing(pipeline),
     };

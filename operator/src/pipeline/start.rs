@@ -44,6 +44,9 @@ pub async fn start(
             ))));
         }
     }
+    if gap.is_none() {
+        pass(context, kafka, topic, offsets).await?;
+    }
     if let Some(gap) = gap {
         let note = format!(
             "{}: it goes on from the first record that is there",
@@ -58,6 +61,27 @@ pub async fn start(
         memory.started = Some(topic.id.clone());
     });
     Ok(None)
+}
+
+/// Commits what is behind the last record, such as the markers of transactions, for sinks without
+/// members: when retention removes that, nothing is missing. Those with members do it themselves.
+async fn pass(
+    context: &Context,
+    kafka: &Kafka,
+    topic: &TopicRef,
+    offsets: &Offsets,
+) -> Result<(), Error> {
+    for sink in &offsets.sinks {
+        let places = sink.passable.iter().filter_map(|(partition, end)| {
+            let committed = sink.committed.get(usize::try_from(*partition).ok()?)?;
+            Some((*partition, (*end, committed.counts.clone())))
+        });
+        let places: BTreeMap<_, _> = places.collect();
+        if !places.is_empty() && kafka.commit(&sink.group, &topic.name, places).await? {
+            context.metrics.wrote(System::Kafka);
+        }
+    }
+    Ok(())
 }
 
 /// The beginning of the log, with the counts so far, where a sink has no offset or one that means

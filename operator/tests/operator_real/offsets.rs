@@ -182,6 +182,33 @@ async fn markers_of_transactions_are_no_lag() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn markers_that_retention_has_removed_are_no_gap() {
+    let Some(environment) = Environment::load() else {
+        return;
+    };
+    let mut topic = Topic::new(&environment, "removed").await;
+    let producer = topic.in_transactions();
+    producer.begin_transaction().unwrap();
+    topic.send(&producer, 3);
+    producer.commit_transaction(PATIENCE).unwrap();
+    topic.commit(0).await;
+    topic.await_lag(4).await;
+    assert_eq!(topic.look().await.sinks[0].passable, BTreeMap::new());
+    topic.commit(3).await;
+    // Nobody reads, so it is looked what is there.
+    assert_eq!([topic.lag().await, topic.lag().await], [1, 0]);
+    let passable = topic.look().await.sinks[0].passable.clone();
+    assert_eq!(passable, BTreeMap::from([(0, 4)]));
+    topic.commit(passable[&0]).await;
+    topic.delete_before(4).await;
+    assert_eq!(topic.gap("one").await, None);
+    let seen = topic.look().await;
+    assert_eq!((seen.sinks[0].lag, &seen.starts), (0, &vec![4]));
+    assert_eq!(seen.sinks[0].passable, BTreeMap::new());
+    topic.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn records_that_are_gone_are_a_gap_and_no_lag() {
     let Some(environment) = Environment::load() else {
         return;

@@ -279,7 +279,8 @@ async fn progress(pipeline: &DataPipeline, context: &Context) -> Option<RunProgr
         let access = kafka_access(pipeline, context).await?;
         let kafka = context.kafka(&access).await?;
         let group = pipeline_ref(pipeline).ingest_group();
-        Ok::<_, Error>(kafka.run_progress(&group, &pipeline.topic_name()).await?)
+        let ingested = kafka.ingested(&group, &pipeline.topic_name()).await?;
+        Ok::<_, Error>(ingested.and_then(|ingested| ingested.run))
     };
     let found = found.await;
     if let Err(error) = &found {
