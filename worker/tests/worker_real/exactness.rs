@@ -18,12 +18,11 @@ use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use rdkafka::{
     Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
-    error::KafkaError,
     message::Headers,
 };
 use serde_json::json;
 
-use crate::support::{Environment, Pipeline, Settings, Worker, service};
+use crate::support::{Environment, Pipeline, Settings, StoppedService, Worker, service};
 
 /// Seeds that run at the same time, against the same servers.
 const AT_ONCE: u64 = 8;
@@ -510,63 +509,52 @@ async fn tables_equal_the_model_whatever_happens() {
     assert!(failures.is_empty(), "{wrong} of {all} seeds are wrong");
 }
 
-/// The records of the topic, sorted.
-async fn sent(pipeline: &Pipeline) -> Vec<Vec<u8>> {
-    let mut config = pipeline.client();
-    config
-        .set("group.id", "unused")
-        .set("enable.partition.eof", "true");
-    let topic = pipeline.name.clone();
-    let read = move || {
-        let consumer: BaseConsumer = config.create().unwrap();
-        let mut list = TopicPartitionList::new();
-        list.add_partition_range(&topic, 0, SETTINGS.partitions - 1);
-        list.set_all_offsets(Offset::Beginning).unwrap();
-        consumer.assign(&list).unwrap();
-        let (mut records, mut open) = (Vec::new(), SETTINGS.partitions);
-        while open > 0 {
-            match consumer.poll(TIMEOUT).expect("a record or the end") {
-                Ok(record) => records.push(record.payload().unwrap().to_vec()),
-                Err(KafkaError::PartitionEOF(_)) => open -= 1,
-                Err(error) => panic!("{error}"),
-            }
-        }
-        records.sort();
-        records
-    };
-    tokio::task::spawn_blocking(read).await.unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ingest_stage_sends_each_record_once_whatever_happens() {
+    const COUNT: usize = 30_000;
     let Some(environment) = Environment::find() else {
         return;
     };
     let disturbed = Pipeline::create(environment, SETTINGS).await;
-    let source = json!({"generator": {"count": 20_000, "seed": 5, "rate": 2_500}});
+    let source = json!({"generator": {"count": COUNT, "seed": 5, "rate": 2_500}});
     let complete = |kept: &serde_json::Value| kept["complete"] == true;
     let mut worker = disturbed.ingest(source.clone());
     for round in 0..8_u64 {
         tokio::time::sleep(Duration::from_millis(200 + round * 331 % 900)).await;
-        if round % 3 == 2 {
-            worker.signal("STOP");
-            let other = disturbed.ingest(source.clone());
-            other.await_status(|status| status.errors.is_empty()).await;
-            // What it has under way is given up: another one has its place.
-            worker.signal("CONT");
-            assert_ne!(worker.ended().await, Some(0));
-            worker = other;
-        } else {
-            worker.kill();
-            worker = disturbed.ingest(source.clone());
+        match round {
+            2 | 5 => {
+                worker.signal("STOP");
+                let other = disturbed.ingest(source.clone());
+                other
+                    .await_metric("millstream_worker_records_total", 1)
+                    .await;
+                // What it has under way was given up: another one has its place.
+                worker.signal("CONT");
+                let shut_out = |error: &String| error.contains("can't go on");
+                worker
+                    .await_status(|status| status.errors.get("ingest").is_some_and(shut_out))
+                    .await;
+                worker.kill();
+                worker = other;
+            }
+            4 => {
+                if let Some(kafka) = StoppedService::stop("kafka").await {
+                    kafka.start().await;
+                }
+            }
+            _ => {
+                worker.kill();
+                worker = disturbed.ingest(source.clone());
+            }
         }
     }
-    disturbed.await_kept(complete).await;
+    let kept = disturbed.await_kept(complete).await;
+    assert_eq!(kept["records"], COUNT, "the markers aren't counted");
     let alone = disturbed.beside().await;
     let undisturbed = alone.ingest(source);
     alone.await_kept(complete).await;
-    let (expected, found) = (sent(&alone).await, sent(&disturbed).await);
-    assert_eq!(found.len(), 20_000);
+    let (expected, found) = (alone.records().await, disturbed.records().await);
+    assert_eq!(found.len(), COUNT);
     assert!(found == expected, "other records");
     drop((worker, undisturbed));
 }

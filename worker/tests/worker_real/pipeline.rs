@@ -4,11 +4,13 @@
 use std::{collections::HashMap, time::Duration};
 
 use crate::support::{Environment, Pipeline, Settings};
+use base64::{Engine, prelude::BASE64_STANDARD};
 use millstream_api::worker::CommitMetadata;
 use millstream_apis::{Apis, Options, dataset::Dataset, router};
 use millstream_plan::RecordSchema;
 use millstream_worker::source::generator::Generator;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 const BASE: i64 = 1_700_000_000_000_000;
 
@@ -133,22 +135,72 @@ async fn workers_that_are_killed_lose_and_double_nothing() {
         }
     }
     ingest.await_status(|status| status.complete).await;
-    // Records that were produced twice are counted twice, but are the same rows.
-    let deadline = std::time::Instant::now() + Duration::from_secs(120);
-    while pipeline.progress().await.1 > 0 {
-        assert!(
-            std::time::Instant::now() < deadline,
-            "{:?}",
-            pipeline.progress().await
-        );
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    pipeline.await_progress(rows(40_000)).await;
     assert_rows(&pipeline, 8, 40_000).await;
-    let (counts, _) = pipeline.progress().await;
-    assert!(
-        counts.rows >= 40_000 && counts.dead_lettered == 0,
-        "{counts:?}"
-    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_missing_where_retention_has_removed_what_was_read() {
+    let Some(pipeline) = users(USERS.partitions).await else {
+        return;
+    };
+    let mut sent = 0;
+    for (seed, count) in [(11, 2_000), (12, 500), (13, 1)] {
+        let process = pipeline.process();
+        let ingest = pipeline.ingest(json!({"generator": {"count": count, "seed": seed}}));
+        ingest.await_status(|status| status.complete).await;
+        sent += count;
+        assert_eq!(pipeline.kept().await["records"], sent);
+        // Up to the end: behind the last record of a partition is the marker of its transaction.
+        pipeline.await_progress(rows(sent)).await;
+        assert_eq!(pipeline.records().await.len() as i64, count);
+        process.kill();
+        ingest.kill();
+        pipeline.empty_topic().await;
+    }
+    let process = pipeline.process();
+    let ingest = pipeline.ingest(json!({"generator": {"count": 300, "seed": 14}}));
+    pipeline.await_progress(rows(sent + 300)).await;
+    let status = process.await_status(|_| true).await;
+    assert!(status.errors.is_empty(), "{status:?}");
+    drop(ingest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_topic_refuses_is_a_dead_letter_and_all_else_is_there_once() {
+    let Some(pipeline) = users(1).await else {
+        return;
+    };
+    pipeline.limit_topic("100000").await;
+    let user = |number: u64, name: &str| {
+        let id = uuid::Uuid::from_u128(number.into());
+        let user = json!({"login": {"uuid": id}, "name": {"first": name}});
+        format!("{user}\n")
+    };
+    // What can't be compressed below the limit, amid what is sent together with it.
+    let noise = |seed: u64| {
+        let generator = Generator::new(&RecordSchema::parse(USERS.schema).unwrap(), seed);
+        let records = (0..6_000).map(|index| generator.record(index));
+        let noise: Vec<u8> = records.flat_map(|record| Sha256::digest(&record)).collect();
+        BASE64_STANDARD.encode(noise)
+    };
+    let records = (0..300).map(|number| match number {
+        40 => user(number, &noise(1)),
+        200 => user(number, &noise(2)),
+        _ => user(number, "small"),
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("users.ndjson");
+    std::fs::write(&path, records.collect::<String>()).unwrap();
+    let ingest = pipeline.ingest(json!({"file": {"path": path}}));
+    ingest.await_status(|status| status.complete).await;
+    let letters = pipeline.dead_letters(2).await;
+    for (reason, bytes) in letters {
+        assert!(reason.starts_with("Kafka refuses the record"), "{reason}");
+        assert!(bytes > 100_000, "{bytes} bytes");
+    }
+    assert_eq!(pipeline.records().await.len(), 298);
+    assert_eq!(pipeline.kept().await["records"], 298);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -581,7 +633,7 @@ async fn an_api_is_read_on_from_where_a_killed_worker_was_and_then_from_the_cach
     );
     assert_licences(&pipeline, &licences).await;
     let twice = sent(&url).await - licences.len();
-    // What was fetched in the half second between two commits, and in flight.
+    // What was fetched between two commits, and given up.
     assert!(twice < 20 * 250, "{twice} records were fetched twice");
     drop((ingest, process));
 

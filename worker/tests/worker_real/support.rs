@@ -13,9 +13,12 @@ use std::{
 use millstream_api::worker::{CommitMetadata, PipelineRef, WorkerStatus};
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{
+        AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+    },
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
     message::Headers,
     producer::{FutureProducer, FutureRecord},
 };
@@ -277,12 +280,68 @@ impl Pipeline {
             let consumer: BaseConsumer = config.create().expect("consumer");
             let mut list = TopicPartitionList::new();
             list.add_partition(&topic, 0);
-            let committed = consumer.committed_offsets(list, TIMEOUT).expect("offsets");
-            let metadata = committed.elements()[0].metadata().to_owned();
-            serde_json::from_str(&metadata).unwrap_or_default()
+            let deadline = Instant::now() + TIMEOUT;
+            // Kafka doesn't tell while a transaction is being committed.
+            while Instant::now() < deadline {
+                if let Ok(committed) = consumer.committed_offsets(list.clone(), TIMEOUT) {
+                    let metadata = committed.elements()[0].metadata().to_owned();
+                    return serde_json::from_str(&metadata).unwrap_or_default();
+                }
+            }
+            Value::Null
         })
         .await
         .expect("the task ends")
+    }
+
+    /// All records that can be read in the topic, sorted.
+    pub async fn records(&self) -> Vec<Vec<u8>> {
+        let mut config = self.client();
+        config
+            .set("group.id", "unused")
+            .set("enable.partition.eof", "true");
+        let (topic, partitions) = (self.name.clone(), self.settings.partitions);
+        let read = move || {
+            let consumer: BaseConsumer = config.create().expect("consumer");
+            let mut list = TopicPartitionList::new();
+            list.add_partition_range(&topic, 0, partitions - 1);
+            list.set_all_offsets(Offset::Beginning).expect("offsets");
+            consumer.assign(&list).expect("assigned");
+            let (mut records, mut open) = (Vec::new(), partitions);
+            while open > 0 {
+                match consumer.poll(TIMEOUT).expect("a record or the end") {
+                    Ok(record) => records.push(record.payload().expect("a value").to_vec()),
+                    Err(KafkaError::PartitionEOF(_)) => open -= 1,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            records.sort();
+            records
+        };
+        tokio::task::spawn_blocking(read).await.expect("it ends")
+    }
+
+    /// Removes all that is in the topic now, as retention does.
+    pub async fn empty_topic(&self) {
+        let admin: AdminClient<DefaultClientContext> = self.client().create().expect("admin");
+        let mut list = TopicPartitionList::new();
+        list.add_partition_range(&self.name, 0, self.settings.partitions - 1);
+        list.set_all_offsets(Offset::End).expect("offsets");
+        let deleted = admin.delete_records(&list, &AdminOptions::new()).await;
+        for element in deleted.expect("Kafka answers").elements() {
+            element.error().expect("its records are removed");
+        }
+    }
+
+    /// Sets what the topic takes at most at once, in bytes.
+    pub async fn limit_topic(&self, bytes: &str) {
+        let admin: AdminClient<DefaultClientContext> = self.client().create().expect("admin");
+        let topic = ResourceSpecifier::Topic(&self.name);
+        let config = AlterConfig::new(topic).set("max.message.bytes", bytes);
+        let altered = admin.alter_configs([&config], &AdminOptions::new()).await;
+        for result in altered.expect("Kafka answers") {
+            result.expect("it is set");
+        }
     }
 
     /// Starts a worker that processes.

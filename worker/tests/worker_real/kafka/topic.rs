@@ -163,6 +163,31 @@ async fn records_that_are_gone_stop_their_partition_until_told_otherwise() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn markers_behind_the_last_record_are_no_gap() {
+    let Some((upstream, pipeline)) = start(1).await else {
+        return;
+    };
+    let source = source(&upstream, json!({}));
+    let process = pipeline.process();
+    let ingest = pipeline.ingest(source.clone());
+    upstream.write_in_transaction(0..10, true).await;
+    await_ids(&pipeline, 0..10).await;
+    pipeline.await_position(json!({"offsets": [11]})).await;
+    // Five records that were given up, and the marker that says so.
+    upstream.write_in_transaction(10..15, false).await;
+    pipeline.await_position(json!({"offsets": [17]})).await;
+    ingest.terminate().await;
+    upstream.delete_before(17).await;
+
+    let ingest = pipeline.ingest(source);
+    upstream.write_in_transaction(20..30, true).await;
+    await_ids(&pipeline, (0..10).chain(20..30)).await;
+    let status = ingest.await_status(|_| true).await;
+    assert!(status.errors.is_empty(), "{status:?}");
+    drop(process);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_was_made_anew_is_a_gap() {
     let Some((upstream, pipeline)) = start(1).await else {
         return;

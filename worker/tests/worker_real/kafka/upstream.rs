@@ -8,7 +8,7 @@ use rdkafka::{
     client::DefaultClientContext,
     error::RDKafkaErrorCode,
     message::OwnedHeaders,
-    producer::{FutureProducer, FutureRecord},
+    producer::{FutureProducer, FutureRecord, Producer},
 };
 
 use crate::support::Environment;
@@ -112,5 +112,25 @@ impl Upstream {
         let record = |id| format!(r#"{{"id": {id}, "name": "n{id}"}}"#).into_bytes();
         self.write(ids.map(|id| (partition, Some(record(id)))))
             .await;
+    }
+    /// Writes such records into partition 0 in a transaction, which is committed or given up.
+    pub async fn write_in_transaction(&self, ids: std::ops::Range<i64>, commit: bool) {
+        let mut config = self.config.clone();
+        config.set("transactional.id", &self.name);
+        let producer: FutureProducer = config.create().unwrap();
+        tokio::task::block_in_place(|| producer.init_transactions(TIMEOUT)).unwrap();
+        producer.begin_transaction().unwrap();
+        let records = ids.map(|id| format!(r#"{{"id": {id}, "name": "n{id}"}}"#));
+        for record in records.collect::<Vec<_>>() {
+            let record = FutureRecord::<[u8], str>::to(&self.name)
+                .partition(0)
+                .payload(&record);
+            producer.send(record, TIMEOUT).await.unwrap();
+        }
+        tokio::task::block_in_place(|| match commit {
+            true => producer.commit_transaction(TIMEOUT),
+            false => producer.abort_transaction(TIMEOUT),
+        })
+        .unwrap();
     }
 }
