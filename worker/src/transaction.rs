@@ -153,6 +153,8 @@ pub struct Open {
     deliveries: VecDeque<(usize, DeliveryFuture)>,
     /// Whether the next attempt is to be another one than this.
     learned: bool,
+    /// The first error that didn't follow from another.
+    cause: Option<KafkaError>,
     bytes: usize,
     given: i64,
     position: Option<Value>,
@@ -186,6 +188,7 @@ impl Open {
             sent: 0,
             deliveries: VecDeque::new(),
             learned: false,
+            cause: None,
             bytes: 0,
             given: 0,
             position: None,
@@ -271,15 +274,25 @@ impl Open {
         Ok(())
     }
 
-    /// Goes back to where nothing was sent, after the transaction was given up. Takes out what Kafka
-    /// refuses, with the reason. None where nothing is known by which the next attempt could do better;
-    /// what failed together with what was refused has failed by that.
-    pub async fn given_up(&mut self) -> Option<Vec<(Outgoing, String)>> {
+    /// Goes back to where nothing was sent, after the transaction was given up by an error. Takes out
+    /// what Kafka refuses, with the reason. Fails with the cause of the error where nothing is known by
+    /// which the next attempt could do better.
+    pub async fn given_up(
+        &mut self,
+        error: anyhow::Error,
+    ) -> anyhow::Result<Vec<(Outgoing, String)>> {
         while !self.deliveries.is_empty() {
             // Each of these takes one at least.
             let _ = self.delivered().await;
         }
         self.sent = 0;
+        let cause = self.cause.take();
+        if !std::mem::take(&mut self.learned) {
+            return Err(match cause {
+                Some(cause) => anyhow::Error::new(cause).context(self.concerns()),
+                None => error,
+            });
+        }
         let mut refused = Vec::new();
         for mut held in std::mem::take(&mut self.records) {
             match held.refused.take() {
@@ -287,24 +300,33 @@ impl Open {
                 None => self.records.push(held),
             }
         }
-        std::mem::take(&mut self.learned).then_some(refused)
+        Ok(refused)
     }
 
-    /// Takes note of a record that the topic doesn't take, such as one that is too large for it. The
-    /// transaction can't be committed then, whatever the error.
+    /// Takes note of an error, by which the transaction can't be committed; and of a record that the
+    /// topic doesn't take, such as one that is too large for it.
     fn failed(&mut self, index: usize, error: KafkaError) -> anyhow::Result<()> {
-        use RDKafkaErrorCode::{InvalidMessageSize, InvalidRecord, MessageSizeTooLarge};
+        use RDKafkaErrorCode as Code;
         let held = &mut self.records[index];
-        if let Some(MessageSizeTooLarge | InvalidRecord | InvalidMessageSize) =
-            error.rdkafka_error_code()
-        {
-            self.learned = true;
-            match held.alone || held.record.bytes() > BATCH_BYTES {
-                true => held.refused = Some(format!("Kafka refuses the record: {error}")),
-                false => held.alone = true,
+        match error.rdkafka_error_code() {
+            Some(Code::MessageSizeTooLarge | Code::InvalidRecord | Code::InvalidMessageSize) => {
+                self.learned = true;
+                match held.alone || held.record.bytes() > BATCH_BYTES {
+                    true => held.refused = Some(format!("Kafka refuses the record: {error}")),
+                    false => held.alone = true,
+                }
+            }
+            // These follow from another error.
+            Some(Code::PurgeQueue | Code::PurgeInflight | Code::State) => {}
+            _ => {
+                self.cause.get_or_insert_with(|| error.clone());
             }
         }
-        Err(error).with_context(|| format!("can't write to the topic {}", self.topic))
+        Err(error).with_context(|| self.concerns())
+    }
+
+    fn concerns(&self) -> String {
+        format!("can't write to the topic {}", self.topic)
     }
 }
 
@@ -331,6 +353,11 @@ mod tests {
         }
     }
 
+    async fn given_up(open: &mut Open) -> Result<Vec<(Outgoing, String)>, String> {
+        let refused = open.given_up(anyhow::anyhow!("it failed")).await;
+        refused.map_err(|error| format!("{error:#}"))
+    }
+
     fn values(open: &Open) -> Vec<&[u8]> {
         let records = open.records.iter();
         records.map(|held| held.record.value.as_ref()).collect()
@@ -349,14 +376,14 @@ mod tests {
         open.sent = 5;
         fail(&mut open, MessageSizeTooLarge, &[0, 1, 2]);
         fail(&mut open, PurgeQueue, &[3, 4]);
-        assert_eq!(open.given_up().await, Some(vec![]), "it isn't known which");
+        assert_eq!(given_up(&mut open).await, Ok(vec![]), "which isn't known");
         assert_eq!((open.count(), open.sent), (5, 0));
         let alone: Vec<_> = open.records.iter().map(|held| held.alone).collect();
         assert_eq!(alone, [true, true, true, false, false]);
 
         open.sent = 2;
         fail(&mut open, MessageSizeTooLarge, &[1]);
-        let refused = open.given_up().await.unwrap();
+        let refused = given_up(&mut open).await.unwrap();
         assert_eq!(refused.len(), 1);
         assert_eq!(refused[0].0.value, "too large");
         assert!(refused[0].1.starts_with("Kafka refuses the record"));
@@ -364,7 +391,11 @@ mod tests {
         assert_eq!(values(&open), left);
         assert_eq!((open.given(), open.position()), (6, Some(&2.into())));
         fail(&mut open, PurgeQueue, &[0]);
-        assert_eq!(open.given_up().await, None, "nothing is known");
+        assert_eq!(given_up(&mut open).await, Err("it failed".into()));
+        fail(&mut open, PurgeQueue, &[0]);
+        fail(&mut open, RDKafkaErrorCode::UnknownTopic, &[1]);
+        let cause = given_up(&mut open).await.unwrap_err();
+        assert!(cause.contains("UnknownTopic"), "{cause}");
         open.clear();
         assert_eq!((open.count(), open.bytes(), open.given()), (0, 0, 0));
     }

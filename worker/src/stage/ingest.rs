@@ -242,14 +242,13 @@ impl Ingest {
                 anyhow::bail!(fatal);
             }
             self.status.alive_while(to.abort()).await?;
-            let Some(refused) = open.given_up().await else {
-                self.status.fail(PRODUCE, format!("{error:#}"));
-                self.status.alive_while(delays.wait()).await;
-                to.begin()?;
-                continue;
-            };
-            tracing::info!("a transaction is sent again: {error:#}");
-            self.status.alive_while(self.send_refused(&refused)).await?;
+            match open.given_up(error).await {
+                Ok(refused) => self.status.alive_while(self.send_refused(&refused)).await?,
+                Err(cause) => {
+                    self.status.fail(PRODUCE, format!("{cause:#}"));
+                    self.status.alive_while(delays.wait()).await;
+                }
+            }
             to.begin()?;
         }
         self.status.clear(PRODUCE);
