@@ -206,8 +206,10 @@ impl Ingest {
                             self.commit(to, &mut open, &mut progress).await?;
                         }
                         open.add(batch);
-                        // What fails is seen to with the commit.
-                        let _ = self.status.alive_while(open.send(to)).await;
+                        if self.status.alive_while(open.send(to)).await.is_err() {
+                            // Which sees to it.
+                            self.commit(to, &mut open, &mut progress).await?;
+                        }
                     }
                     None => break true,
                 },
