@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use backon::{BlockingRetryable, ExponentialBuilder};
 use millstream_api::KafkaConnection;
 use rdkafka::{
     ClientConfig,
@@ -73,11 +74,12 @@ impl Kafka {
         })
     }
 
-    /// Runs blocking calls of a consumer where they block nobody.
+    /// Runs blocking calls of a consumer where they block nobody; again, where what they ask for
+    /// is just moving to another broker.
     async fn with_consumer<T: Send + 'static>(
         &self,
         group: &str,
-        call: impl FnOnce(&BaseConsumer<LastError>) -> Result<T, DriverError> + Send + 'static,
+        call: impl Fn(&BaseConsumer<LastError>) -> Result<T, DriverError> + Send + 'static,
     ) -> Result<T, KafkaError> {
         let consumer = self
             .consumer(group)
@@ -88,11 +90,14 @@ impl Kafka {
     async fn with<T: Send + 'static>(
         &self,
         consumer: Arc<BaseConsumer<LastError>>,
-        call: impl FnOnce(&BaseConsumer<LastError>) -> Result<T, DriverError> + Send + 'static,
+        call: impl Fn(&BaseConsumer<LastError>) -> Result<T, DriverError> + Send + 'static,
     ) -> Result<T, KafkaError> {
         let last = consumer.context().clone();
         let result = tokio::task::spawn_blocking(move || {
-            let result = call(&consumer);
+            let result = (|| call(&consumer))
+                .retry(settling())
+                .when(|error| error.rdkafka_error_code().is_some_and(is_moving))
+                .call();
             if result.is_err() {
                 // Hands what the client has to say about its connections to the context.
                 for _ in 0..16 {
@@ -218,6 +223,25 @@ impl Kafka {
             },
         }
     }
+}
+
+/// Six more attempts in as many seconds.
+fn settling() -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_times(6)
+}
+
+/// A broker has just started, or leads no more: what it says of itself until others know.
+fn is_moving(code: Code) -> bool {
+    matches!(
+        code,
+        Code::NotCoordinator
+            | Code::CoordinatorNotAvailable
+            | Code::CoordinatorLoadInProgress
+            | Code::NotLeaderForPartition
+            | Code::LeaderNotAvailable
+    )
 }
 
 fn options() -> AdminOptions {

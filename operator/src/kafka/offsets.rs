@@ -91,7 +91,7 @@ impl Kafka {
             let mut list = TopicPartitionList::new();
             list.add_partition_offset(&name, 0, Offset::Offset(0))?;
             if let Some(mut element) = list.find_partition(&name, 0) {
-                element.set_metadata(metadata);
+                element.set_metadata(&metadata);
             }
             consumer.commit(&list, CommitMode::Sync)
         })
@@ -190,7 +190,7 @@ impl Kafka {
                 list.add_partition_offset(&name, *partition, Offset::Offset(*offset))?;
             }
             consumer.assign(&list)?;
-            first_records(consumer, from.into_keys().collect())
+            first_records(consumer, from.keys().copied().collect())
         })
         .await
     }
@@ -206,11 +206,11 @@ impl Kafka {
         let name = topic.to_string();
         self.with_consumer(group, move |consumer| {
             let mut list = TopicPartitionList::new();
-            for (partition, (offset, counts)) in offsets {
-                list.add_partition_offset(&name, partition, Offset::Offset(offset))?;
-                if let Some(mut element) = list.find_partition(&name, partition) {
+            for (partition, (offset, counts)) in &offsets {
+                list.add_partition_offset(&name, *partition, Offset::Offset(*offset))?;
+                if let Some(mut element) = list.find_partition(&name, *partition) {
                     // Plain data: it serializes.
-                    element.set_metadata(serde_json::to_string(&counts).unwrap_or_default());
+                    element.set_metadata(serde_json::to_string(counts).unwrap_or_default());
                 }
             }
             let committed = consumer.commit(&list, CommitMode::Sync);

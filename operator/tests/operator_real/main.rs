@@ -6,7 +6,10 @@
 
 mod offsets;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use millstream_api::{
     CassandraConnection, KafkaConnection, KeyspaceSpec, SchemaRegistryConnection,
@@ -15,7 +18,7 @@ use millstream_api::{
 use millstream_operator::{
     cassandra::{Cassandra, CassandraError},
     credentials::{Access, Login},
-    kafka::{Kafka, KafkaError, TopicMark},
+    kafka::{Kafka, KafkaError, ObservedTopic, TopicMark},
     keyspace::{
         ddl,
         plan::{KeyspacePlan, plan},
@@ -92,6 +95,24 @@ fn config(entries: &[(&str, &str)]) -> BTreeMap<String, String> {
     owned.collect()
 }
 
+/// Waits until a topic is as wanted: a broker tells of a change of its configuration once it has
+/// read it from the controller's log.
+async fn await_topic(
+    kafka: &Kafka,
+    name: &str,
+    wanted: impl Fn(&ObservedTopic) -> bool,
+) -> ObservedTopic {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let observed = kafka.describe(name).await.unwrap().unwrap();
+        if wanted(&observed) {
+            return observed;
+        }
+        assert!(Instant::now() < deadline, "{observed:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_is_made_grown_configured_and_identified() {
     let Some(environment) = Environment::load() else {
@@ -122,24 +143,15 @@ async fn a_topic_is_made_grown_configured_and_identified() {
     // Somebody else changes one of ours, and sets one of theirs.
     let theirs = config(&[("retention.ms", "5"), ("segment.ms", "777000")]);
     kafka.set_config(&name, &theirs).await.unwrap();
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-    let observed = loop {
-        let observed = kafka.describe(&name).await.unwrap().unwrap();
-        // A broker tells of a change once it has read it from the controller's log.
-        if !plan_topic(&desired, Some(&observed)).unwrap().is_empty() {
-            break observed;
-        }
-        assert!(std::time::Instant::now() < deadline, "{observed:?}");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    };
+    let drifted = |seen: &ObservedTopic| !plan_topic(&desired, Some(seen)).unwrap().is_empty();
+    let observed = await_topic(&kafka, &name, drifted).await;
     let changes = plan_topic(&desired, Some(&observed)).unwrap();
     let [TopicChange::SetConfig { all, .. }] = &changes[..] else {
         panic!("{changes:?}");
     };
     kafka.set_config(&name, all).await.unwrap();
-    let observed = kafka.describe(&name).await.unwrap().unwrap();
+    let observed = await_topic(&kafka, &name, |seen| !drifted(seen)).await;
     assert_eq!(observed.config["segment.ms"].value, "777000");
-    assert_eq!(plan_topic(&desired, Some(&observed)).unwrap(), []);
 
     // A mark stays with the topic, and goes with it.
     assert_eq!(kafka.mark(&name).await.unwrap(), None);

@@ -1,7 +1,7 @@
 //! Documents by worker processes, on the real Kafka and document server. Skipped where
 //! `MILLSTREAM_ENVIRONMENT` doesn't name them.
 
-use std::{collections::BTreeMap, net::TcpListener, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use futures::TryStreamExt;
 use millstream_api::worker::CommitMetadata;
@@ -15,7 +15,10 @@ use mongodb::{
 use serde_json::{Value, json};
 use tokio::io::copy_bidirectional;
 
-use crate::support::{Environment, Pipeline, Settings, Worker};
+use crate::{
+    ports::free_port,
+    support::{Environment, Pipeline, Settings, Worker},
+};
 
 const BASE: i64 = 1_700_000_000_000_000;
 
@@ -328,9 +331,7 @@ async fn a_server_that_is_away_is_waited_for() {
     let Some(users) = Users::create(1).await else {
         return;
     };
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
+    let port = free_port();
     users.connect(&format!("127.0.0.1:{port}"));
     let records = |range: std::ops::Range<usize>| -> Vec<_> {
         range.map(|number| record(number, r#""age": 1"#)).collect()

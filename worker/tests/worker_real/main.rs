@@ -14,6 +14,8 @@ mod files;
 mod kafka;
 mod lookup;
 mod pipeline;
+#[path = "../worker_sources/ports.rs"]
+mod ports;
 mod schedule;
 mod serve;
 mod serving;

@@ -1,7 +1,6 @@
 //! A keyspace in Cassandra, a serve stage over it, and a gate between them that can be shut.
 
 use std::{
-    net::TcpListener,
     path::Path,
     process::{Child, Command},
     sync::Arc,
@@ -12,7 +11,7 @@ use scylla::client::{session::Session, session_builder::SessionBuilder};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::support::spawn;
+use crate::{ports::free_port, support::spawn};
 
 /// A service of one test.
 pub struct Serving {
@@ -162,11 +161,6 @@ impl Drop for Serving {
 async fn connect(address: &str, user: &str, password: &str) -> Session {
     let builder = SessionBuilder::new().known_node(address);
     builder.user(user, password).build().await.unwrap()
-}
-
-fn free_port() -> u16 {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    free.local_addr().unwrap().port()
 }
 
 /// A worker that serves; it is killed with the test.

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader},
-    net::TcpListener,
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -24,6 +23,8 @@ use rdkafka::{
 };
 use scylla::client::{session::Session, session_builder::SessionBuilder};
 use serde_json::{Value, json};
+
+use crate::ports::free_port;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -638,9 +639,7 @@ pub fn spawn(worker: &mut Command) -> Child {
 
 impl Worker {
     fn start(config: PathBuf, credentials: PathBuf, arguments: &[&str]) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = free.local_addr().expect("its address").port();
-        drop(free);
+        let port = free_port();
         let mut worker = Command::new(env!("CARGO_BIN_EXE_millstream-worker"));
         worker
             .arg("run")

@@ -6,4 +6,5 @@ mod file;
 mod file_s3;
 mod files;
 mod http;
+mod ports;
 mod postgres;

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    net::TcpListener,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -20,6 +19,8 @@ use millstream_worker::{
 };
 use serde_json::{Value, json};
 use tokio_postgres::{Client, NoTls};
+
+use crate::ports::free_port;
 
 const PASSWORD: &str = "it's a secret";
 
@@ -65,15 +66,13 @@ impl Server {
             return None;
         };
         let folder = tempfile::tempdir().unwrap();
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut server = Server {
             programs,
             folder,
-            port: free.local_addr().unwrap().port(),
+            port: free_port(),
             child: None,
             tls: false,
         };
-        drop(free);
         let password = server.folder.path().join("password");
         std::fs::write(&password, PASSWORD).unwrap();
         let (data, folder) = (server.data(), server.folder.path().to_owned());

@@ -13,6 +13,7 @@ pub struct Recap {
     failures: RefCell<Vec<Failure>>,
     /// Whether the lines that are read belong to the last failure.
     inside: Cell<bool>,
+    backtrace: Cell<bool>,
 }
 
 struct Failure {
@@ -45,6 +46,10 @@ impl Recap {
         match name {
             Some(name) => self.begin(name),
             None if line == "failures:" => self.inside.set(false),
+            // What the backtrace leads to, the panic says too, in a line.
+            None if line == "stack backtrace:" => self.backtrace.set(true),
+            None if line.starts_with("note: ") => self.backtrace.set(false),
+            None if self.backtrace.get() => {}
             None if self.inside.get() => self.keep(line),
             None => {}
         }
@@ -64,6 +69,7 @@ impl Recap {
         let name = format!("{} {name}", self.step.get()).trim_end().to_string();
         let lines = VecDeque::new();
         self.failures.borrow_mut().push(Failure { name, lines });
+        self.backtrace.set(false);
         self.inside.set(true);
     }
 
@@ -86,7 +92,7 @@ mod tests {
         let recap = Recap::default();
         recap.step("unit");
         let output = "test a ... ok\ntest b ... FAILED\n\nfailures:\n\n---- b stdout ----\n\
-            thread 'b' panicked\nleft: 1\n\n---- c stdout ----\nwhy\n\nfailures:\n    b\n    c\n";
+            thread 'b' panicked\nstack backtrace:\n 0: b\nnote: more\nleft: 1\n\n---- c stdout ----\nwhy\n\nfailures:\n    b\n    c\n";
         output.lines().for_each(|line| recap.read(line));
         recap.add("", ["it was killed"]);
         let failures = recap.failures.borrow();
@@ -100,6 +106,7 @@ mod tests {
             ("unit", "it was killed"),
         ];
         assert_eq!(told, expected);
+        assert_eq!(failures[0].lines[1], "left: 1");
         assert!(!failures[1].lines.contains(&"    b".to_string()));
     }
 

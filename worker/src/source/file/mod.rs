@@ -54,6 +54,7 @@ const WAITING: usize = 4;
 const DEFAULT_SCRATCH: u64 = 10 << 30;
 const LIST: &str = "files";
 const READ: &str = "file";
+const REWRITTEN: &str = "rewritten file";
 
 /// Opens the source; the position is a file, and the records of it that are done.
 pub fn open(spec: FileSource, opening: &Opening<'_>) -> anyhow::Result<Records> {
@@ -132,8 +133,8 @@ impl Files {
                     let file = self.position.file.clone();
                     let file = file.as_deref().unwrap_or("replay");
                     let message = format!("{file}: {error}; it is read from its beginning");
-                    tracing::warn!("{message}");
-                    self.status.fail(READ, message);
+                    // It stays: what the file gave before is there too.
+                    self.status.warn(REWRITTEN, message);
                 }
                 Err(error) => {
                     if self.position != before {

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    net::TcpListener,
     path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -17,6 +16,7 @@ use redis::AsyncCommands;
 use serde_json::{Value, json};
 
 use super::{Api, ids, records, serve, source, status, texts, try_open};
+use crate::ports::free_port;
 
 /// A Redis server; it ends with the test.
 struct Redis {
@@ -30,10 +30,7 @@ const PASSWORD: &str = "r3dis";
 impl Redis {
     /// None, and a word why, where there is no Redis.
     async fn start() -> Option<Self> {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap().to_string();
-        drop(free);
-        Redis::start_at(address).await
+        Redis::start_at(format!("127.0.0.1:{}", free_port())).await
     }
 
     async fn start_at(address: String) -> Option<Self> {
@@ -344,10 +341,8 @@ async fn redis_is_reached_by_tls_and_only_where_its_certificate_is_known() {
         eprintln!("skipped: no openssl");
         return;
     }
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap().to_string();
-    drop(free);
-    let port = address.rsplit_once(':').unwrap().1.to_owned();
+    let port = free_port().to_string();
+    let address = format!("127.0.0.1:{port}");
     let listen = [
         ["--port", "0"],
         ["--tls-port", &port],
