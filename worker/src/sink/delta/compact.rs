@@ -12,13 +12,11 @@ use parquet::{
     basic::{Compression, ZstdLevel},
     file::properties::WriterProperties,
 };
-use tokio::{
-    task::JoinHandle,
-    time::{Instant, timeout},
-};
+use tokio::{task::JoinHandle, time::timeout};
 
 use super::{
     guard::Guarded,
+    replaced::Replaced,
     table::{Failure, session},
 };
 
@@ -31,12 +29,10 @@ const LONGEST: Duration = Duration::from_secs(60);
 const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
 /// Of a file that is written: so much is in memory.
 const ROW_GROUP_BYTES: usize = 32 * 1024 * 1024;
-/// Between two looks for files that nobody needs, which read what the log has of them.
-const VACUUM_INTERVAL: Duration = Duration::from_secs(3600);
 
 pub struct Compactor {
     config: Compaction,
-    vacuumed: Option<Instant>,
+    replaced: Replaced,
     /// The compaction that was begun last. It can't be ended from outside: delta-rs writes in tasks of
     /// its own, which go on when nobody waits for them.
     running: Option<JoinHandle<Result<DeltaTable, Failure>>>,
@@ -50,7 +46,7 @@ impl Compactor {
     pub fn new(config: &Compaction) -> Self {
         Compactor {
             config: config.clone(),
-            vacuumed: None,
+            replaced: Replaced::default(),
             running: None,
             failures: 0,
             rest: 0,
@@ -63,13 +59,13 @@ impl Compactor {
         let version = self.turn(before, table.version())?;
         let compacted = self.compact(table, version).await;
         // Also where compaction gives way: others replace files all the more.
-        let vacuumed = self.vacuum(table).await;
-        match (compacted, vacuumed) {
+        let removed = self.remove_replaced(table).await;
+        match (compacted, removed) {
             (Err(Failure::Error(error)), _) => Some(format!(
                 "the small files of the Delta Lake table can't be put together: {error:#}"
             )),
-            (_, Err(Failure::Error(error))) => Some(format!(
-                "replaced files of the Delta Lake table can't be removed: {error:#}"
+            (_, Err(error)) => Some(format!(
+                "replaced files of the Delta Lake table can't be removed: {error}"
             )),
             _ => None,
         }
@@ -88,23 +84,14 @@ impl Compactor {
         Version::from((self.config.min_files / 4).max(1))
     }
 
-    /// Removes the files that were replaced long ago, where nobody looked for some time.
-    async fn vacuum(&mut self, table: &mut DeltaTable) -> Result<(), Failure> {
-        let ago = self.vacuumed.map(|vacuumed| vacuumed.elapsed());
-        if ago.is_none_or(|ago| ago > VACUUM_INTERVAL) {
-            self.vacuumed = Some(Instant::now());
-            let mut latest = table.clone();
-            let vacuum = async {
-                // delta-rs makes no vacuum from a version whose files were replaced since.
-                latest.update_state().await?;
-                // Only what the log says was removed, and as long ago as the table says.
-                latest.vacuum().await
-            };
-            if let Ok(done) = timeout(LONGEST, vacuum).await {
-                table.state = done?.0.state;
-            }
+    /// Removes the files that were replaced long ago, where it is time to.
+    async fn remove_replaced(&mut self, table: &DeltaTable) -> Result<(), DeltaTableError> {
+        if !self.replaced.is_due() {
+            return Ok(());
         }
-        Ok(())
+        let now = chrono::Utc::now().timestamp_millis();
+        let removal = self.replaced.remove(table, now);
+        timeout(LONGEST, removal).await.unwrap_or(Ok(()))
     }
 
     /// The sizes that files could get: some folder has enough files that are less than half of it.

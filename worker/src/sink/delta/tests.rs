@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use super::{
     compact::{Compactor, optimize},
     guard::Guarded,
+    replaced::Replaced,
     table::session,
     *,
 };
@@ -410,24 +411,57 @@ async fn small_files_between_larger_ones_are_put_together_with_them() {
     assert_eq!(lake.files().await, 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn replaced_files_go_also_where_compaction_gives_way() {
-    let (lake, sink) = three_files(merge()).await;
+/// Has files that are replaced removed at once.
+async fn keep_nothing(lake: &Lake) {
     let name = "delta.deletedFileRetentionDuration".to_owned();
     let at_once = [(name, "interval 0 seconds".to_owned())].into();
     let change = lake.table().await.set_tbl_properties();
     change.with_properties(at_once).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replaced_files_go_also_where_compaction_gives_way() {
+    let (lake, _) = three_files(merge()).await;
+    keep_nothing(&lake).await;
+    // One that knows of the change: the file of a merge that isn't made would stay.
+    let sink = lake.open().await;
     lake.write(&sink, &[(0, 3, record(1, "new"))]).await;
     let mut seen = lake.table().await;
     let before = seen.version().map(|version| version - 1);
     // What is seen is an older version now: a compaction from there isn't made.
     lake.write(&sink, &[(0, 4, record(2, "new"))]).await;
+    assert_eq!((lake.files().await, lake.written()), (3, 5));
     let config = serde_json::from_value(json!({"minFiles": 2})).unwrap();
     let mut compactor = Compactor::new(&config);
     assert_eq!(compactor.run(&mut seen, before).await, None);
     assert_eq!(lake.count().await, "3 of 3");
     // Beside the table's: the one that the compaction wrote.
-    assert_eq!(lake.written(), lake.files().await + 1);
+    assert_eq!((lake.files().await, lake.written()), (3, 4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replaced_files_that_a_checkpoint_forgets_go_after_the_retention() {
+    const HOUR: i64 = 3600 * 1000;
+    let (lake, sink) = three_files(merge()).await;
+    lake.write(&sink, &[(0, 3, record(1, "new"))]).await;
+    let now = chrono::Utc::now().timestamp_millis();
+    let (mut early, mut late) = (Replaced::default(), Replaced::default());
+    let table = lake.table().await;
+    early.remove(&table, now + 23 * HOUR).await.unwrap();
+    late.remove(&table, now + HOUR).await.unwrap();
+    assert_eq!((lake.files().await, lake.written()), (3, 4));
+
+    keep_nothing(&lake).await;
+    let table = lake.table().await;
+    let checkpoint = deltalake::checkpoints::create_checkpoint(&table, None);
+    checkpoint.await.unwrap();
+    let table = lake.table().await;
+    // It looked before the file's time came soon, and now nothing names it.
+    late.remove(&table, now + 25 * HOUR).await.unwrap();
+    assert_eq!(lake.written(), 4);
+    early.remove(&table, now + 25 * HOUR).await.unwrap();
+    assert_eq!((lake.files().await, lake.written()), (3, 3));
+    assert_eq!(lake.count().await, "3 of 3");
 }
 
 #[tokio::test(flavor = "multi_thread")]
