@@ -172,11 +172,10 @@ pub enum Format {
 pub struct Plot {
     /// The column with the names of the bars.
     #[schemars(length(min = 1, max = 100))]
-    pub x: String,
-    /// The column with their lengths, a number. In YAML the field's name is quoted (`"y": n`): kubectl
-    /// takes a bare `y` for `true`.
+    pub label: String,
+    /// The column with their lengths, a number.
     #[schemars(length(min = 1, max = 100))]
-    pub y: String,
+    pub value: String,
     /// What stands above; the endpoint's name where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 200))]

@@ -112,6 +112,10 @@ pub struct TopicStatus {
     /// timestamp in Cassandra is this plus the record's offset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestamp_base: Option<i64>,
+    /// What the records are keyed by, as their pipeline says; the one before too, where that was
+    /// changed. An empty text: records without a key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<String>,
     /// Number of partitions in Kafka.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partitions: Option<i32>,

@@ -27,7 +27,7 @@ pub use environment::{Addresses, Environment, StoppedServices};
 pub use kafka::{Kafka, Record, header};
 pub use kubectl::Outcome;
 pub use metrics::{OPERATOR_NAMESPACE, external_writes, operator_pod};
-pub use namespace::{Namespace, with_temp_namespace};
+pub use namespace::{Namespace, alone_in_temp_namespace, with_temp_namespace};
 pub use volume::Volume;
 pub use wait::eventually;
 pub use workloads::is_ready;

@@ -1,6 +1,7 @@
 //! A namespace for one test, with nothing left of it afterwards.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -26,15 +27,34 @@ pub struct Namespace {
     suffix: String,
 }
 
+/// Tests run beside each other, but for those that stop what all of them stand on, or that count
+/// what all of them do.
+static INSTALLATION: RwLock<()> = RwLock::new(());
+
+/// Runs a test in a namespace of its own, beside others: see [`alone_in_temp_namespace`].
+///
+/// # Panics
+/// When the test fails, or the namespace can't be deleted in bounded time.
+pub fn with_temp_namespace(stem: &str, test: impl AsyncFnOnce(&Namespace) -> Result<()>) {
+    let _shared = INSTALLATION.read().unwrap_or_else(PoisonError::into_inner);
+    in_temp_namespace(stem, test);
+}
+
+/// Runs a test in a namespace of its own while no other test runs.
+///
+/// # Panics
+/// When the test fails, or the namespace can't be deleted in bounded time.
+pub fn alone_in_temp_namespace(stem: &str, test: impl AsyncFnOnce(&Namespace) -> Result<()>) {
+    let _alone = INSTALLATION.write().unwrap_or_else(PoisonError::into_inner);
+    in_temp_namespace(stem, test);
+}
+
 /// Runs a test in a namespace that enforces the restricted pod security standard. On failure
 /// everything that may tell why is printed; in any case the namespace is deleted, and the topics
 /// and keyspaces with [`Namespace::unique`] names are removed.
 ///
 /// Says `skipped` where no environment is up.
-///
-/// # Panics
-/// When the test fails, or the namespace can't be deleted in bounded time.
-pub fn with_temp_namespace(stem: &str, test: impl AsyncFnOnce(&Namespace) -> Result<()>) {
+fn in_temp_namespace(stem: &str, test: impl AsyncFnOnce(&Namespace) -> Result<()>) {
     let Some(environment) = Environment::load().expect("the environment can be read") else {
         println!("skipped: MILLSTREAM_ENVIRONMENT isn't set; run `cargo xtask test --only e2e`");
         return;

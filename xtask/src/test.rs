@@ -258,7 +258,8 @@ fn e2e(context: &Setting) -> Result<Count> {
         .env("MILLSTREAM_IMAGES", dist::list())
         .env("MILLSTREAM_XTASK", &context.xtask)
         .args(["test", "--workspace", "--locked", "--test", "e2e"]);
-    counted(&mut command, context, &["--test-threads=1"])
+    // They wait most of the time: for pods, and for the operator's next look.
+    counted(&mut command, context, &["--test-threads=3"])
 }
 
 /// Everything up, built, loaded and installed.

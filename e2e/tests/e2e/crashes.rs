@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use millstream_e2e::{
-    Namespace, PATIENCE, Record, eventually, is_ready, operator_pod, with_temp_namespace,
+    Namespace, PATIENCE, Record, alone_in_temp_namespace, eventually, is_ready, operator_pod,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -185,7 +185,7 @@ fn the_table_equals_the_records_whatever_is_killed() {
     let records = std::env::var("MILLSTREAM_E2E_RECORDS").map_or(200_000, |number| {
         number.parse().expect("MILLSTREAM_E2E_RECORDS is a number")
     });
-    with_temp_namespace("crashes", async |namespace| {
+    alone_in_temp_namespace("crashes", async |namespace| {
         let topic = orders::topic(namespace);
         namespace
             .apply(&orders::pipeline_with(namespace, json!({"replicas": 2})).to_string())

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use millstream_e2e::{PATIENCE, StoppedServices, with_temp_namespace};
+use millstream_e2e::{PATIENCE, StoppedServices, alone_in_temp_namespace, with_temp_namespace};
 use serde_json::json;
 
 use crate::orders::{self, ORDERS};
@@ -75,7 +75,7 @@ fn delete_removes_the_topics_and_the_table() {
 
 #[test]
 fn a_namespace_goes_in_bounded_time_with_kafka_and_cassandra_stopped() {
-    with_temp_namespace("bounded", async |namespace| {
+    alone_in_temp_namespace("bounded", async |namespace| {
         let pipeline = orders::pipeline_with(namespace, json!({"deletionPolicy": "Delete"}));
         let topic = json!({
             "apiVersion": "millstream.dev/v1alpha1", "kind": "Topic", "metadata": {"name": "alone"},

@@ -1,6 +1,7 @@
 //! The promises of Millstream, held against real Kubernetes, Kafka and Cassandra: one a file.
 //!
-//! `cargo xtask test --only e2e [FILTER]` runs them. They share one machine, so one at a time.
+//! `cargo xtask test --only e2e [FILTER]` runs them. A few of them run at a time, each in a
+//! namespace of its own; those that stop a service or the operator, or that measure, run alone.
 
 mod crashes;
 mod crd;

@@ -256,6 +256,48 @@ fn a_table_with_another_primary_key_is_explained_and_left_alone() {
 }
 
 #[test]
+fn another_key_of_a_topic_with_groups_is_explained_and_what_runs_goes_on() {
+    with_temp_namespace("mistakes", async |namespace| {
+        let bystander = Bystander::start(namespace).await?;
+        let mut pipeline = orders::pipeline(namespace);
+        let sink = &mut pipeline["spec"]["sinks"][0];
+        sink["sql"] = "SELECT id, name, count(*) AS records FROM records GROUP BY id, name".into();
+        sink["cassandra"]["primaryKey"] =
+            json!({"partitionKey": ["id"], "clusteringKey": [{"name": "name"}]});
+        let right = pipeline.clone();
+        mended(namespace, &right).await?;
+
+        // The primary keys of both have but the name in common.
+        let by_name = json!({
+            "name": "by-name",
+            "sql": "SELECT name, id FROM records",
+            "cassandra": {
+                "keyspace": orders::keyspace(namespace),
+                "table": "by_name",
+                "primaryKey": {"partitionKey": ["name"]},
+            },
+        });
+        let sinks = pipeline["spec"]["sinks"].as_array_mut();
+        sinks.expect("a pipeline has sinks").push(by_name);
+        let words = [ORDERS, "`/id`", "`/name`", "topic.key: [/id]", "a new name"];
+        mistaken(namespace, &pipeline, reason::INCOMPATIBLE, &words).await?;
+        orders::store(namespace, 10..20).await?;
+        let table = orders::table(namespace);
+        assert_eq!(namespace.cassandra.count(&table).await?, 20);
+
+        // The topic outlives the pipeline, and so does what it is keyed by.
+        let deleted = namespace.kubectl(&["delete", "datapipeline", ORDERS]);
+        deleted.await?.ok()?;
+        mistaken(namespace, &pipeline, reason::INCOMPATIBLE, &words).await?;
+        namespace.apply(&right.to_string()).await?;
+        namespace.ready(ORDERS).await?;
+        orders::store(namespace, 20..30).await?;
+        assert_eq!(namespace.cassandra.count(&table).await?, 30);
+        bystander.stays_unharmed().await
+    });
+}
+
+#[test]
 fn a_kafka_that_does_not_answer_is_named() {
     with_temp_namespace("mistakes", async |namespace| {
         let bystander = Bystander::start(namespace).await?;

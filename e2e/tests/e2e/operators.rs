@@ -9,7 +9,7 @@ use kube::{
     api::{DeleteParams, ListParams},
 };
 use millstream_e2e::{
-    Namespace, OPERATOR_NAMESPACE, PATIENCE, eventually, is_ready, with_temp_namespace,
+    Namespace, OPERATOR_NAMESPACE, PATIENCE, alone_in_temp_namespace, eventually, is_ready,
 };
 
 use crate::orders::{self, ORDERS};
@@ -77,7 +77,7 @@ async fn takes_over(namespace: &Namespace) -> Result<()> {
 
 #[test]
 fn another_operator_takes_over() {
-    with_temp_namespace("operators", async |namespace| {
+    alone_in_temp_namespace("operators", async |namespace| {
         let result = takes_over(namespace).await;
         scale(namespace, 1).await?;
         result

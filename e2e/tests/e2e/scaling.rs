@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use millstream_api::DataPipelineStatus;
-use millstream_e2e::{Namespace, PATIENCE, eventually, is_ready, with_temp_namespace};
+use millstream_e2e::{
+    Namespace, PATIENCE, alone_in_temp_namespace, eventually, is_ready, with_temp_namespace,
+};
 use serde_json::{Value, json};
 
 use crate::orders::{self, ORDERS};
@@ -76,7 +78,7 @@ fn records_at_zero_start_pods_and_none_are_left_after() {
     let records = std::env::var("MILLSTREAM_E2E_RECORDS").map_or(500_000, |number| {
         number.parse().expect("MILLSTREAM_E2E_RECORDS is a number")
     });
-    with_temp_namespace("scaling", async |namespace| {
+    alone_in_temp_namespace("scaling", async |namespace| {
         let topic = orders::topic(namespace);
         let scaling =
             json!({"minReplicas": 0, "targetLag": 10_000, "stabilization": {"down": "15s"}});
@@ -212,7 +214,7 @@ fn a_wave_of_records_is_followed_without_swinging() {
             .parse()
             .expect("MILLSTREAM_E2E_WAVE_SECONDS is a number")
     });
-    with_temp_namespace("scaling", async |namespace| {
+    alone_in_temp_namespace("scaling", async |namespace| {
         // So slow that it takes several pods.
         let resources =
             json!({"requests": {"cpu": "50m"}, "limits": {"cpu": "60m", "memory": "256Mi"}});

@@ -8,8 +8,8 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use millstream_api::{DataPipeline, Keyspace, Topic};
 use millstream_e2e::{
-    AuditLog, Namespace, OPERATOR_NAMESPACE, PATIENCE, eventually, external_writes,
-    with_temp_namespace,
+    AuditLog, Namespace, OPERATOR_NAMESPACE, PATIENCE, alone_in_temp_namespace, eventually,
+    external_writes,
 };
 use serde_json::{Value, json};
 
@@ -175,7 +175,7 @@ fn an_operator_left_alone_writes_nothing() {
             .parse()
             .expect("MILLSTREAM_STEADY_SECONDS is a number")
     });
-    with_temp_namespace("steady", async |namespace| {
+    alone_in_temp_namespace("steady", async |namespace| {
         let manifests = topics(namespace)
             .chain(keyspaces(namespace))
             .chain(pipelines(namespace));

@@ -30,6 +30,9 @@ pub struct TopicMark {
     /// Seconds since 1970 when the mark was last written. Kafka forgets offsets of idle groups
     /// after `offsets.retention.minutes` (a week), so the mark is written anew every day.
     pub written: i64,
+    /// See `TopicStatus::keys`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<String>,
 }
 
 /// What a consumer group has committed in one partition.

@@ -16,7 +16,10 @@ use millstream_plan::Refusal;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::{config, topic::KEYED};
+use crate::{
+    config,
+    topic::{GROUPED, KEY},
+};
 
 /// Label of everything that the operator makes, with [`OPERATOR`].
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
@@ -87,12 +90,13 @@ pub fn part_annotation(pipeline: &DataPipeline) -> String {
     format!("applied.millstream.dev/{}", pipeline.name_any())
 }
 
-/// The topic between the stages.
-pub fn topic(pipeline: &DataPipeline, keyed: bool) -> Value {
+/// The topic between the stages; with groups its key can't change.
+pub fn topic(pipeline: &DataPipeline, key: &str, grouped: bool) -> Value {
     let topic = &pipeline.spec.topic;
     let mut object = child(pipeline, "Topic", &pipeline.name_any(), None);
-    if keyed {
-        object["metadata"]["annotations"] = json!({KEYED: "true"});
+    object["metadata"]["annotations"] = json!({KEY: key});
+    if grouped {
+        object["metadata"]["annotations"][GROUPED] = json!("true");
     }
     object["spec"] = plain(json!({
         "topicName": pipeline.topic_name(),

@@ -5,6 +5,7 @@ pub mod children;
 mod deletion;
 mod ensure;
 pub mod gap;
+mod key;
 mod observe;
 pub mod offsets;
 mod provision;

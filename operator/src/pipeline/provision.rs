@@ -33,6 +33,7 @@ use super::{
     after,
     children::{self, Pods, Stage},
     ensure::{check_owner, ensure, ensure_part},
+    key,
     offsets::Offsets,
     runs::Runs,
     scaling::{self, Bounds, Load},
@@ -67,7 +68,7 @@ pub async fn provision(
         ));
     }
     // 2. They are there.
-    let topic = await_topics(pipeline, context)?;
+    let topic = await_topics(pipeline, context, accepted)?;
     for name in accepted.declared.keys() {
         await_keyspace(pipeline, context, accepted, name)?;
     }
@@ -318,7 +319,11 @@ async fn apply_topics(
     accepted: &Accepted,
 ) -> Result<bool, Error> {
     let topics = [
-        children::topic(pipeline, !accepted.key.is_empty()),
+        children::topic(
+            pipeline,
+            &key::text(&accepted.key),
+            accepted.grouped.is_some(),
+        ),
         children::dead_letter_topic(pipeline),
     ];
     let mut applied = false;
@@ -365,7 +370,11 @@ async fn apply_keyspace(
     ensure_part(pipeline, context, existing, desired, &manager, &annotation).await
 }
 
-fn await_topics(pipeline: &DataPipeline, context: &Context) -> Result<TopicRef, Error> {
+fn await_topics(
+    pipeline: &DataPipeline,
+    context: &Context,
+    accepted: &Accepted,
+) -> Result<TopicRef, Error> {
     let store = &context.stores.topics;
     for name in [children::dead_letter_name(pipeline), pipeline.name_any()] {
         let topic: Option<Topic> = watched_guarded(store, pipeline, &name);
@@ -374,6 +383,11 @@ fn await_topics(pipeline: &DataPipeline, context: &Context) -> Result<TopicRef, 
         })?;
     }
     let topic: Option<Topic> = watched_guarded(store, pipeline, &pipeline.name_any());
+    if pipeline.spec.topic.partitions > 1 {
+        let status = topic.as_ref().and_then(|topic| topic.status.as_ref());
+        let known = status.map_or(&[][..], |status| &status.keys);
+        key::check(known, accepted)?;
+    }
     topic
         .and_then(|topic| {
             let name = topic.topic_name();

@@ -27,8 +27,12 @@ use crate::{
 /// Holds a Topic until its topic is deleted in Kafka.
 const FINALIZER: &str = "millstream.dev/topic";
 
-/// On a Topic whose records are keyed: its partitions aren't grown once it exists in Kafka.
-pub const KEYED: &str = "millstream.dev/keyed";
+/// On a Topic: what its records are keyed by, or an empty text. The partitions of one with a key aren't
+/// grown once it exists in Kafka.
+pub const KEY: &str = "millstream.dev/key";
+
+/// On a Topic whose records are put together in groups: it takes no second key.
+pub const GROUPED: &str = "millstream.dev/grouped";
 
 /// Seconds after which a topic's mark is written anew.
 const MARK_AGE: i64 = 24 * 60 * 60;
@@ -82,7 +86,7 @@ async fn provision(topic: &Topic, context: &Context) -> Result<Provisioned, Erro
             Error::Waiting(format!("topic `{}` doesn't show up in Kafka", desired.name))
         })?,
     };
-    let mark = identify(topic, context, &kafka, &desired.name).await?;
+    let mark = identify(topic, context, &kafka, &desired).await?;
     Ok(Provisioned {
         observed,
         mark,
@@ -105,7 +109,8 @@ fn desired(topic: &Topic) -> Result<DesiredTopic, Error> {
         partitions: topic.spec.partitions,
         replication_factor: topic.spec.replication_factor,
         config: topic.spec.config.clone(),
-        keyed: topic.annotations().contains_key(KEYED),
+        key: topic.annotations().get(KEY).cloned(),
+        grouped: topic.annotations().contains_key(GROUPED),
     })
 }
 
@@ -186,18 +191,25 @@ async fn apply(
     Ok(drift)
 }
 
-/// Who the topic is: the mark that it has, or a new one.
+/// Who the topic is: the mark that it has, or a new one. It tells by what the records are keyed, so that
+/// it is known for as long as the records are there, whatever becomes of the resources.
 async fn identify(
     topic: &Topic,
     context: &Context,
     kafka: &Kafka,
-    name: &str,
+    desired: &DesiredTopic,
 ) -> Result<TopicMark, Error> {
     let now = Timestamp::now();
-    let mark = match kafka.mark(name).await? {
-        Some(mark) if now.as_second() - mark.written < MARK_AGE => return Ok(mark),
+    let name = &desired.name;
+    let mark = kafka.mark(name).await?;
+    let keys = desired.keys(mark.as_ref().map_or(&[], |mark| &mark.keys));
+    let mark = match mark {
+        Some(mark) if mark.keys == keys && now.as_second() - mark.written < MARK_AGE => {
+            return Ok(mark);
+        }
         Some(mark) => TopicMark {
             written: now.as_second(),
+            keys,
             ..mark
         },
         None => {
@@ -210,6 +222,7 @@ async fn identify(
                     .as_microsecond()
                     .max(last_base.map_or(0, |base| base + 1)),
                 written: now.as_second(),
+                keys,
             }
         }
     };
@@ -240,6 +253,7 @@ async fn report(
     if let Ok(provisioned) = outcome {
         status.topic_id = Some(provisioned.mark.id.clone());
         status.timestamp_base = Some(provisioned.mark.base);
+        status.keys = provisioned.mark.keys.clone();
         status.partitions = Some(provisioned.observed.partitions);
         status.replication_factor = Some(provisioned.observed.replication_factor);
         status.last_drift = provisioned.drift.clone().or(before.last_drift.clone());

@@ -13,8 +13,27 @@ pub struct DesiredTopic {
     pub partitions: i32,
     pub replication_factor: Option<i32>,
     pub config: BTreeMap<String, String>,
-    /// Records are found by their key's partition, which more partitions would move.
-    pub keyed: bool,
+    /// What the records are keyed by, where that is known; an empty text where they have no key.
+    pub key: Option<String>,
+    /// Whether no other key may follow, because the records are put together in groups.
+    pub grouped: bool,
+}
+
+/// So many different keys are kept: more than one are too many for groups, whichever they are.
+const KEYS: usize = 2;
+
+impl DesiredTopic {
+    /// Whether records are found by their key's partition, which more partitions would move.
+    fn is_keyed(&self) -> bool {
+        self.key.as_ref().is_some_and(|key| !key.is_empty())
+    }
+
+    /// What the records are keyed by from now on, all of them, after those with the known keys.
+    pub fn keys(&self, known: &[String]) -> Vec<String> {
+        let other = self.key.iter().filter(|key| !known.contains(key));
+        let other = other.filter(|_| known.is_empty() || !self.grouped);
+        known.iter().chain(other).take(KEYS).cloned().collect()
+    }
 }
 
 /// A change that brings a topic nearer to its declaration.
@@ -44,7 +63,7 @@ pub fn plan(
     };
     let mut changes = Vec::new();
     if observed.partitions < desired.partitions {
-        if desired.keyed {
+        if desired.is_keyed() {
             return Err(Refusal::Incompatible(format!(
                 "topic `{}` exists with {} partitions, and {} are declared; more partitions would move keys between them and break the order of updates: declare {}, or use another topic",
                 desired.name, observed.partitions, desired.partitions, observed.partitions
@@ -139,7 +158,8 @@ mod tests {
                 .iter()
                 .map(|(key, value)| (key.to_string(), value.to_string()))
                 .collect(),
-            keyed: false,
+            key: None,
+            grouped: false,
         }
     }
 
@@ -165,7 +185,7 @@ mod tests {
             ("cleanup.policy", "delete, compact"),
         ];
         let keyed = DesiredTopic {
-            keyed: true,
+            key: Some("/id".into()),
             ..desired(4, &[])
         };
         let cases = [
@@ -210,6 +230,28 @@ mod tests {
             .map(|(name, plan)| format!("{name}: {plan:#?}"))
             .collect();
         insta::assert_snapshot!(printed.join("\n\n"));
+    }
+
+    #[test]
+    fn a_second_key_is_kept_where_there_are_no_groups() {
+        let keys = |known: &[&str], key: Option<&str>, grouped| {
+            let known: Vec<_> = known.iter().copied().map(String::from).collect();
+            let key = key.map(String::from);
+            let topic = DesiredTopic {
+                key,
+                grouped,
+                ..desired(4, &[])
+            };
+            topic.keys(&known)
+        };
+        assert_eq!(keys(&[], None, false), [""; 0], "nobody has said it");
+        assert_eq!(keys(&[], Some(""), false), [""], "records without a key");
+        assert_eq!(keys(&[], Some("/a"), true), ["/a"]);
+        assert_eq!(keys(&["/a"], Some("/a"), false), ["/a"]);
+        assert_eq!(keys(&["/a"], None, false), ["/a"]);
+        assert_eq!(keys(&["/a"], Some("/b"), true), ["/a"], "it is refused");
+        assert_eq!(keys(&["/a"], Some("/b"), false), ["/a", "/b"]);
+        assert_eq!(keys(&["/a", "/b"], Some("/c"), false), ["/a", "/b"]);
     }
 
     #[test]

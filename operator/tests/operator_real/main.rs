@@ -131,7 +131,8 @@ async fn a_topic_is_made_grown_configured_and_identified() {
         partitions: 3,
         replication_factor: None,
         config: declared.clone(),
-        keyed: false,
+        key: None,
+        grouped: false,
     };
     kafka.create(&name, 2, None, &declared).await.unwrap();
     let observed = kafka.describe(&name).await.unwrap().unwrap();
@@ -159,6 +160,7 @@ async fn a_topic_is_made_grown_configured_and_identified() {
         id: "a".into(),
         base: 7,
         written: 1,
+        keys: vec!["/id".into()],
     };
     kafka.set_mark(&name, &mark).await.unwrap();
     assert_eq!(environment.kafka().mark(&name).await.unwrap(), Some(mark));

@@ -55,6 +55,7 @@ impl<'a> Topic<'a> {
             id: id.into(),
             base: 1,
             written: 1,
+            keys: vec!["/id".into()],
         };
         self.kafka.set_mark(&self.name, &mark).await.unwrap();
     }

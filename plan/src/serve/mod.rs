@@ -404,15 +404,16 @@ pub fn check_plot(endpoint: &Endpoint, result: &[(String, bool)]) -> Result<(), 
             .collect::<Vec<_>>()
             .join(", ")
     };
-    for (axis, column, number) in [("x", &plot.x, false), ("y", &plot.y, true)] {
+    let columns = [("label", &plot.label, false), ("value", &plot.value, true)];
+    for (field, column, number) in columns {
         let found = result.iter().find(|(name, _)| name == column);
         let problem = match found {
             None => format!(
-                "{axis}: the result has no column `{column}`; it has {}",
+                "{field}: the result has no column `{column}`; it has {}",
                 names()
             ),
             Some((_, is_number)) if number && !is_number => {
-                format!("{axis}: column `{column}` is not a number")
+                format!("{field}: column `{column}` is not a number")
             }
             Some(_) => continue,
         };

@@ -168,7 +168,7 @@ fn plans_transforms_and_plots() {
     assert_told!(
         [
             "transform: SELECT country FROM rows",
-            "transform: 'SELECT country, count(*) AS n FROM rows GROUP BY country ORDER BY n DESC, country LIMIT 10', plot: {x: country, y: n}",
+            "transform: 'SELECT country, count(*) AS n FROM rows GROUP BY country ORDER BY n DESC, country LIMIT 10', plot: {label: country, value: n}",
             "transform: 'SELECT country, row_number() OVER (ORDER BY level) AS place FROM rows'",
             "transform: 'WITH a AS (SELECT * FROM rows) SELECT a.level FROM a JOIN rows USING (country)'",
             "transform: 'SELECT country FROM rows WHERE ts > $now - INTERVAL ''1 day'' LIMIT $top', parameters: [{name: top, type: int, default: ''}]",
@@ -183,9 +183,9 @@ fn plans_transforms_and_plots() {
             "transform: INSERT INTO rows SELECT * FROM rows",
             "transform: SELECT 1; SELECT 2",
             "transform: SELEC",
-            "plot: {x: country, y: level}",
-            "plot: {x: country, y: ts}",
-            "plot: {x: county, y: level}",
+            "plot: {label: country, value: level}",
+            "plot: {label: country, value: ts}",
+            "plot: {label: county, value: level}",
             "format: svg",
         ],
         of
@@ -210,7 +210,7 @@ fn takes_sql_on_the_delta_lake_tables_of_the_sinks() {
     assert_told!(
         [
             "sql: SELECT * FROM events",
-            r#"sql: 'SELECT e.country, count(*) AS n FROM "event-sessions" e JOIN events USING (country) GROUP BY e.country', plot: {x: country, y: n}"#,
+            r#"sql: 'SELECT e.country, count(*) AS n FROM "event-sessions" e JOIN events USING (country) GROUP BY e.country', plot: {label: country, value: n}"#,
             "sql: 'WITH best AS (SELECT max(level) AS level FROM events) SELECT country FROM best JOIN events USING (level)'",
             "sql: SELECT country FROM events WHERE country = $c AND ts > $since AND ts < $now, parameters: [{name: c, type: text}, {name: since, type: int, ago: hours}]",
             "sql: SELECT country FROM event",
@@ -225,7 +225,7 @@ fn takes_sql_on_the_delta_lake_tables_of_the_sinks() {
             "sql: SELECT country FROM events WHERE level > $least",
             "sql: SELECT country FROM events, parameters: [{name: c, type: text}]",
             "sql: SELECT country FROM events WHERE ts > $c, parameters: [{name: c, type: boolean}]",
-            "sql: SELECT country FROM events, plot: {x: country, y: country}",
+            "sql: SELECT country FROM events, plot: {label: country, value: country}",
             "sql: EXPLAIN SELECT country FROM events",
             "sql: SHOW TABLES",
             "sql: DROP TABLE events",

@@ -157,8 +157,8 @@ mod tests {
     #[test]
     fn the_query_parameter_wins_then_accept_then_the_endpoint() {
         let plain = endpoint("");
-        let page = endpoint(", format: html, plot: {x: a, y: b}");
-        let plot = endpoint(", format: svg, plot: {x: a, y: b}");
+        let page = endpoint(", format: html, plot: {label: a, value: b}");
+        let plot = endpoint(", format: svg, plot: {label: a, value: b}");
         let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8";
         for (endpoint, asked, accepts, expected) in [
             (&plain, None, "*/*", Format::Json),

@@ -32,18 +32,18 @@ pub fn svg(endpoint: &Endpoint, table: &Table) -> Result<String, Problem> {
         let place = table.columns.iter().position(|column| column == name);
         place.ok_or_else(|| Problem::internal("the plot's column isn't there", name))
     };
-    let (x, y) = (column(&plot.x)?, column(&plot.y)?);
+    let (label, value) = (column(&plot.label)?, column(&plot.value)?);
     let bars: Vec<(String, f64)> = table
         .rows
         .iter()
         .take(BARS)
-        .map(|row| (name(&row[x]), row[y].as_f64().unwrap_or(0.0)))
+        .map(|row| (name(&row[label]), row[value].as_f64().unwrap_or(0.0)))
         .collect();
     let mut title = plot.title.clone().unwrap_or_else(|| endpoint.name.clone());
     if table.rows.len() > BARS {
         title += &format!(" (the first {BARS} of {})", table.rows.len());
     }
-    draw(&title, &plot.y, &bars)
+    draw(&title, &plot.value, &bars)
         .map_err(|error| Problem::internal("the plot can't be drawn", error))
 }
 

@@ -84,7 +84,7 @@ async fn sessions() -> Option<Serving> {
                 "parameters": [{"name": "top", "type": "int", "default": "3", "minimum": 1}],
                 "cql": "SELECT venue_name, n FROM venues",
                 "transform": "SELECT venue_name, n FROM rows ORDER BY n DESC, venue_name LIMIT $top",
-                "plot": {"x": "venue_name", "y": "n", "title": "Top venues <by> RSVPs"},
+                "plot": {"label": "venue_name", "value": "n", "title": "Top venues <by> RSVPs"},
                 "format": "html",
             },
             {"name": "data", "path": "/api/data", "cql": "SELECT venue_id, venue_name, n FROM venues"},
@@ -901,7 +901,7 @@ async fn lake() -> Option<Lake> {
                 "sql": "SELECT id, country FROM \"event-log\" WHERE country = $country ORDER BY id",
             },
             {
-                "name": "kinds", "path": "/kinds", "plot": {"x": "kind", "y": "n"},
+                "name": "kinds", "path": "/kinds", "plot": {"label": "kind", "value": "n"},
                 "sql": "SELECT kind, count(*) AS n FROM \"event-log\" GROUP BY kind ORDER BY kind",
             },
             {

@@ -41,7 +41,7 @@ fn yaml(object: &Value) -> String {
 #[test]
 fn topics() {
     let pipeline = pipeline();
-    let topic = topic(&pipeline, true);
+    let topic = topic(&pipeline, "/id", true);
     insta::assert_snapshot!("topic", yaml(&topic));
     insta::assert_snapshot!("dead_letter_topic", yaml(&dead_letter_topic(&pipeline)));
     let read: Topic = serde_json::from_value(topic).unwrap();

@@ -12,31 +12,33 @@ use parquet::{
     basic::{Compression, ZstdLevel},
     file::properties::WriterProperties,
 };
-use tokio::time::{Instant, timeout};
+use tokio::{task::JoinHandle, time::timeout};
 
 use super::{
     guard::Guarded,
+    replaced::Replaced,
     table::{Failure, session},
 };
 
 /// How many middling files a large one has.
 const STEP: u64 = 16;
-/// Longest time for a compaction, and for a removal: the rows that come meanwhile wait. What is
-/// committed by then stays, and the rest is for the next time.
+/// How long the rows that come meanwhile wait for a compaction, and for a removal. A compaction goes
+/// on beside them then; what a removal hasn't done is for the next time.
 const LONGEST: Duration = Duration::from_secs(60);
 /// A compaction of many files is committed in parts.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
 /// Of a file that is written: so much is in memory.
 const ROW_GROUP_BYTES: usize = 32 * 1024 * 1024;
-/// Between two looks for files that nobody needs, which read what the log has of them.
-const VACUUM_INTERVAL: Duration = Duration::from_secs(3600);
 
 pub struct Compactor {
     config: Compaction,
-    vacuumed: Option<Instant>,
+    replaced: Replaced,
+    /// The compaction that was begun last. It can't be ended from outside: delta-rs writes in tasks of
+    /// its own, which go on when nobody waits for them.
+    running: Option<JoinHandle<Result<DeltaTable, Failure>>>,
     /// How often in a row nothing came of it.
     failures: u32,
-    /// The version before which it isn't tried again.
+    /// The version before which no compaction is tried again.
     rest: Version,
 }
 
@@ -44,7 +46,8 @@ impl Compactor {
     pub fn new(config: &Compaction) -> Self {
         Compactor {
             config: config.clone(),
-            vacuumed: None,
+            replaced: Replaced::default(),
+            running: None,
             failures: 0,
             rest: 0,
         }
@@ -54,9 +57,15 @@ impl Compactor {
     /// told where it isn't that somebody else was first.
     pub async fn run(&mut self, table: &mut DeltaTable, before: Option<Version>) -> Option<String> {
         let version = self.turn(before, table.version())?;
-        match self.tidy(table, version).await {
-            Err(Failure::Error(error)) => Some(format!(
+        let compacted = self.compact(table, version).await;
+        // Also where compaction gives way: others replace files all the more.
+        let removed = self.remove_replaced(table).await;
+        match (compacted, removed) {
+            (Err(Failure::Error(error)), _) => Some(format!(
                 "the small files of the Delta Lake table can't be put together: {error:#}"
+            )),
+            (_, Err(error)) => Some(format!(
+                "replaced files of the Delta Lake table can't be removed: {error}"
             )),
             _ => None,
         }
@@ -67,7 +76,7 @@ impl Compactor {
     fn turn(&self, before: Option<Version>, now: Option<Version>) -> Option<Version> {
         let (before, now) = (before?, now?);
         let is_turn = before / self.every() < now / self.every();
-        (self.config.enabled && is_turn && now >= self.rest).then_some(now)
+        (self.config.enabled && is_turn).then_some(now)
     }
 
     /// Commits from one turn to the next.
@@ -75,23 +84,18 @@ impl Compactor {
         Version::from((self.config.min_files / 4).max(1))
     }
 
-    async fn tidy(&mut self, table: &mut DeltaTable, version: Version) -> Result<(), Failure> {
-        if let Some(size) = self.worthwhile(table)? {
-            self.compact(table, version, size).await?;
+    /// Removes the files that were replaced long ago, where it is time to.
+    async fn remove_replaced(&mut self, table: &DeltaTable) -> Result<(), DeltaTableError> {
+        if !self.replaced.is_due() {
+            return Ok(());
         }
-        let ago = self.vacuumed.map(|vacuumed| vacuumed.elapsed());
-        if ago.is_none_or(|ago| ago > VACUUM_INTERVAL) {
-            self.vacuumed = Some(Instant::now());
-            // Only what the log says was removed, and as long ago as the table says.
-            if let Ok(done) = timeout(LONGEST, table.clone().vacuum()).await {
-                table.state = done?.0.state;
-            }
-        }
-        Ok(())
+        let now = chrono::Utc::now().timestamp_millis();
+        let removal = self.replaced.remove(table, now);
+        timeout(LONGEST, removal).await.unwrap_or(Ok(()))
     }
 
-    /// The size that files should get, if some folder has enough files that are less than half of it.
-    fn worthwhile(&self, table: &DeltaTable) -> Result<Option<NonZeroU64>, DeltaTableError> {
+    /// The sizes that files could get: some folder has enough files that are less than half of it.
+    fn worthwhile(&self, table: &DeltaTable) -> Result<Vec<NonZeroU64>, DeltaTableError> {
         let sizes = [
             self.config.target_file_size / STEP,
             self.config.target_file_size,
@@ -100,7 +104,7 @@ impl Compactor {
         for file in table.snapshot()?.log_data().iter() {
             // Rows are deleted in it by a list beside it: left to whoever writes such.
             if file.deletion_vector_descriptor().is_some() {
-                return Ok(None);
+                return Ok(Vec::new());
             }
             let small = |size: &u64| file.size().unsigned_abs() < size / 2;
             if let Some(size) = sizes.iter().position(small) {
@@ -113,40 +117,53 @@ impl Compactor {
             let mut counts = folders.values().map(|counts| counts[*size]);
             counts.any(|count| count >= self.config.min_files)
         };
-        let size = (0..sizes.len()).find(enough);
-        Ok(size.and_then(|size| NonZeroU64::new(sizes[size])))
+        let sizes = (0..sizes.len()).filter(enough).map(|size| sizes[size]);
+        Ok(sizes.filter_map(NonZeroU64::new).collect())
     }
 
-    async fn compact(
-        &mut self,
-        table: &mut DeltaTable,
-        version: Version,
-        size: NonZeroU64,
-    ) -> Result<(), Failure> {
-        let log = Arc::new(Guarded::new(table.log_store(), version));
-        let done = timeout(LONGEST, optimize(table, log.clone(), size)).await;
-        if log.version() > version {
+    /// Puts small files together where there are enough, and where it isn't being done still.
+    async fn compact(&mut self, table: &mut DeltaTable, version: Version) -> Result<(), Failure> {
+        let is_running = self.running.as_ref().is_some_and(|run| !run.is_finished());
+        if is_running || version < self.rest {
+            return Ok(());
+        }
+        for size in self.worthwhile(table)? {
+            let log = Arc::new(Guarded::new(table.log_store(), version));
+            let run = tokio::spawn(optimize(table.clone(), log.clone(), size));
+            let done = timeout(LONGEST, self.running.insert(run)).await;
+            let is_made = log.version() > version;
+            if !is_made && matches!(done, Ok(Ok(Ok(_)))) {
+                // There are small files, but none beside another: the other size may take them.
+                continue;
+            }
+            self.pause(version, is_made);
+            if let Ok(done) = done {
+                table.state = done.map_err(anyhow::Error::from)??.state;
+            }
+            break;
+        }
+        Ok(())
+    }
+
+    /// Others may be too fast for it, or the store too slow: less and less is spent on trying.
+    fn pause(&mut self, version: Version, is_made: bool) {
+        if is_made {
             (self.failures, self.rest) = (0, 0);
         } else {
-            // Others may be too fast for it: less and less is spent on trying.
             self.failures = (self.failures + 1).min(8);
             self.rest = version + (self.every() << self.failures);
         }
-        if let Ok(after) = done {
-            table.state = after?.state;
-        }
-        Ok(())
     }
 }
 
 /// Puts small files together, from the version that a table is seen at; commits to this log.
 pub async fn optimize(
-    table: &DeltaTable,
+    table: DeltaTable,
     log: Arc<Guarded>,
     size: NonZeroU64,
 ) -> Result<DeltaTable, Failure> {
     let mut guarded = DeltaTable::new(log);
-    guarded.state = table.state.clone();
+    guarded.state = table.state;
     let written = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))

@@ -7,6 +7,7 @@
 mod compact;
 mod guard;
 pub(crate) mod place;
+mod replaced;
 mod rows;
 mod table;
 

@@ -6,7 +6,13 @@ use millstream_plan::RecordSchema;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{compact::optimize, guard::Guarded, table::session, *};
+use super::{
+    compact::{Compactor, optimize},
+    guard::Guarded,
+    replaced::Replaced,
+    table::session,
+    *,
+};
 use crate::{status::Status, transform::Transform};
 
 const SCHEMA: &str = "id BIGINT, name TEXT, at TIMESTAMP, tags ARRAY<TEXT>, price DECIMAL(10, 2)";
@@ -88,6 +94,15 @@ impl Lake {
 
     async fn files(&self) -> usize {
         self.table().await.get_file_uris().unwrap().count()
+    }
+
+    /// How many files are in the folder, with those that are no longer the table's.
+    fn written(&self) -> usize {
+        let folder = std::fs::read_dir(self.folder.path().join("a/table")).unwrap();
+        let names = folder.map(|entry| entry.unwrap().file_name());
+        names
+            .filter(|name| name.to_string_lossy().ends_with(".parquet"))
+            .count()
     }
 
     async fn count(&self) -> String {
@@ -282,7 +297,7 @@ async fn writers_at_the_same_time_lose_nothing_and_double_nothing() {
 async fn compact(seen: &DeltaTable, began: SystemTime) -> Result<DeltaTable, Failure> {
     let log = Guarded::new(seen.log_store(), seen.version().unwrap()).begun(began);
     let size = NonZeroU64::new(1024 * 1024).unwrap();
-    optimize(seen, Arc::new(log), size).await
+    optimize(seen.clone(), Arc::new(log), size).await
 }
 
 /// A table of three small files, and the sink that wrote them.
@@ -373,6 +388,80 @@ async fn small_files_are_put_together() {
         let files = lake.files().await;
         assert!(files <= most && (most < 34 || files == 34), "{files} files");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_files_between_larger_ones_are_put_together_with_them() {
+    // The larger ones are more than a sixteenth of the target, also packed.
+    let large: String = (0..10_000)
+        .map(|_| uuid::Uuid::new_v4().simple().to_string())
+        .collect();
+    let names = [large.as_str(), "small", large.as_str(), "small"];
+    let sink = json!({"compaction": {"enabled": false}});
+    let mut lake = Lake::new("SELECT id, name FROM records", sink);
+    for (id, name) in (0..).zip(names) {
+        if id == 3 {
+            assert_eq!(lake.files().await, 3);
+            lake.sink = json!({"compaction": {"minFiles": 2, "targetFileSize": 1024 * 1024}});
+        }
+        lake.write(&lake.open().await, &[(0, id, record(id, name))])
+            .await;
+    }
+    assert_eq!(lake.count().await, "4 of 4");
+    assert_eq!(lake.files().await, 1);
+}
+
+/// Has files that are replaced removed at once.
+async fn keep_nothing(lake: &Lake) {
+    let name = "delta.deletedFileRetentionDuration".to_owned();
+    let at_once = [(name, "interval 0 seconds".to_owned())].into();
+    let change = lake.table().await.set_tbl_properties();
+    change.with_properties(at_once).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replaced_files_go_also_where_compaction_gives_way() {
+    let (lake, _) = three_files(merge()).await;
+    keep_nothing(&lake).await;
+    // One that knows of the change: the file of a merge that isn't made would stay.
+    let sink = lake.open().await;
+    lake.write(&sink, &[(0, 3, record(1, "new"))]).await;
+    let mut seen = lake.table().await;
+    let before = seen.version().map(|version| version - 1);
+    // What is seen is an older version now: a compaction from there isn't made.
+    lake.write(&sink, &[(0, 4, record(2, "new"))]).await;
+    assert_eq!((lake.files().await, lake.written()), (3, 5));
+    let config = serde_json::from_value(json!({"minFiles": 2})).unwrap();
+    let mut compactor = Compactor::new(&config);
+    assert_eq!(compactor.run(&mut seen, before).await, None);
+    assert_eq!(lake.count().await, "3 of 3");
+    // Beside the table's: the one that the compaction wrote.
+    assert_eq!((lake.files().await, lake.written()), (3, 4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replaced_files_that_a_checkpoint_forgets_go_after_the_retention() {
+    const HOUR: i64 = 3600 * 1000;
+    let (lake, sink) = three_files(merge()).await;
+    lake.write(&sink, &[(0, 3, record(1, "new"))]).await;
+    let now = chrono::Utc::now().timestamp_millis();
+    let (mut early, mut late) = (Replaced::default(), Replaced::default());
+    let table = lake.table().await;
+    early.remove(&table, now + 23 * HOUR).await.unwrap();
+    late.remove(&table, now + HOUR).await.unwrap();
+    assert_eq!((lake.files().await, lake.written()), (3, 4));
+
+    keep_nothing(&lake).await;
+    let table = lake.table().await;
+    let checkpoint = deltalake::checkpoints::create_checkpoint(&table, None);
+    checkpoint.await.unwrap();
+    let table = lake.table().await;
+    // It looked before the file's time came soon, and now nothing names it.
+    late.remove(&table, now + 25 * HOUR).await.unwrap();
+    assert_eq!(lake.written(), 4);
+    early.remove(&table, now + 25 * HOUR).await.unwrap();
+    assert_eq!((lake.files().await, lake.written()), (3, 3));
+    assert_eq!(lake.count().await, "3 of 3");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,131 @@
+//! What the topic's records are keyed by. The records of one group must come from one partition, also
+//! those that are in the topic already: so a pipeline with a GROUP BY can't change its key.
+
+use millstream_plan::{Accepted, Refusal};
+
+use super::children::hash;
+use crate::error::Error;
+
+/// Kafka takes 4,096 bytes beside an offset, and there the keys are kept.
+const LONGEST: usize = 800;
+
+/// A key as people read it, and as the Topic keeps it.
+pub fn text(key: &[String]) -> String {
+    let text = key.join(", ");
+    match text.len() {
+        0..=LONGEST => text,
+        _ => {
+            let hash = hash(&text);
+            format!("{}… ({hash})", &text[..text.floor_char_boundary(LONGEST)])
+        }
+    }
+}
+
+/// Whether the topic, of several partitions, can take records with the pipeline's key beside those with
+/// the known keys, and knows of it.
+pub fn check(known: &[String], accepted: &Accepted) -> Result<(), Error> {
+    let key = text(&accepted.key);
+    let waiting = || Error::Waiting("its Topic doesn't tell by what it is keyed yet".into());
+    match (&accepted.grouped, known) {
+        (_, []) => Err(waiting()),
+        (_, [only]) if *only == key => Ok(()),
+        (Some(sink), known) => Err(Refusal::Incompatible(problem(sink, known, &key)).into()),
+        (None, [_]) => Err(waiting()),
+        // More aren't noted.
+        (None, _) => Ok(()),
+    }
+}
+
+fn problem(sink: &str, known: &[String], key: &str) -> String {
+    let named = |key: &String| match key.as_str() {
+        "" => "without a key".into(),
+        key => format!("keyed by `{key}`"),
+    };
+    let new = named(&key.to_string());
+    let former: Vec<_> = known.iter().map(named).collect();
+    let keep = match known {
+        [pointers] if pointers.starts_with('/') => format!(
+            "keep the key with topic.key: [{pointers}], where the primary key of each sink has it, or "
+        ),
+        [key] if !key.is_empty() => {
+            "go back to sinks whose primary keys have the former key in common, or ".into()
+        }
+        _ => String::new(),
+    };
+    format!(
+        "sink `{sink}`: the records in the topic are {}, and with these sinks they would be {new}; the records of one group would be in two partitions: {keep}give what needs another key to a pipeline of a new name, with a topic and tables of its own (its source.topic may be this topic)",
+        former.join(" or ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn checked(known: &[&str], key: &str, grouped: bool) -> Result<(), Error> {
+        let accepted = Accepted {
+            key: (!key.is_empty()).then(|| key.into()).into_iter().collect(),
+            grouped: grouped.then(|| "counts".into()),
+            lookups: Vec::new(),
+            sinks: Vec::new(),
+            declared: BTreeMap::new(),
+            calendar: None,
+        };
+        let known: Vec<_> = known.iter().copied().map(String::from).collect();
+        check(&known, &accepted)
+    }
+
+    #[test]
+    fn a_key_changes_where_there_are_no_groups() {
+        for (known, key, grouped) in [
+            (&["/a"][..], "/a", true),
+            (&["lower(\"a\")"], "lower(\"a\")", true),
+            (&["/a"], "/a", false),
+            (&["/a", "/b"], "/b", false),
+            (&["/a", "/b"], "/c", false),
+            (&[""], "", false),
+        ] {
+            let checked = checked(known, key, grouped);
+            assert!(checked.is_ok(), "{known:?} {key}: {checked:?}");
+        }
+        for (known, key, grouped) in [
+            (&[][..], "/a", true),
+            (&[], "/a", false),
+            // The Topic notes it, and then it is so.
+            (&["/a"], "/b", false),
+        ] {
+            let checked = checked(known, key, grouped);
+            assert!(matches!(checked, Err(Error::Waiting(_))), "{checked:?}");
+        }
+    }
+
+    #[test]
+    fn under_groups_a_changed_key_is_refused() {
+        let said = |known: &[&str], key| match checked(known, key, true) {
+            Err(Error::Refused(Refusal::Incompatible(message))) => message,
+            other => panic!("{known:?} {key}: {other:?}"),
+        };
+        for (known, key, words) in [
+            (&["/a"][..], "/b", &["`/a`", "`/b`", "topic.key: [/a]"][..]),
+            (&["/a, /b"], "/b", &["`/a, /b`", "topic.key: [/a, /b]"]),
+            (&["lower(\"a\")"], "/b", &["`lower(\"a\")`", "go back to"]),
+            (&[""], "/b", &["are without a key", "a new name"]),
+            (&["/a", "/b"], "/b", &["`/a` or keyed by `/b`"]),
+        ] {
+            let said = said(known, key);
+            for word in words {
+                assert!(said.contains(word), "{word} isn't in: {said}");
+            }
+        }
+    }
+
+    #[test]
+    fn long_keys_are_cut_and_differ_still() {
+        let long = |last: &str| text(&["é".repeat(1000) + last]);
+        assert!(long("a").len() < LONGEST + 30);
+        assert_ne!(long("a"), long("b"));
+        assert_eq!(text(&["/a".into(), "/b".into()]), "/a, /b");
+    }
+}
