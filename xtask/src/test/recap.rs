@@ -27,9 +27,9 @@ impl Recap {
         self.inside.set(false);
     }
 
-    /// A failure whose lines are known.
-    pub fn add<T: AsRef<str>>(&self, name: &str, lines: impl IntoIterator<Item = T>) {
-        self.begin(name);
+    /// A failure of the step as a whole, whose lines are known.
+    pub fn add<T: AsRef<str>>(&self, lines: impl IntoIterator<Item = T>) {
+        self.begin("");
         for line in lines {
             self.keep(line.as_ref());
         }
@@ -95,7 +95,7 @@ mod tests {
         let output = "test a ... ok\ntest b ... FAILED\n\nfailures:\n\n---- b stdout ----\n\
             thread 'b' panicked\n   0: b\n      at b.rs:1:2\nleft: 1\n\n---- c stdout ----\nwhy\n\nfailures:\n    b\n    c\n";
         output.lines().for_each(|line| recap.read(line));
-        recap.add("", ["it was killed"]);
+        recap.add(["it was killed"]);
         let failures = recap.failures.borrow();
         let told: Vec<_> = failures
             .iter()
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn of_long_output_the_end_is_kept() {
         let recap = Recap::default();
-        recap.add("long", (0..100).map(|n| n.to_string()));
+        recap.add((0..100).map(|n| n.to_string()));
         let failures = recap.failures.borrow();
         assert_eq!(failures[0].lines.len(), LINES);
         assert_eq!(failures[0].lines[LINES - 1], "99");
