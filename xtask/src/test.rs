@@ -110,7 +110,7 @@ pub fn test(options: &Options) -> Result<()> {
         context.recap.step(name);
         let count = run(&context).unwrap_or_else(|error| {
             context.progress.say(format!("{name}: {error:?}"));
-            context.recap.add("", format!("{error:#}").lines());
+            context.recap.add(format!("{error:#}").lines());
             Count::FAILED
         });
         total.passed += count.passed;
@@ -146,7 +146,7 @@ fn check(context: &Setting, command: &mut Command) -> Result<Count> {
     if output.status.success() {
         return Ok(Count::PASSED);
     }
-    context.recap.add("", said.lines());
+    context.recap.add(said.lines());
     Ok(Count::FAILED)
 }
 
@@ -306,7 +306,7 @@ fn counted(command: &mut Command, context: &Setting, arguments: &[&str]) -> Resu
     }
     // A crate that doesn't compile, or a test binary that is killed, prints no result.
     if !child.wait()?.success() && count.failed == 0 {
-        context.recap.add("", ["it doesn't compile, or was killed"]);
+        context.recap.add(["it doesn't compile, or was killed"]);
         count.failed = 1;
     }
     Ok(count)

@@ -8,6 +8,7 @@ mod offsets;
 
 use std::{
     collections::BTreeMap,
+    fmt::Debug,
     time::{Duration, Instant},
 };
 
@@ -95,20 +96,22 @@ fn config(entries: &[(&str, &str)]) -> BTreeMap<String, String> {
     owned.collect()
 }
 
-/// Waits until a topic is as wanted: a broker tells of a change of its configuration once it has
-/// read it from the controller's log.
-async fn await_topic(
-    kafka: &Kafka,
-    name: &str,
-    wanted: impl Fn(&ObservedTopic) -> bool,
-) -> ObservedTopic {
-    let deadline = Instant::now() + Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Asks until the answer is as wanted: of what one part of Kafka has done, another tells a moment
+/// later.
+async fn eventually<T: Debug>(
+    patience: Duration,
+    mut ask: impl AsyncFnMut() -> T,
+    wanted: impl Fn(&T) -> bool,
+) -> T {
+    let deadline = Instant::now() + patience;
     loop {
-        let observed = kafka.describe(name).await.unwrap().unwrap();
-        if wanted(&observed) {
-            return observed;
+        let answer = ask().await;
+        if wanted(&answer) {
+            return answer;
         }
-        assert!(Instant::now() < deadline, "{observed:?}");
+        assert!(Instant::now() < deadline, "{answer:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -145,13 +148,14 @@ async fn a_topic_is_made_grown_configured_and_identified() {
     let theirs = config(&[("retention.ms", "5"), ("segment.ms", "777000")]);
     kafka.set_config(&name, &theirs).await.unwrap();
     let drifted = |seen: &ObservedTopic| !plan_topic(&desired, Some(seen)).unwrap().is_empty();
-    let observed = await_topic(&kafka, &name, drifted).await;
+    let describe = async || kafka.describe(&name).await.unwrap().unwrap();
+    let observed = eventually(PATIENCE, &describe, drifted).await;
     let changes = plan_topic(&desired, Some(&observed)).unwrap();
     let [TopicChange::SetConfig { all, .. }] = &changes[..] else {
         panic!("{changes:?}");
     };
     kafka.set_config(&name, all).await.unwrap();
-    let observed = await_topic(&kafka, &name, |seen| !drifted(seen)).await;
+    let observed = eventually(PATIENCE, &describe, |seen| !drifted(seen)).await;
     assert_eq!(observed.config["segment.ms"].value, "777000");
 
     // A mark stays with the topic, and goes with it.
@@ -169,7 +173,8 @@ async fn a_topic_is_made_grown_configured_and_identified() {
         .create(&name, 1, None, &BTreeMap::new())
         .await
         .unwrap();
-    assert_eq!(kafka.mark(&name).await.unwrap(), None);
+    let mark = async || kafka.mark(&name).await.unwrap();
+    eventually(PATIENCE, mark, Option::is_none).await;
     kafka.delete(&name).await.unwrap();
     kafka.delete(&name).await.unwrap();
     kafka.forget_mark(&name).await.unwrap();

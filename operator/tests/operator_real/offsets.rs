@@ -21,7 +21,7 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, Producer},
 };
 
-use crate::{Environment, unique};
+use crate::{Environment, eventually, unique};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -123,10 +123,7 @@ impl<'a> Topic<'a> {
     /// Waits for so much at least: Kafka writes the marker of a transaction a moment after it has
     /// promised to, and until then nobody sees the records before it.
     async fn await_lag(&mut self, least: i64) {
-        let deadline = std::time::Instant::now() + PATIENCE;
-        while self.lag().await < least {
-            assert!(std::time::Instant::now() < deadline, "the lag stays less");
-        }
+        eventually(PATIENCE, async || self.lag().await, |lag| *lag >= least).await;
     }
 
     async fn gap(&mut self, known_id: &str) -> Option<DataGap> {
@@ -255,14 +252,10 @@ async fn a_topic_made_anew_is_another_one() {
         .create(&topic.name, 1, None, &config)
         .await
         .unwrap();
-    // Kafka takes the offsets of a topic away a moment after the topic.
-    let deadline = std::time::Instant::now() + PATIENCE;
-    let mut seen = topic.look().await;
-    while seen.sinks[0].committed[0].offset.is_some() {
-        assert!(std::time::Instant::now() < deadline, "the offset stays");
-        seen = topic.look().await;
-    }
-    assert_eq!(seen.topic_id, None, "the mark went with the topic");
+    // The mark goes with the topic, and so does the offset; each by itself.
+    let gone =
+        |seen: &Offsets| seen.topic_id.is_none() && seen.sinks[0].committed[0].offset.is_none();
+    let seen = eventually(PATIENCE, async || topic.look().await, gone).await;
     assert_eq!(seen.statuses(&[]), [], "what was seen last stays");
     topic.create("two").await;
     let gap = topic.gap("one").await.unwrap();

@@ -13,7 +13,6 @@ pub struct Recap {
     failures: RefCell<Vec<Failure>>,
     /// Whether the lines that are read belong to the last failure.
     inside: Cell<bool>,
-    backtrace: Cell<bool>,
 }
 
 struct Failure {
@@ -28,9 +27,9 @@ impl Recap {
         self.inside.set(false);
     }
 
-    /// A failure whose lines are known.
-    pub fn add<T: AsRef<str>>(&self, name: &str, lines: impl IntoIterator<Item = T>) {
-        self.begin(name);
+    /// A failure of the step as a whole, whose lines are known.
+    pub fn add<T: AsRef<str>>(&self, lines: impl IntoIterator<Item = T>) {
+        self.begin("");
         for line in lines {
             self.keep(line.as_ref());
         }
@@ -46,11 +45,7 @@ impl Recap {
         match name {
             Some(name) => self.begin(name),
             None if line == "failures:" => self.inside.set(false),
-            // What the backtrace leads to, the panic says too, in a line.
-            None if line == "stack backtrace:" => self.backtrace.set(true),
-            None if line.starts_with("note: ") => self.backtrace.set(false),
-            None if self.backtrace.get() => {}
-            None if self.inside.get() => self.keep(line),
+            None if self.inside.get() && !is_of_backtrace(line) => self.keep(line),
             None => {}
         }
     }
@@ -69,7 +64,6 @@ impl Recap {
         let name = format!("{} {name}", self.step.get()).trim_end().to_string();
         let lines = VecDeque::new();
         self.failures.borrow_mut().push(Failure { name, lines });
-        self.backtrace.set(false);
         self.inside.set(true);
     }
 
@@ -83,6 +77,13 @@ impl Recap {
     }
 }
 
+/// `  12: name` or `      at file:1:2`. What they lead to, the panic says too, in a line.
+fn is_of_backtrace(line: &str) -> bool {
+    let text = line.trim_start();
+    let numbered = || text.split_once(": ")?.0.parse::<u32>().ok();
+    line.starts_with("  ") && (text.starts_with("at ") || numbered().is_some())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,9 +93,9 @@ mod tests {
         let recap = Recap::default();
         recap.step("unit");
         let output = "test a ... ok\ntest b ... FAILED\n\nfailures:\n\n---- b stdout ----\n\
-            thread 'b' panicked\nstack backtrace:\n 0: b\nnote: more\nleft: 1\n\n---- c stdout ----\nwhy\n\nfailures:\n    b\n    c\n";
+            thread 'b' panicked\n   0: b\n      at b.rs:1:2\nleft: 1\n\n---- c stdout ----\nwhy\n\nfailures:\n    b\n    c\n";
         output.lines().for_each(|line| recap.read(line));
-        recap.add("", ["it was killed"]);
+        recap.add(["it was killed"]);
         let failures = recap.failures.borrow();
         let told: Vec<_> = failures
             .iter()
@@ -113,7 +114,7 @@ mod tests {
     #[test]
     fn of_long_output_the_end_is_kept() {
         let recap = Recap::default();
-        recap.add("long", (0..100).map(|n| n.to_string()));
+        recap.add((0..100).map(|n| n.to_string()));
         let failures = recap.failures.borrow();
         assert_eq!(failures[0].lines.len(), LINES);
         assert_eq!(failures[0].lines[LINES - 1], "99");

@@ -51,13 +51,14 @@ pub(super) fn binaries(progress: &Progress) -> Result<PathBuf> {
 fn build(folder: &Path, flags: &str, progress: &Progress) -> Result<()> {
     let step = progress.step("building Kubernetes, etcd, CoreDNS and Helm (6 min on 2 cores)");
     let log = cache::root()?.join("go-build.log");
+    let source = root().join(SOURCE);
     for (package, name) in [
         (".", "kubernetes"),
         ("./cmd/coredns", "coredns"),
         ("helm.sh/helm/v4/cmd/helm", "helm"),
         ("./cmd/pause", "pause"),
     ] {
-        let mut build = go::command(&root().join(SOURCE));
+        let mut build = go::command(&source);
         build
             .args([
                 "build",
