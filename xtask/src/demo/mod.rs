@@ -56,7 +56,7 @@ pub fn demo(options: &Options) -> Result<()> {
     let found = EXAMPLES.iter().find(|example| example.name == options.name);
     let example = found.context("there is no such example")?;
     let progress = Progress::new();
-    let outcome = show(example, &progress);
+    let outcome = show(example, &progress, options.once);
     if options.once {
         provider::down(None)?;
     }
@@ -67,7 +67,7 @@ pub fn demo(options: &Options) -> Result<()> {
     outcome
 }
 
-fn show(example: &Example, progress: &Progress) -> Result<()> {
+fn show(example: &Example, progress: &Progress, once: bool) -> Result<()> {
     // Built first: a person who sees rows arrive shouldn't wait for a compiler to look at them.
     let shell = dist::binary("cql")?;
     let (environment, images) = test::installed(progress)?;
@@ -88,7 +88,9 @@ fn show(example: &Example, progress: &Progress) -> Result<()> {
     for page in example.pages {
         ask(example, &environment, page)?;
     }
-    println!("{}", next_steps(example, &environment));
+    if !once {
+        println!("{}", next_steps(example, &environment));
+    }
     Ok(())
 }
 
