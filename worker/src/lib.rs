@@ -13,6 +13,7 @@
 pub mod avro;
 pub mod batch;
 pub mod check;
+pub mod cli;
 pub mod config;
 pub mod dead_letter;
 pub mod decode;
