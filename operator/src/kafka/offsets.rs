@@ -182,6 +182,7 @@ impl Kafka {
         group: &str,
         topic: &str,
         from: BTreeMap<i32, i64>,
+        ends: Vec<i64>,
     ) -> Result<BTreeSet<i32>, KafkaError> {
         let name = topic.to_string();
         // One of its own: one that was assigned before doesn't always say again where an end is.
@@ -193,7 +194,7 @@ impl Kafka {
                 list.add_partition_offset(&name, *partition, Offset::Offset(*offset))?;
             }
             consumer.assign(&list)?;
-            first_records(consumer, from.keys().copied().collect())
+            first_records(consumer, from.keys().copied().collect(), &ends)
         })
         .await
     }
@@ -243,10 +244,12 @@ impl Kafka {
     }
 }
 
-/// Polls until each of the partitions has given a record or come to its end.
+/// Polls until each of the partitions has given a record or come to its end. A broker that has just
+/// become the leader may know of an earlier end: what is behind it counts as a record.
 fn first_records(
     consumer: &BaseConsumer<LastError>,
     mut open: BTreeSet<i32>,
+    ends: &[i64],
 ) -> Result<BTreeSet<i32>, DriverError> {
     let mut found = BTreeSet::new();
     let deadline = Instant::now() + TIMEOUT;
@@ -259,7 +262,15 @@ fn first_records(
                 }
             }
             Some(Err(DriverError::PartitionEOF(partition))) => {
-                open.remove(&partition);
+                let position = consumer.position()?;
+                let element = position
+                    .elements()
+                    .into_iter()
+                    .find(|at| at.partition() == partition);
+                let at = element.and_then(|element| element.offset().to_raw());
+                if open.remove(&partition) && at < ends.get(partition as usize).copied() {
+                    found.insert(partition);
+                }
             }
             Some(Err(error)) => return Err(error),
             None => return Err(DriverError::MessageConsumption(Code::OperationTimedOut)),

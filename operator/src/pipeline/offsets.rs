@@ -180,7 +180,7 @@ pub async fn read(
         let standing = tails.standing(&sink.name, &spans);
         if !standing.is_empty() {
             let there = kafka
-                .holding_records(&sink.group, topic, standing.clone())
+                .holding_records(&sink.group, topic, standing.clone(), offsets.ends.clone())
                 .await?;
             for span in &spans {
                 if standing.contains_key(&span.partition) {

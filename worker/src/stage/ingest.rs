@@ -31,6 +31,8 @@ const COMMIT_INTERVAL: Duration = Duration::from_millis(250);
 /// Of a transaction, if it isn't a single batch: its records are held, and have to get through before
 /// it times out.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
+/// Likewise: should Kafka refuse its batches, they have to get through one by one.
+const MAX_RECORDS: usize = 10_000;
 /// Kafka forgets offsets, and the ids of producers, after a week in which nothing was committed.
 const RENEWAL: Duration = Duration::from_secs(24 * 60 * 60);
 /// After so long an attempt was one that worked.
@@ -149,10 +151,14 @@ impl Ingest {
         };
         self.status.ready();
         let anew = self.config.source.begins_anew();
-        let progress = Progress::new(position, self.run.as_ref(), anew);
+        let mut progress = Progress::new(position, self.run.as_ref(), anew);
+        let mut open = Open::new(&self.config.topic.name);
+        // Kept before the first record: the time that a run has doesn't begin anew with a new worker,
+        // and a position is forgotten where each worker ends before the next renewal.
+        self.commit(&transactions, &mut open, &mut progress).await?;
         let left = match progress.is_over() {
             true => Ok(Left::Done),
-            false => self.read(&transactions, progress, shutdown).await,
+            false => self.read(&transactions, open, progress, shutdown).await,
         };
         // Closing a client waits for its threads.
         tokio::task::spawn_blocking(move || drop(transactions));
@@ -177,12 +183,10 @@ impl Ingest {
     async fn read(
         &self,
         to: &Transactions,
+        mut open: Open,
         mut progress: Progress,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Left> {
-        let mut open = Open::new(&self.config.topic.name);
-        // Kept before the first record: the time that a run has doesn't begin anew with a new worker.
-        self.commit(to, &mut open, &mut progress).await?;
         let mut batches = self.batches(&progress.position)?;
         self.status.clear(PRODUCE);
         let mut tick = tokio::time::interval(COMMIT_INTERVAL);
@@ -202,7 +206,9 @@ impl Ingest {
                 }
                 batch = batches.next() => match batch.transpose()? {
                     Some(batch) => {
-                        if open.bytes() + batch.bytes() > MAX_BYTES {
+                        if open.bytes() + batch.bytes() > MAX_BYTES
+                            || open.count() + batch.records.len() > MAX_RECORDS
+                        {
                             self.commit(to, &mut open, &mut progress).await?;
                         }
                         open.add(batch);
@@ -245,7 +251,12 @@ impl Ingest {
             }
             self.status.alive_while(to.abort()).await?;
             match open.given_up(error).await {
-                Ok(refused) => self.status.alive_while(self.send_refused(&refused)).await?,
+                Ok(refused) => {
+                    self.status.alive_while(self.send_refused(&refused)).await?;
+                    // The next attempt knows more. It may fail once more, as what was refused has
+                    // left a gap in the producer's sequence: that isn't one failure after another.
+                    delays = Delays::default();
+                }
                 Err(cause) => {
                     self.status.fail(PRODUCE, format!("{cause:#}"));
                     self.status.alive_while(delays.wait()).await;
@@ -289,6 +300,7 @@ impl Ingest {
 
     /// All records are in Kafka: a run is over, otherwise only `/status` is left to answer.
     async fn rest(&self, shutdown: &CancellationToken) -> Left {
+        self.status.clear(PRODUCE);
         if self.run.is_some() {
             tracing::info!("the run is over");
             return Left::Done;
@@ -427,7 +439,7 @@ impl Progress {
             },
         };
         Progress {
-            moved: run.is_some() && position != kept,
+            moved: position.position.is_some() || position != kept,
             position,
             since: Instant::now(),
         }
