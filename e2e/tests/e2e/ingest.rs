@@ -264,7 +264,7 @@ fn a_generator_makes_so_many_records_and_the_pipeline_scales() {
 fn a_paused_pipeline_stands_still_and_goes_on_where_it_was() {
     with_temp_namespace("pause", async |namespace| {
         let (topic, table) = (orders::topic(namespace), orders::table(namespace));
-        let mut manifest = generator(namespace, json!({"count": 3000, "rate": 100}));
+        let mut manifest = generator(namespace, json!({"count": 3000, "rate": 200}));
         namespace.apply(&manifest.to_string()).await?;
         records(namespace, &topic, 300).await?;
 

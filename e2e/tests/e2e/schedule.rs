@@ -120,7 +120,7 @@ fn a_run_that_is_asked_for_is_a_job_and_succeeds_with_its_count() {
 #[test]
 fn runs_dont_overlap_and_one_whose_worker_is_killed_ends_with_its_exact_count() {
     with_temp_namespace("runs", async |namespace| {
-        let generator = json!({"count": 2000, "seed": 6, "rate": 80});
+        let generator = json!({"count": 2000, "seed": 6, "rate": 200});
         let manifest = scheduled(namespace, json!({"cron": SELDOM}), generator);
         namespace.apply(&manifest.to_string()).await?;
         namespace.ready(ORDERS).await?;
