@@ -133,6 +133,8 @@ pub async fn look(pipeline: &DataPipeline, context: &Context) -> Result<Option<O
     context
         .memory
         .of_pipeline(&uid, |memory| memory.tails = tails);
+    // Where Kafka is away it isn't asked once more.
+    let offsets = offsets?;
     let group = pipeline_ref(pipeline).ingest_group();
     Ok(Some(Offsets {
         ingested: match kafka.ingested(&group, &topic).await {
@@ -140,7 +142,7 @@ pub async fn look(pipeline: &DataPipeline, context: &Context) -> Result<Option<O
             // Kafka doesn't tell while a transaction is being committed, by a worker that hangs too.
             Err(_) => pipeline.status.as_ref().and_then(|status| status.records),
         },
-        ..offsets?
+        ..offsets
     }))
 }
 
