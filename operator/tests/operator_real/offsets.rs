@@ -79,11 +79,19 @@ impl<'a> Topic<'a> {
         self.send(&self.client().create().unwrap(), records);
     }
 
-    fn in_transactions(&self) -> BaseProducer {
-        let mut client = self.client();
-        let producer: BaseProducer = client.set("transactional.id", &self.name).create().unwrap();
+    /// With three records, and the marker of their transaction behind them; nothing is read yet.
+    async fn with_a_marker(environment: &'a Environment, what: &str) -> (Self, BaseProducer) {
+        let mut topic = Topic::new(environment, what).await;
+        let mut client = topic.client();
+        client.set("transactional.id", &topic.name);
+        let producer: BaseProducer = client.create().unwrap();
         producer.init_transactions(PATIENCE).unwrap();
-        producer
+        producer.begin_transaction().unwrap();
+        topic.send(&producer, 3);
+        producer.commit_transaction(PATIENCE).unwrap();
+        topic.commit(0).await;
+        topic.await_lag(4).await;
+        (topic, producer)
     }
 
     /// As somebody does who runs out of space.
@@ -154,14 +162,8 @@ async fn markers_of_transactions_are_no_lag() {
     let Some(environment) = Environment::load() else {
         return;
     };
-    let mut topic = Topic::new(&environment, "markers").await;
-    let producer = topic.in_transactions();
-    producer.begin_transaction().unwrap();
-    topic.send(&producer, 3);
-    producer.commit_transaction(PATIENCE).unwrap();
-    topic.commit(0).await;
-    // Three records and the marker; that there are records is found out where nobody moves.
-    topic.await_lag(4).await;
+    let (mut topic, producer) = Topic::with_a_marker(&environment, "markers").await;
+    // That there are records is found out where nobody moves.
     assert_eq!(topic.lag().await, 4);
     topic.commit(3).await;
     assert_eq!([topic.lag().await, topic.lag().await], [1, 0]);
@@ -184,13 +186,7 @@ async fn markers_that_retention_has_removed_are_no_gap() {
     let Some(environment) = Environment::load() else {
         return;
     };
-    let mut topic = Topic::new(&environment, "removed").await;
-    let producer = topic.in_transactions();
-    producer.begin_transaction().unwrap();
-    topic.send(&producer, 3);
-    producer.commit_transaction(PATIENCE).unwrap();
-    topic.commit(0).await;
-    topic.await_lag(4).await;
+    let (mut topic, _) = Topic::with_a_marker(&environment, "removed").await;
     assert_eq!(topic.look().await.sinks[0].passable, BTreeMap::new());
     topic.commit(3).await;
     // Nobody reads, so it is looked what is there.
