@@ -239,11 +239,23 @@ pub enum QueryProblem {
     #[error("this result column has no name; write `{0} AS name`")]
     NoName(String),
     #[error(
-        "`{0}` can't be the name of a column in Cassandra: it takes a lower-case letter, then lower-case letters, digits and `_`, 48 at most; write `AS` and such a name"
+        "`{0}` can't be the name of a column: it takes a letter, then letters, digits and `_`, 128 at most; write `AS` and such a name"
     )]
     BadName(String),
+    #[error(
+        "`{0}` can't be the name of a column in Cassandra: it takes a lower-case letter, then lower-case letters, digits and `_`, 48 at most; write `AS` and such a name"
+    )]
+    BadCassandraName(String),
+    #[error(
+        "`{0}` can't be the name of a group's key: the state of groups is kept in Cassandra, in a table with columns of these names; it takes a lower-case letter, then lower-case letters, digits and `_`, 48 at most; write `AS` and such a name"
+    )]
+    BadStateName(String),
     #[error("there are two result columns `{0}`; give one another name with AS")]
     DuplicateName(String),
+    #[error(
+        "the result columns `{0}` and `{1}` differ in upper and lower case alone; give one another name with AS"
+    )]
+    SameButCase(String, String),
     #[error("the result has more than {0} columns; split it over several sinks")]
     TooManyColumns(usize),
     #[error(

@@ -24,8 +24,10 @@ use crate::{
 };
 
 const IN_ON: Aggregates = Aggregates::Refused("in ON, which is asked for every record");
-/// Longest name of a column, as the Keyspace kind has it.
-const MAX_NAME: usize = 48;
+/// Longest name of a column: with a value it is the name of a folder, where a lake's table is laid out by it.
+const MAX_NAME: usize = 128;
+/// Longest name of a column in Cassandra, as the Keyspace kind has it.
+const MAX_CASSANDRA_NAME: usize = 48;
 /// Columns of a result, as the Keyspace kind has it.
 const MAX_COLUMNS: usize = 500;
 
@@ -50,7 +52,7 @@ pub struct SinkPlan {
 /// A column of a query's result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResultColumn {
-    /// Name, fit for Cassandra.
+    /// Name: a letter, then letters, digits and `_`.
     pub name: String,
     /// Type of the values: one of `Boolean`, `Int8` to `Int64`, `Float32`, `Float64`, `Decimal128`,
     /// `Utf8`, `Binary`, `Date32`, `Time64` (ns), `Timestamp` (µs, `+00:00`), and `List` of these.
@@ -269,19 +271,25 @@ fn resolve_items(resolver: &mut Resolver<'_>, items: Vec<Item>) -> Placed<Vec<Re
         }
     }
     for (index, column) in resolved.iter().enumerate() {
-        let problem = if !is_column_name(&column.name) {
-            QueryProblem::BadName(column.name.clone())
-        } else if resolved[..index]
-            .iter()
-            .any(|other| other.name == column.name)
-        {
-            QueryProblem::DuplicateName(column.name.clone())
-        } else {
-            continue;
-        };
-        return Err((column.at, problem));
+        if let Some(problem) = name_problem(&column.name, &resolved[..index]) {
+            return Err((column.at, problem));
+        }
     }
     Ok(resolved)
+}
+
+/// What is wrong with a column's name, whatever the target is.
+fn name_problem(name: &str, before: &[Resolved]) -> Option<QueryProblem> {
+    if !is_column_name(name) {
+        return Some(QueryProblem::BadName(name.to_owned()));
+    }
+    // As Delta Lake tells them apart.
+    let mut before = before.iter().map(|column| &column.name);
+    let other = before.find(|other| other.eq_ignore_ascii_case(name))?;
+    Some(match other == name {
+        true => QueryProblem::DuplicateName(name.to_owned()),
+        false => QueryProblem::SameButCase(other.clone(), name.to_owned()),
+    })
 }
 
 /// What `*` stands for: the columns of the table with this index, or of all of them.
@@ -331,7 +339,7 @@ fn resolve_item(resolver: &mut Resolver<'_>, expr: Expr, alias: Option<Ident>) -
         Some(alias) => (
             folded(&alias),
             place(alias.span)
-                .filter(|_| !is_column_name(&folded(&alias)))
+                .filter(|_| !is_cassandra_name(&folded(&alias)))
                 .or(at),
         ),
         None => match own_name.or(field_name) {
@@ -357,10 +365,15 @@ fn shortened(text: &str) -> String {
 
 fn is_column_name(name: &str) -> bool {
     name.len() <= MAX_NAME
-        && name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name
-            .chars()
-            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        && name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+/// Whether a result column's name can be that of a column in Cassandra.
+pub(crate) fn is_cassandra_name(name: &str) -> bool {
+    is_column_name(name)
+        && name.len() <= MAX_CASSANDRA_NAME
+        && !name.contains(|c: char| c.is_ascii_uppercase())
 }
 
 pub(crate) fn plan_condition(

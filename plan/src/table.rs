@@ -10,8 +10,9 @@ use millstream_api::{
 
 use crate::{
     SinkPlan,
-    error::{PlanError, Position, TableProblem, similar},
+    error::{PlanError, Position, QueryProblem, TableProblem, similar},
     schema::{SchemaType, timestamp},
+    sink::is_cassandra_name,
 };
 
 /// The column of a state table that has the state; no result column begins with `_`, and none in
@@ -204,6 +205,42 @@ impl SinkPlan {
         table: &str,
         primary_key: &PrimaryKey,
     ) -> Result<TableSpec, PlanError> {
+        self.check_names(|_| true, QueryProblem::BadCassandraName)?;
+        self.keyed_table(table, primary_key)
+    }
+
+    /// Columns and key of rows that don't go to Cassandra. The state of groups does all the same, in a
+    /// table with their keys.
+    pub(crate) fn rows_elsewhere(
+        &self,
+        table: &str,
+        primary_key: &PrimaryKey,
+    ) -> Result<TableSpec, PlanError> {
+        if self.is_grouped() {
+            let is_key = |name: &str| primary_key.columns().any(|key| key == name);
+            self.check_names(is_key, QueryProblem::BadStateName)?;
+        }
+        self.keyed_table(table, primary_key)
+    }
+
+    /// Holds the names of columns to what Cassandra takes.
+    fn check_names(
+        &self,
+        is_meant: impl Fn(&str) -> bool,
+        problem: fn(String) -> QueryProblem,
+    ) -> Result<(), PlanError> {
+        let mut columns = self.columns.iter().filter(|column| is_meant(&column.name));
+        match columns.find(|column| !is_cassandra_name(&column.name)) {
+            None => Ok(()),
+            Some(column) => Err(PlanError::Query {
+                sink: self.name.clone(),
+                at: column.at,
+                problem: Box::new(problem(column.name.clone())),
+            }),
+        }
+    }
+
+    fn keyed_table(&self, table: &str, primary_key: &PrimaryKey) -> Result<TableSpec, PlanError> {
         let columns = self.columns.iter().map(|column| ColumnSpec {
             name: column.name.clone(),
             cql_type: column.cql_type.clone(),
@@ -221,6 +258,7 @@ impl SinkPlan {
     /// Holds the result against a table that is declared elsewhere. Columns of the table that the
     /// result hasn't are left alone.
     pub fn check_table(&self, keyspace: &str, table: &TableSpec) -> Result<(), PlanError> {
+        self.check_names(|_| true, QueryProblem::BadCassandraName)?;
         let name = format!("{keyspace}.{}", table.name);
         for column in &self.columns {
             let Some(expected) = table.columns.iter().find(|known| known.name == column.name)

@@ -162,6 +162,16 @@ fn sessions() {
             "uc_delta_event_sessions__state"
         ]
     );
+    let pipeline = pipeline("sessions");
+    let schema = RecordSchema::parse(&pipeline.spec.schema).unwrap();
+    let mut sinks = pipeline.spec.sinks.iter();
+    let lake = sinks.find(|sink| sink.name == "event-sessions").unwrap();
+    let lake = SinkPlan::new(&schema, &lake.name, &lake.sql).unwrap();
+    let columns: Vec<_> = lake.columns.iter().map(|c| c.name.as_str()).collect();
+    assert_eq!(
+        columns.join(" "),
+        "country player_id session_id start_ts end_ts session_status DL_INSERT_TS DL_UPDATE_TS"
+    );
     let sessions = games.iter().find(|table| table.name == "sessions");
     let columns = sessions.unwrap().columns.iter();
     let columns: Vec<_> = columns.map(|column| column.name.as_str()).collect();

@@ -38,7 +38,7 @@ pub(super) fn accept_delta(
                 partition_key: to.merge_keys.clone(),
                 ..PrimaryKey::default()
             };
-            plan.declare_table(name, &primary_key)?
+            plan.rows_elsewhere(name, &primary_key)?
         }
     };
     let path = to

@@ -29,7 +29,7 @@ pub(super) fn accept_document(
         partition_key: vec![to.id.clone()],
         ..PrimaryKey::default()
     };
-    let rows = plan.declare_table(name, &primary_key)?;
+    let rows = plan.rows_elsewhere(name, &primary_key)?;
     Ok((rows, Destination::Document(to.clone())))
 }
 

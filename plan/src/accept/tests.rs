@@ -350,6 +350,54 @@ fn says_what_is_wrong_with_a_delta_lake_table() {
     }
 }
 
+#[test]
+fn only_cassandra_takes_no_names_in_upper_case() {
+    use serde_json::json;
+    let rows = r#"SELECT id AS "ID", age AS "Age" FROM records"#;
+    let keys = "delta: {mode: merge, mergeKeys: [ID], partitionBy: [ID]";
+    let mut merged = pipeline(&lake(rows, keys));
+    merged.spec.sinks[0].expectations = vec![Expectation {
+        name: "adult".into(),
+        check: r#""Age" >= 18"#.into(),
+        on_failure: OnFailure::Drop,
+    }];
+    let mut serving = |sql: &str| {
+        let serve = json!({"endpoints": [{"name": "e", "path": "/e", "sql": sql}]});
+        merged.spec.serve = Some(serde_json::from_value(serve).unwrap());
+        accept(&merged, &[]).map_err(|error| error.to_string())
+    };
+    let accepted = serving(r#"SELECT "Age" FROM s WHERE "ID" = 'x'"#).unwrap();
+    assert_eq!(accepted.key, ["/id"]);
+    // A name that isn't in quotes is one in lower case.
+    let error = serving("SELECT Age FROM s").unwrap_err();
+    assert!(error.contains("No field named age"), "{error}");
+
+    let groups = r#"SELECT id, count(*) AS "N" FROM records GROUP BY id"#;
+    let state = "state: {keyspace: ks, table: t}, delta: {mode: merge, mergeKeys: [id]";
+    accept(&pipeline(&lake(groups, state)), &[]).unwrap();
+    let document = documents("d", rows, "collection: c, id: ID");
+    accept(&pipeline(&document), &[]).unwrap();
+
+    let upper = groups.replace("id,", "id AS \"ID\",");
+    for (sinks, says) in [
+        (
+            lake(rows, &keys.replace("ID", "id")),
+            "no column `id` in the result of the SQL; did you mean `ID`?",
+        ),
+        (
+            lake(&upper, &state.replace("[id]", "[ID]")),
+            "`ID` can't be the name of a group's key",
+        ),
+        (
+            sink(rows, "primaryKey: {partitionKey: [ID]}"),
+            "line 1, column 14: `ID` can't be the name of a column in Cassandra",
+        ),
+    ] {
+        let error = accept(&pipeline(&sinks), &[]).unwrap_err();
+        assert!(error.to_string().contains(says), "{error}");
+    }
+}
+
 fn documents(name: &str, sql: &str, more: &str) -> String {
     format!(
         "    - {{name: {name}, sql: '{sql}', document: {{connectionSecret: {{name: mongo, key: uri}}, database: shop, {more}}}}}\n"

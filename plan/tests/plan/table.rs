@@ -92,6 +92,30 @@ fn holds_the_result_against_a_table() {
     );
 }
 
+/// Other targets take other names.
+#[test]
+fn a_column_in_cassandra_has_a_name_that_cassandra_takes() {
+    let long = "a".repeat(49);
+    for (alias, fits) in [("GENDER", true), ("\"Gender\"", false), (&long, false)] {
+        let plan = plan(&format!(
+            "SELECT login.uuid AS id, gender AS {alias} FROM records"
+        ));
+        let declared = plan.declare_table("users", &key(&["id".into()], &[]));
+        assert_eq!(declared.is_ok(), fits, "{alias}");
+        let Err(refused) = declared else { continue };
+        let said = refused.to_string();
+        assert!(
+            said.starts_with("sink `created-users`, line 1, column 36: `")
+                && said.contains("the name of a column in Cassandra"),
+            "{said}"
+        );
+        assert_eq!(
+            plan.check_table("ks", &table("id uuid, gender text")),
+            Err(refused)
+        );
+    }
+}
+
 #[test]
 fn every_default_type_fits_itself() {
     let plan = plan(

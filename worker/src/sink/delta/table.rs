@@ -4,9 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::Context;
 use datafusion::{
-    arrow::record_batch::RecordBatch,
-    logical_expr::{Expr, col},
-    prelude::SessionContext,
+    arrow::record_batch::RecordBatch, common::Column, logical_expr::Expr, prelude::SessionContext,
 };
 use deltalake::{
     DeltaTable, DeltaTableError,
@@ -191,22 +189,7 @@ impl Table {
         } else {
             table = self.create(&table).await?;
         }
-        let schema = table.snapshot()?.schema();
-        let mut missing = Vec::new();
-        for field in &self.fields {
-            match schema.field(field.name()) {
-                None => missing.push(field.clone()),
-                Some(there) if there.data_type() == field.data_type() => {}
-                Some(there) => {
-                    return Err(Failure::Error(anyhow::anyhow!(
-                        "column `{}` is {} in the table and {} in the SQL's result: CAST it, or use a new column or table",
-                        field.name(),
-                        there.data_type(),
-                        field.data_type()
-                    )));
-                }
-            }
-        }
+        let missing = self.missing(&table.snapshot()?.schema())?;
         if !missing.is_empty() {
             table = table.add_columns().with_fields(missing).await?;
         }
@@ -214,6 +197,30 @@ impl Table {
             table,
             applied: HashMap::new(),
         })
+    }
+
+    /// The columns that a table doesn't have; refuses those that it has otherwise.
+    fn missing(&self, table: &StructType) -> anyhow::Result<Vec<StructField>> {
+        let mut missing = Vec::new();
+        for field in &self.fields {
+            let name = field.name();
+            // Delta Lake keeps the case of names, and tells none apart by it.
+            let mut there = table.fields();
+            match there.find(|there| there.name().eq_ignore_ascii_case(name)) {
+                None => missing.push(field.clone()),
+                Some(there) if there.name() != name => anyhow::bail!(
+                    "column `{name}` is `{0}` in the table: write AS \"{0}\", or use a new table",
+                    there.name()
+                ),
+                Some(there) if there.data_type() == field.data_type() => {}
+                Some(there) => anyhow::bail!(
+                    "column `{name}` is {} in the table and {} in the SQL's result: CAST it, or use a new column or table",
+                    there.data_type(),
+                    field.data_type()
+                ),
+            }
+        }
+        Ok(missing)
     }
 
     async fn create(&self, table: &DeltaTable) -> Result<DeltaTable, DeltaTableError> {
@@ -290,9 +297,14 @@ pub fn session() -> SessionContext {
 }
 
 fn source(column: &str) -> Expr {
-    col(format!("source.{column}"))
+    column_of("source", column)
 }
 
 fn target(column: &str) -> Expr {
-    col(format!("target.{column}"))
+    column_of("target", column)
+}
+
+/// A column by its name as it is: a text would be read as SQL, in lower case.
+fn column_of(table: &str, name: &str) -> Expr {
+    Expr::Column(Column::new(Some(table), name))
 }

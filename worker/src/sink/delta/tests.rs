@@ -76,6 +76,23 @@ impl Lake {
         rejected.into_iter().map(|r| r.reason).collect()
     }
 
+    /// Why the table doesn't take a row.
+    async fn refusal(&self) -> String {
+        let shape = Shape::new(&self.plan(), &self.config().sink, 0).unwrap();
+        let place = Place::new("lake", &self.config(), &Credentials::new("/nowhere".into()));
+        let sink = self.config().sink;
+        let table = Table::new(place.unwrap(), sink, shape.clone(), "r".into());
+        let mut batch = Batch::default();
+        let row = record(1, "x").to_string();
+        batch.push_record(0, 9, None, None, Some(row.as_bytes()));
+        let mut transform = Transform::new(&self.plan()).unwrap();
+        let rows = transform.run(&batch).unwrap().rows;
+        match table.unwrap().apply(&shape.rows(&batch, &rows).0).await {
+            Err(Failure::Error(error)) => error.to_string(),
+            _ => panic!("it is taken"),
+        }
+    }
+
     async fn table(&self) -> DeltaTable {
         let place = Place::new("lake", &self.config(), &Credentials::new("/nowhere".into()));
         let mut table = place.unwrap().table().unwrap();
@@ -190,6 +207,36 @@ async fn the_newest_row_of_a_key_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn names_of_columns_keep_their_case() {
+    let sql = r#"SELECT id AS "ID", name AS "Name", _offset AS "DL_OFFSET" FROM records"#;
+    let folders = json!({"partitionBy": ["Name"]});
+    let merged = json!({"mode": "merge", "mergeKeys": ["ID", "Name"], "partitionBy": ["Name"]});
+    for (sink, expected) in [
+        (folders, &["1 x 1", "1 x 2", "2 y 3", "1 x 0"][..]),
+        (merged, &["1 x 2", "2 y 3"][..]),
+    ] {
+        let mut lake = Lake::new(sql, eager(sink));
+        let sink = lake.open().await;
+        lake.write(&sink, &[(0, 1, record(1, "x"))]).await;
+        let newer = [(0, 2, record(1, "x")), (0, 3, record(2, "y"))];
+        lake.write(&sink, &newer).await;
+        // One of the topic that was before this one.
+        (lake.base, lake.reader) = (900_000, "group/former".into());
+        let former = lake.open().await;
+        lake.write(&former, &[(0, 0, record(1, "x"))]).await;
+        let rows = lake
+            .select(r#"SELECT "ID", "Name", "DL_OFFSET" FROM t"#)
+            .await;
+        let (mut rows, mut expected) = (cells(&rows), expected.to_vec());
+        rows.sort();
+        expected.sort_unstable();
+        assert_eq!(rows, expected);
+        let folder = lake.folder.path().join("a/table/Name=x");
+        assert!(folder.is_dir());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn columns_that_the_result_gains_are_added() {
     let mut lake = Lake::new("SELECT id FROM records", json!({}));
     lake.write(&lake.open().await, &[(0, 1, record(1, "x"))])
@@ -204,37 +251,15 @@ async fn columns_that_the_result_gains_are_added() {
     let rows = lake.select("SELECT id, name FROM t ORDER BY id").await;
     assert_eq!(cells(&rows), ["1", "2 y", "3"]);
 
-    lake.sql = "SELECT name AS id FROM records".into();
-    let shape = Shape::new(&lake.plan(), &lake.config().sink, 0).unwrap();
-    let place = Place::new("lake", &lake.config(), &Credentials::new("/nowhere".into()));
-    let table = Table::new(
-        place.unwrap(),
-        lake.config().sink,
-        shape.clone(),
-        "r".into(),
-    );
-    let mut batch = Batch::default();
-    batch.push_record(
-        0,
-        9,
-        None,
-        None,
-        Some(record(1, "x").to_string().as_bytes()),
-    );
-    let rows = Transform::new(&lake.plan())
-        .unwrap()
-        .run(&batch)
-        .unwrap()
-        .rows;
-    let failure = table.unwrap().apply(&shape.rows(&batch, &rows).0).await;
-    let Err(Failure::Error(error)) = failure else {
-        panic!("another type is refused");
-    };
-    let error = error.to_string();
-    assert!(
-        error.starts_with("column `id` is ") && error.contains("CAST it"),
-        "{error}"
-    );
+    for (sql, says) in [
+        ("SELECT name AS id FROM records", "CAST it"),
+        (r#"SELECT id AS "ID" FROM records"#, r#"write AS "id""#),
+    ] {
+        lake.sql = sql.into();
+        let refused = lake.refusal().await;
+        assert!(refused.starts_with("column `"), "{refused}");
+        assert!(refused.contains(says), "{refused}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
