@@ -27,7 +27,8 @@ pub struct Next {
     pub link: String,
 }
 
-/// Finds the format: `?format=`, else the first of `Accept` that there is, else the endpoint's own.
+/// Finds the format: `?format=`, else the first of `Accept` that there is, else the endpoint's own,
+/// which is also what a browser gets.
 pub fn negotiate(
     endpoint: &Endpoint,
     asked: Option<&str>,
@@ -50,16 +51,21 @@ pub fn negotiate(
         };
     }
     let accept = headers.get_all(header::ACCEPT).iter();
-    let accept = accept
+    let accept: Vec<_> = accept
         .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','));
+        .flat_map(|value| value.split(','))
+        .map(|range| range.split(';').map(str::trim))
+        .collect();
+    let mut types = accept.iter().filter_map(|range| range.clone().next());
+    // Browsers name HTML first whatever they are after, and show JSON and plots as well.
+    let takes_any = types.any(|accepted| accepted == "*/*");
     let mut wanted: Vec<(f32, Format)> = accept
-        .filter_map(|range| {
-            let mut parts = range.split(';').map(str::trim);
+        .into_iter()
+        .filter_map(|mut parts| {
             let format = match parts.next()? {
                 "application/json" => Format::Json,
-                // Browsers say so whatever they are after, and they show a plot as well.
                 "text/html" if endpoint.format == Format::Svg => Format::Svg,
+                "text/html" if takes_any => endpoint.format,
                 "text/html" => Format::Html,
                 "image/svg+xml" | "image/*" if endpoint.plot.is_some() => Format::Svg,
                 "*/*" => endpoint.format,
@@ -162,8 +168,17 @@ mod tests {
         let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8";
         for (endpoint, asked, accepts, expected) in [
             (&plain, None, "*/*", Format::Json),
-            (&plain, None, browser, Format::Html),
-            (&plain, Some("json"), browser, Format::Json),
+            (&plain, None, browser, Format::Json),
+            (&plain, Some("html"), browser, Format::Html),
+            (&plain, None, "text/html", Format::Html),
+            (
+                &plain,
+                None,
+                "text/html, application/xml;q=0.9",
+                Format::Html,
+            ),
+            (&page, None, browser, Format::Html),
+            (&page, Some("json"), browser, Format::Json),
             (&plain, None, "image/svg+xml", Format::Json),
             (&page, None, "*/*", Format::Html),
             (&page, None, "application/json", Format::Json),
