@@ -1,9 +1,13 @@
 //! What the tests of the examples share: their YAML with other names, recorded data, and what their
 //! services answer.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
+use flate2::{Compression, write::GzEncoder};
 use millstream_e2e::{Apis, Data, Namespace, PATIENCE, eventually};
 use serde_json::Value;
 
@@ -41,8 +45,8 @@ pub fn pipeline(namespace: &Namespace, name: &str) -> Result<Value> {
     Ok(pipeline)
 }
 
-/// The server of the examples with recorded lines, or with generated ones where nothing recorded is
-/// at hand; and the lines, in the order of the file.
+/// The server of the examples with recorded lines and more behind them, or with generated ones where
+/// nothing recorded is at hand; and the lines that it serves, in the order of the file.
 ///
 /// # Errors
 /// When the server doesn't start, or doesn't give the file.
@@ -50,10 +54,18 @@ pub async fn recording<'a>(
     namespace: &'a Namespace,
     name: &str,
     recorded: &str,
+    more: &[Value],
 ) -> Result<(Apis<'a>, Vec<Value>)> {
     let file = format!("{name}.ndjson.gz");
     let data = match std::fs::read(root().join("../shared/data").join(recorded)) {
-        Ok(bytes) => Data::File(&file, bytes),
+        Ok(bytes) => {
+            // One packed file behind another is a packed file.
+            let mut packed = GzEncoder::new(bytes, Compression::default());
+            for record in more {
+                writeln!(packed, "{record}")?;
+            }
+            Data::File(&file, packed.finish()?)
+        }
         Err(_) => Data::Generated(0),
     };
     let apis = Apis::start(namespace, data).await?;

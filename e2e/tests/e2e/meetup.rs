@@ -57,8 +57,8 @@ fn top(venues: &BTreeMap<i64, Venue>, length: usize) -> Value {
 #[test]
 fn counts_by_venue_are_those_of_the_recording_wherever_one_looks() {
     with_temp_namespace(MEETUP, async |namespace| {
-        let (apis, rsvps) =
-            example::recording(namespace, "meetup_rsvps", "meetup_rsvps.deid.jsonl.gz").await?;
+        let recorded = "meetup_rsvps.deid.jsonl.gz";
+        let (apis, rsvps) = example::recording(namespace, "meetup_rsvps", recorded, &[]).await?;
         let expected = counted(&rsvps)?;
         let mut pipeline = example::pipeline(namespace, MEETUP)?;
         let generator = &mut pipeline["spec"]["source"]["generator"];

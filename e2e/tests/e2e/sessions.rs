@@ -1,76 +1,27 @@
 //! The sessions pipeline of the examples: a zip by way of a landing zone, date by date, becomes one
 //! row a session; what is served of them, and what the expectations count, is right.
 
+mod lake;
+mod recorded;
+
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::jiff::{Timestamp, ToSpan, tz::TimeZone};
 use kube::Api;
-use millstream_api::DataPipeline;
-use millstream_e2e::{Namespace, PATIENCE, Volume, eventually, with_temp_namespace};
+use millstream_api::{DataPipeline, worker::dead_letter};
+use millstream_e2e::{Namespace, PATIENCE, Volume, eventually, header, with_temp_namespace};
+use rdkafka::Message;
 use scylla::value::CqlTimestamp;
 use serde_json::{Value, json};
 
+use self::recorded::{Session, Sessions, milliseconds, text};
 use crate::{
     delta,
     example::{self, get, get_json},
 };
 
 const SESSIONS: &str = "sessions";
-/// Debug mode: a slice of the data, less than there is of either kind.
-const SLICE: usize = 5_000;
-
-/// A session, put together here.
-#[derive(Default)]
-struct Session {
-    country: Option<String>,
-    start: Option<i64>,
-    end: Option<i64>,
-}
-
-impl Session {
-    fn is_complete(&self) -> bool {
-        self.start.is_some() && self.end.is_some()
-    }
-}
-
-/// By player and session.
-type Sessions = BTreeMap<(String, String), Session>;
-
-/// A recorded time in milliseconds since 1970, as Cassandra keeps it.
-fn milliseconds(record: &Value) -> Result<i64> {
-    let ts = record["ts"].as_str().context("ts")?;
-    let ts: Timestamp = format!("{ts}Z").parse()?;
-    Ok(ts.as_microsecond().div_euclid(1000))
-}
-
-fn text(record: &Value, field: &str) -> Option<String> {
-    Some(record.get(field)?.as_str()?.to_owned())
-}
-
-/// The records as the replay gives them: date by date, each in the file's order; a slice of them.
-fn slice(mut records: Vec<Value>) -> Vec<Value> {
-    records.sort_by_key(|record| text(record, "ts").map(|ts| ts[..10].to_owned()));
-    records.truncate(SLICE);
-    records
-}
-
-fn sessions(records: &[Value]) -> Result<Sessions> {
-    let mut sessions = Sessions::new();
-    for record in records {
-        let of = |field| text(record, field).with_context(|| format!("{field} of {record}"));
-        let session = sessions.entry((of("player_id")?, of("session_id")?));
-        let session = session.or_default();
-        let ts = milliseconds(record)?;
-        if of("event")? == "start" {
-            session.country = session.country.take().or(text(record, "country"));
-            session.start = Some(session.start.map_or(ts, |start| start.min(ts)));
-        } else {
-            session.end = Some(session.end.map_or(ts, |end| end.max(ts)));
-        }
-    }
-    Ok(sessions)
-}
 
 /// The groups with the most, those of as many in the order of their names: `[{name: …, sessions: …}]`.
 fn top<'a>(name: &str, groups: impl Iterator<Item = &'a str>, length: usize) -> Value {
@@ -92,22 +43,30 @@ fn shown(milliseconds: i64) -> Result<String> {
 #[test]
 fn sessions_and_what_is_served_of_them_are_those_of_the_recording() {
     with_temp_namespace(SESSIONS, async |namespace| {
-        let (apis, records) =
-            example::recording(namespace, SESSIONS, "session_start_end.jsonl.gz").await?;
-        let records = slice(records);
+        let (apis, records) = example::recording(
+            namespace,
+            SESSIONS,
+            "session_start_end.jsonl.gz",
+            &recorded::bad(),
+        )
+        .await?;
+        // Debug mode takes so many.
+        let records = recorded::slice(records);
         let last = records.iter().filter_map(|record| text(record, "ts")).max();
         let now = midnight_after(&last.context("records")?)?;
         let landing = Volume::claim(namespace, "landing").await?;
-        let lake = Volume::claim(namespace, "lake").await?;
+        let volume = Volume::claim(namespace, "lake").await?;
         let mut pipeline = example::pipeline(namespace, SESSIONS)?;
         let spec = &mut pipeline["spec"];
         let generator = &mut spec["source"]["generator"];
-        generator["count"] = SLICE.into();
+        generator["count"] = records.len().into();
         generator["replay"]["file"]["url"] = apis.url("/files/sessions.zip").into();
         spec["serve"]["now"] = shown(now)?.into();
+        lake::serve(spec)?;
         namespace.apply(&pipeline.to_string()).await?;
         namespace.ready(SESSIONS).await?;
-        example::stored(namespace, &pipeline, records.len()).await?;
+        let keyed = records.iter().filter(|record| recorded::has_key(record));
+        example::stored(namespace, &pipeline, keyed.count()).await?;
 
         if let Some(files) = landing.files()? {
             ensure!(
@@ -115,21 +74,28 @@ fn sessions_and_what_is_served_of_them_are_those_of_the_recording() {
                 "{files:?}"
             );
         }
-        let expected = sessions(&records)?;
+        let topic = text(&pipeline["spec"]["topic"], "name").context("a topic")?;
+        let mut expected = recorded::sessions(&records)?;
+        recorded::stamp(&mut expected, &namespace.kafka.consume(&topic)?)?;
+        let complete = expected.values().filter(|session| session.is_complete());
+        ensure!((1..expected.len()).contains(&complete.count()));
         rows_are(namespace, &expected).await?;
+        lake::sessions_are(namespace, &expected).await?;
+        let events = lake::events_are(namespace, &records).await?;
         models_are(namespace, &expected, now).await?;
         insights_are(namespace, &expected).await?;
-        report_is(namespace, &expected).await?;
-        if let Some(lake) = lake.folder() {
+        dead_letters_are(namespace, &topic, &records)?;
+        report_is(namespace, &records).await?;
+        if let Some(folder) = volume.folder() {
             for (table, rows) in [
-                ("r_session_events", records.len()),
+                ("r_session_events", events),
                 ("uc_delta_event_sessions", expected.len()),
             ] {
-                assert_eq!(delta::rows(&lake.join(table))?, i64::try_from(rows)?);
+                assert_eq!(delta::rows(&folder.join(table))?, i64::try_from(rows)?);
             }
         }
         landing.remove(namespace).await?;
-        lake.remove(namespace).await
+        volume.remove(namespace).await
     });
 }
 
@@ -168,16 +134,17 @@ async fn rows_are(namespace: &Namespace, expected: &Sessions) -> Result<()> {
             .get(&(player, session.clone()))
             .context("a session")?;
         let times = [start, end].map(|ts| ts.map(|ts| ts.0));
+        let stamps = (inserted.0 * 1000, updated.0 * 1000);
         assert_eq!(
-            (country, times, status),
+            (country, times, status, Some(stamps)),
             (
                 known.country.clone(),
-                [known.start, known.end],
-                i32::from(known.is_complete())
+                [known.start, known.end].map(|ts| ts.map(milliseconds)),
+                i32::from(known.is_complete()),
+                known.stamps
             ),
             "{session}"
         );
-        ensure!(inserted.0 <= updated.0 && inserted.0 > 0, "{session}");
     }
     Ok(())
 }
@@ -207,9 +174,10 @@ async fn models_are(namespace: &Namespace, expected: &Sessions, now: i64) -> Res
             players
                 .entry(&key.0)
                 .or_default()
-                .push(item((key, known), end)?);
+                .push(item((key, known), milliseconds(end))?);
         }
-        if let (Some(start), Some(country)) = (known.start, &known.country)
+        let start = known.start.map(milliseconds);
+        if let (Some(start), Some(country)) = (start, &known.country)
             && (now - hours * 3_600_000..=now).contains(&start)
         {
             countries
@@ -273,7 +241,7 @@ async fn insights_are(namespace: &Namespace, expected: &Sessions) -> Result<()> 
         let started = expected.values().filter(|session| {
             let start = session
                 .start
-                .and_then(|ts| Timestamp::from_millisecond(ts).ok());
+                .and_then(|ts| Timestamp::from_microsecond(ts).ok());
             start.is_some_and(|ts| ts.to_zoned(TimeZone::UTC).year() == year)
         });
         let started = started.filter_map(|session| session.country.as_deref());
@@ -287,19 +255,65 @@ async fn insights_are(namespace: &Namespace, expected: &Sessions) -> Result<()> 
     Ok(())
 }
 
+/// What can't be stored is in the dead-letter topic, once, with the stage and the reason.
+fn dead_letters_are(namespace: &Namespace, topic: &str, records: &[Value]) -> Result<()> {
+    let mut expected: Vec<_> = records.iter().filter_map(refused).collect();
+    let mut found = Vec::new();
+    for letter in namespace.kafka.consume(&format!("{topic}.dead-letter"))? {
+        let record: Value = serde_json::from_slice(letter.payload().context("a value")?)?;
+        let stage = header(&letter, dead_letter::STAGE).context("a stage")?;
+        let reason = header(&letter, dead_letter::REASON).context("a reason")?;
+        for name in recorded::failed(&record) {
+            ensure!(reason.contains(name), "`{name}` isn't in {reason}");
+        }
+        found.push((
+            stage,
+            text(&record, "player_id"),
+            text(&record, "session_id"),
+        ));
+    }
+    expected.sort();
+    found.sort();
+    assert_eq!(found, expected);
+    Ok(())
+}
+
+/// The stage that refuses a record, if one does, with the record's player and session.
+fn refused(record: &Value) -> Option<(String, Option<String>, Option<String>)> {
+    let stage = match recorded::has_key(record) {
+        false => "ingest",
+        true if recorded::failed(record).is_empty() => return None,
+        true => "events",
+    };
+    let of = |field| text(record, field);
+    Some((stage.to_owned(), of("player_id"), of("session_id")))
+}
+
 /// The data-quality report: how many rows failed each expectation.
-async fn report_is(namespace: &Namespace, expected: &Sessions) -> Result<()> {
-    let unknown = expected
-        .values()
-        .filter(|session| session.start.is_some() && session.country.is_none());
-    let wanted = json!({"events": {"known-event": 0, "has-player": 0}, "started": {"has-country": unknown.count()}});
+async fn report_is(namespace: &Namespace, records: &[Value]) -> Result<()> {
+    let count = |fails: &dyn Fn(&Value) -> bool| {
+        let records = records.iter().filter(|record| recorded::has_key(record));
+        records.filter(|record| fails(record)).count()
+    };
+    let failed = |name| count(&|record| recorded::failed(record).contains(&name));
+    let without_country =
+        count(&|record| record["event"] == "start" && text(record, "country").is_none());
+    let wanted = json!({
+        "events": {
+            "known-event": failed("known-event"),
+            "has-player": failed("has-player"),
+            "dead letters": count(&|record| !recorded::failed(record).is_empty()),
+        },
+        "started": {"has-country": without_country, "dead letters": 0},
+    });
     let pipelines: Api<DataPipeline> = namespace.api();
     eventually(PATIENCE, async || {
         let status = pipelines.get(SESSIONS).await?.status.context("a status")?;
         let mut report = json!({});
-        for sink in status.sinks.iter().filter(|sink| sink.name != SESSIONS) {
+        for sink in &status.sinks {
             for expectation in &sink.expectations {
                 report[&sink.name][&expectation.name] = expectation.failed.into();
+                report[&sink.name]["dead letters"] = sink.dead_lettered.into();
             }
         }
         ensure!(report == wanted, "{report} isn't {wanted}");
