@@ -188,7 +188,7 @@ fn every_cell_is_as_the_api_gave_it() {
 }
 
 /// Records of randomuser.me, which aren't part of this project.
-fn recorded() -> Option<Vec<Value>> {
+pub fn recorded() -> Option<Vec<Value>> {
     let folder = root().join("../shared/data");
     let mut users = Vec::new();
     for file in [

@@ -12,7 +12,8 @@ use uuid::Uuid;
 use crate::{example, users};
 
 const PIPELINE: &str = "users-avro";
-const USERS: usize = 1000;
+/// So many are generated where none are recorded.
+const GENERATED: usize = 1000;
 
 /// A row of a route: country, id, name and age.
 type Routed = (String, Uuid, String, i32);
@@ -55,15 +56,19 @@ async fn registered(namespace: &Namespace, topic: &str) -> Result<u32> {
 #[test]
 fn users_go_through_kafka_as_avro_and_into_the_tables_of_their_routes() {
     with_temp_namespace(PIPELINE, async |namespace| {
-        let apis = Apis::start(namespace, Data::Generated(0)).await?;
+        let recorded = users::recorded();
+        let count = recorded.as_ref().map_or(GENERATED, Vec::len);
+        let answer = recorded.map(|users| json!({"results": users}).to_string());
+        let data = answer.as_deref().map_or(Data::Generated(0), Data::Recorded);
+        let apis = Apis::start(namespace, data).await?;
         let mut pipeline = example::pipeline(namespace, PIPELINE)?;
         let http = &mut pipeline["spec"]["source"]["http"];
         http["url"] = apis.url("/api/").into();
-        http["query"] = json!({"results": USERS.to_string(), "seed": "e2e"});
+        http["query"] = json!({"results": count.to_string(), "seed": "e2e"});
         http["poll"] = Value::Null;
         namespace.apply(&pipeline.to_string()).await?;
         namespace.ready(PIPELINE).await?;
-        example::stored(namespace, &pipeline, USERS).await?;
+        example::stored(namespace, &pipeline, count).await?;
 
         // The wire format: a zero byte, the schema's id, and no JSON behind it.
         let topic = namespace.unique("user_data_topic");
@@ -74,9 +79,10 @@ fn users_go_through_kafka_as_avro_and_into_the_tables_of_their_routes() {
             ensure!(serde_json::from_slice::<Value>(&value[5..]).is_err());
         }
 
-        let path = format!("/api/?results={USERS}&seed=e2e");
-        let answer = apis.get(&path).await?;
-        let users = answer["results"].as_array().context("results")?;
+        let path = format!("/api/?results={count}&seed=e2e");
+        let served = apis.get(&path).await?;
+        let users = served["results"].as_array().context("results")?;
+        ensure!(users.len() == count, "{} users are served", users.len());
         assert_eq!(users::rows(namespace).await?, users::expected(users)?);
         let (seniors, juniors) = (
             routed(users, |age| age >= 65)?,
