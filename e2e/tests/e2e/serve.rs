@@ -1,4 +1,5 @@
-//! A pipeline with `serve` answers requests through a Service of its own, and stops without it.
+//! A pipeline with `serve` answers requests through a Service of its own, to those who may ask, and
+//! stops without it.
 
 use anyhow::{Result, bail, ensure};
 use k8s_openapi::api::{
@@ -88,5 +89,63 @@ fn rows_are_served_while_the_pipeline_asks_for_it() {
         .await?;
         namespace.ready(ORDERS).await?;
         Ok(())
+    });
+}
+
+/// The status of an answer to nobody, to one with a key, and to one with a password.
+async fn statuses(namespace: &Namespace, path: &str, secret: &str) -> Result<[u16; 3]> {
+    let forward = namespace.forward(SERVE, 5001).await?;
+    let ask = || reqwest::Client::new().get(forward.url(path));
+    let mut statuses = [0; 3];
+    for (status, request) in statuses.iter_mut().zip([
+        ask(),
+        ask().header("X-API-Key", format!("key-{secret}")),
+        ask().basic_auth("ann", Some(format!("password-{secret}"))),
+    ]) {
+        *status = request.send().await?.status().as_u16();
+    }
+    Ok(statuses)
+}
+
+/// The Secrets with the key and the password.
+fn secrets(secret: &str) -> String {
+    let object = |name: &str, client: &str, value: String| {
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name},
+            "stringData": {client: value},
+        })
+    };
+    let keys = object("clients", "shop", format!("key-{secret}"));
+    let passwords = object("users", "ann", format!("password-{secret}"));
+    format!("{keys}\n---\n{passwords}\n")
+}
+
+#[test]
+fn only_who_has_a_key_or_a_password_of_now_is_answered() {
+    with_temp_namespace("serve-keys", async |namespace| {
+        namespace.apply(&secrets("first")).await?;
+        let mut serve = serve();
+        serve["auth"] =
+            json!({"apiKeysSecret": {"name": "clients"}, "basicSecret": {"name": "users"}});
+        let manifest = orders::pipeline_with(namespace, json!({"serve": serve}));
+        namespace.apply(&manifest.to_string()).await?;
+        namespace.ready(ORDERS).await?;
+
+        let path = format!("/orders/{}", orders::id(0));
+        let asked = async |secret: &str| statuses(namespace, &path, secret).await;
+        assert_eq!(asked("first").await?, [401, 200, 200]);
+        assert_eq!(asked("second").await?, [401; 3]);
+        assert_eq!(statuses(namespace, "/health", "second").await?, [200; 3]);
+
+        namespace.apply(&secrets("second")).await?;
+        eventually(PATIENCE, async || {
+            let (new, old) = (asked("second").await?, asked("first").await?);
+            ensure!(
+                new == [401, 200, 200] && old == [401; 3],
+                "with the new ones {new:?}, with the old ones {old:?}"
+            );
+            Ok(())
+        })
+        .await
     });
 }
