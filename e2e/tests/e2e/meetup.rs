@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use millstream_e2e::with_temp_namespace;
+use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use serde_json::{Value, json};
 
 use crate::example::{self, get, get_json};
 
 const MEETUP: &str = "meetup";
+const BROWSER: &str =
+    "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8";
 
 /// A venue's row: count, city, lat, lon and name.
 type Venue = (i64, String, String, String, String);
@@ -81,6 +84,21 @@ fn counts_by_venue_are_those_of_the_recording_wherever_one_looks() {
         let data = get_json(namespace, MEETUP, "/api/data").await?;
         let items: Value = expected.values().map(shown).collect();
         assert_eq!(sorted(&data)?, sorted(&items)?);
+
+        // As people are told to look at it, in a browser.
+        let forward = namespace.forward("meetup-serve", 5001).await?;
+        let opened = async |path: &str| {
+            let request = reqwest::Client::new().get(forward.url(path));
+            let answer = request.header(ACCEPT, BROWSER).send().await?;
+            let answer = answer.error_for_status()?;
+            let content_type = answer.headers()[CONTENT_TYPE].to_str()?.to_owned();
+            anyhow::Ok((content_type, answer.text().await?))
+        };
+        let (content_type, text) = opened("/api/data").await?;
+        assert_eq!(content_type, "application/json");
+        assert_eq!(sorted(&serde_json::from_str(&text)?)?, sorted(&items)?);
+        let (content_type, html) = opened("/api/top_venues").await?;
+        ensure!(content_type.starts_with("text/html") && html.contains("<table"));
 
         let path = "/api/top_venues?format=json";
         let served = get_json(namespace, MEETUP, path).await?;
