@@ -11,6 +11,10 @@ pub(super) struct Example {
     pub until: Until,
     /// CQL whose rows are shown.
     pub queries: &'static [&'static str],
+    /// Database and collection of which a document is shown.
+    pub documents: Option<(&'static str, &'static str)>,
+    /// Key of the list in Redis whose first element is shown.
+    pub cached: Option<&'static str>,
     /// What is asked of its REST service.
     pub pages: &'static [Page],
     /// Port of its REST service.
@@ -45,6 +49,8 @@ pub(super) const EXAMPLES: [Example; 5] = [
             "SELECT count(*) AS rows FROM spark_streams.created_users",
             "SELECT first_name, last_name, gender, post_code, email, registered_date FROM spark_streams.created_users LIMIT 5",
         ],
+        documents: None,
+        cached: None,
         pages: &[],
         port: None,
         open: &[],
@@ -59,6 +65,8 @@ pub(super) const EXAMPLES: [Example; 5] = [
             "SELECT country, name, age FROM spark_streams.seniors LIMIT 5",
             "SELECT country, name, age FROM spark_streams.juniors LIMIT 5",
         ],
+        documents: None,
+        cached: None,
         pages: &[],
         port: None,
         open: &["curl {registry}/subjects/user_data_topic-value/versions/latest"],
@@ -73,11 +81,13 @@ pub(super) const EXAMPLES: [Example; 5] = [
             "SELECT license_nbr, business_name, industry, license_status FROM nyc.licenses LIMIT 5",
             "SELECT borough, license_nbr, business_name, expires FROM nyc.active_by_borough LIMIT 5",
         ],
+        documents: Some(("nyc", "licenses")),
+        cached: Some("api_cached_key"),
         pages: &[],
         port: None,
         open: &[
             "mongosh mongodb://{documents}/nyc --eval 'db.licenses.find().limit(5)'",
-            "redis-cli -u redis://{redis} LRANGE api_cached_key 0 0",
+            "redis-cli -u redis://{redis} LRANGE api_cached_key 1 1",
         ],
     },
     Example {
@@ -86,6 +96,8 @@ pub(super) const EXAMPLES: [Example; 5] = [
         claims: &[],
         until: Until::Complete,
         queries: &["SELECT venue_name, group_city, count FROM meetup.venues LIMIT 5"],
+        documents: None,
+        cached: None,
         pages: &[
             Page::Json("/api/data"),
             Page::File("/api/top_venues?format=html", "top_venues.html"),
@@ -106,6 +118,8 @@ pub(super) const EXAMPLES: [Example; 5] = [
         queries: &[
             "SELECT player_id, country, start_ts, end_ts, session_status FROM games.sessions LIMIT 5",
         ],
+        documents: None,
+        cached: None,
         pages: &[
             Page::Json("/models/completed-sessions/876c25fb17ef465b9573db4e815cad62"),
             Page::Json("/models/started_sessions/IT/24"),
@@ -149,6 +163,13 @@ mod tests {
                 let (keyspace, table) = table.split_once('.').unwrap();
                 assert!(yaml.contains(&format!("keyspace: {keyspace}\n")), "{query}");
                 assert!(yaml.contains(&format!("table: {table}\n")), "{query}");
+            }
+            if let Some((database, collection)) = example.documents {
+                assert!(yaml.contains(&format!("database: {database}\n")));
+                assert!(yaml.contains(&format!("collection: {collection}\n")));
+            }
+            if let Some(key) = example.cached {
+                assert!(yaml.contains(&format!("key: {key}\n")));
             }
             for Page::Json(path) | Page::File(path, _) in example.pages {
                 let path = path.split('?').next().unwrap();

@@ -85,6 +85,12 @@ fn show(example: &Example, progress: &Progress, once: bool) -> Result<()> {
     for query in example.queries {
         cql(&shell, &environment, query)?;
     }
+    if let Some((database, collection)) = example.documents {
+        document(&shell, &environment, database, collection)?;
+    }
+    if let Some(key) = example.cached {
+        cached(&environment, key)?;
+    }
     for page in example.pages {
         ask(example, &environment, page)?;
     }
@@ -208,6 +214,38 @@ fn cql(shell: &Path, environment: &Environment, query: &str) -> Result<()> {
         bail!("no rows");
     }
     println!("{rows}");
+    Ok(())
+}
+
+/// Prints a document.
+fn document(
+    shell: &Path,
+    environment: &Environment,
+    database: &str,
+    collection: &str,
+) -> Result<()> {
+    println!("{database}> db.{collection}.findOne()");
+    let mut command = Command::new(shell);
+    let server = &environment.addresses.documents;
+    command.args(["--documents", server, database, collection]);
+    let found = process::output(&mut command, SHORT).context("asking for a document")?;
+    println!("{found}");
+    Ok(())
+}
+
+/// Prints the first element of a list in Redis, where its client is at hand: it comes with Debian's
+/// server.
+fn cached(environment: &Environment, key: &str) -> Result<()> {
+    let server = format!("redis://{}", environment.addresses.redis);
+    println!("$ redis-cli -u {server} LRANGE {key} 0 0");
+    if !process::succeeds(Command::new("redis-cli").arg("--version"), SHORT) {
+        println!("redis-cli isn't installed\n");
+        return Ok(());
+    }
+    let mut command = Command::new("redis-cli");
+    command.args(["-u", &server, "LRANGE", key, "0", "0"]);
+    let found = process::output(&mut command, SHORT).context("asking Redis")?;
+    println!("{found}");
     Ok(())
 }
 
