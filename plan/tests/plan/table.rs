@@ -96,7 +96,11 @@ fn holds_the_result_against_a_table() {
 #[test]
 fn a_column_in_cassandra_has_a_name_that_cassandra_takes() {
     let long = "a".repeat(49);
-    for (alias, fits) in [("GENDER", true), ("\"Gender\"", false), (&long, false)] {
+    for (alias, fits) in [
+        ("GENDER", true),
+        ("\"Gender\"", false),
+        (long.as_str(), false),
+    ] {
         let plan = plan(&format!(
             "SELECT login.uuid AS id, gender AS {alias} FROM records"
         ));
