@@ -114,6 +114,18 @@ pub enum WorkerConfig {
     Serve(ServeConfig),
 }
 
+impl WorkerConfig {
+    /// With a limit of memory, in bytes; the REST service has no use for it.
+    pub fn limited(mut self, bytes: Option<u64>) -> Self {
+        match &mut self {
+            WorkerConfig::Ingest(config) => config.memory_limit = bytes,
+            WorkerConfig::Process(config) => config.memory_limit = bytes,
+            WorkerConfig::Serve(_) => {}
+        }
+        self
+    }
+}
+
 /// A resource's identity.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
@@ -188,6 +200,9 @@ pub struct IngestConfig {
     /// The id under which the schema is registered, where the topic's records are Avro.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub avro_schema_id: Option<u32>,
+    /// Bytes of memory that the container may take; absent where it has no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<u64>,
 }
 
 /// Configuration of the process stage.
@@ -215,6 +230,9 @@ pub struct ProcessConfig {
     pub lookups: Vec<Lookup>,
     /// The sinks.
     pub sinks: Vec<SinkConfig>,
+    /// Bytes of memory that the container may take; absent where it has no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<u64>,
 }
 
 /// Configuration of a sink.

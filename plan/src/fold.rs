@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use datafusion::{
     arrow::{
-        array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions},
+        array::{
+            Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array,
+        },
         datatypes::{Field, Schema, SchemaRef},
     },
     common::DataFusionError,
@@ -85,6 +87,21 @@ impl Fold {
         match states.iter().map(|state| state.len()).max() {
             Some(bytes) if bytes > MAX_STATE_BYTES => Err(ExecError::State(bytes)),
             _ => Ok(states),
+        }
+    }
+
+    /// Bytes of the state of a group whose record says nothing: no state has less. Nothing where
+    /// that can't be told.
+    pub fn least_state(&self) -> usize {
+        let fields = self.grouping.input_fields();
+        let columns = fields.iter();
+        let columns = columns.map(|field| new_null_array(field.data_type(), 1));
+        let columns = columns.collect();
+        let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns);
+        let states = rows.map(|rows| self.fold(&rows, &[0], &[None]));
+        match states {
+            Ok(Ok(states)) => states.iter().map(|state| state.len()).sum(),
+            _ => 0,
         }
     }
 

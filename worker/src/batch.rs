@@ -126,11 +126,11 @@ impl Batch {
         start..self.bytes.len()
     }
 
-    /// Empties the batch and keeps its memory for the next: fresh memory for every batch costs more
-    /// than decoding it.
-    pub fn clear(&mut self) {
+    /// Empties the batch and keeps its memory for the next, up to so many bytes: fresh memory for
+    /// every batch costs more than decoding it.
+    pub fn clear(&mut self, kept: usize) {
         self.bytes.clear();
-        self.bytes.shrink_to(2 * MAX_BYTES);
+        self.bytes.shrink_to(kept);
         self.records.clear();
         self.ends.clear();
     }

@@ -18,6 +18,7 @@ use rdkafka::{
 };
 
 use crate::{
+    budget::QUEUE,
     config::{ConfigError, Credentials},
     status::StatusPart,
 };
@@ -226,11 +227,21 @@ pub fn consumer_config(client: &ClientConfig, group: &str) -> ClientConfig {
         .set("auto.offset.reset", "error")
         .set("isolation.level", "read_committed")
         .set("fetch.wait.max.ms", "100")
-        .set("queued.max.messages.kbytes", "8192")
         // A full queue is looked at again after so long; the default is a whole second.
-        .set("fetch.queue.backoff.ms", "20")
-        .set("fetch.message.max.bytes", "1048576")
-        .set("fetch.max.bytes", "4194304");
+        .set("fetch.queue.backoff.ms", "20");
+    fetching_ahead(config, QUEUE)
+}
+
+/// The consumer fetches about so many bytes ahead: a full queue is followed by one answer more.
+pub fn fetching_ahead(mut config: ClientConfig, bytes: usize) -> ClientConfig {
+    let kbytes = (bytes / 1024).max(1);
+    // What is asked for of a partition, and in all; the client refuses less than this in all.
+    let partition = (bytes / 8).clamp(64 * 1024, 1024 * 1024);
+    let all = (bytes / 2).clamp(1_000_000, 4 * 1024 * 1024);
+    config
+        .set("queued.max.messages.kbytes", kbytes.to_string())
+        .set("fetch.message.max.bytes", partition.to_string())
+        .set("fetch.max.bytes", all.to_string());
     config
 }
 
@@ -242,6 +253,8 @@ pub fn fatal_error(producer: &Producer) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::consumer::BaseConsumer;
+
     use super::*;
 
     #[test]
@@ -265,5 +278,19 @@ mod tests {
         assert_eq!(config.get("sasl.password"), Some("secret"));
         assert_eq!(config.get("ssl.ca.location"), Some("probe"));
         assert!(!format!("{config:?}").contains("secret"));
+    }
+
+    #[test]
+    fn the_client_takes_every_bound_of_its_queue() {
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", "127.0.0.1:1");
+        let usual = consumer_config(&client, "group");
+        assert_eq!(usual.get("queued.max.messages.kbytes"), Some("8192"));
+        assert_eq!(usual.get("fetch.message.max.bytes"), Some("1048576"));
+        assert_eq!(usual.get("fetch.max.bytes"), Some("4194304"));
+        for bytes in [0, 256 * 1024, 3_000_000] {
+            let config = fetching_ahead(usual.clone(), bytes);
+            config.create::<BaseConsumer>().unwrap();
+        }
     }
 }

@@ -12,6 +12,7 @@
 
 pub mod avro;
 pub mod batch;
+pub mod budget;
 pub mod check;
 pub mod cli;
 pub mod config;

@@ -18,7 +18,11 @@ use millstream_api::worker::WorkerConfig;
 use millstream_plan::{RecordSchema, SinkPlan};
 use serde_json::{Value, json};
 
-use crate::{batch::Batch, config::Mounted, transform::Transform};
+use crate::{
+    batch::{Batch, MAX_BYTES},
+    config::Mounted,
+    transform::Transform,
+};
 
 /// Arguments of the command.
 #[derive(clap::Args)]
@@ -66,7 +70,7 @@ pub fn run(measure: &Measure) -> anyhow::Result<ExitCode> {
 
 /// Fills a batch as the process stage does; whether there was a record.
 fn fill(batch: &mut Batch, records: &mut impl BufRead) -> anyhow::Result<bool> {
-    batch.clear();
+    batch.clear(2 * MAX_BYTES);
     let mut line = Vec::new();
     while !batch.is_full() && records.read_until(b'\n', &mut line)? > 0 {
         let record = line.trim_ascii_end();

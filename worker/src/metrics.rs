@@ -82,6 +82,7 @@ pub struct Metrics {
     write_retries: Family<Stage, Counter>,
     cache_hits: Family<Stage, Counter>,
     cache_misses: Family<Stage, Counter>,
+    state_reads: Family<Stage, Counter>,
     batch_seconds: Family<Stage, Histogram, BatchSeconds>,
     lag: Family<SinkPartition, Gauge>,
     failed: Family<SinkExpectation, Counter>,
@@ -107,6 +108,8 @@ pub struct StageMetrics {
     pub cache_hits: Counter,
     /// Fetches of a source that its cache couldn't answer.
     pub cache_misses: Counter,
+    /// States of groups that weren't at hand.
+    pub state_reads: Counter,
     /// Seconds from the dispatch of a batch to its acknowledgement.
     pub batch_seconds: Histogram,
     stage: String,
@@ -132,6 +135,7 @@ impl Default for Metrics {
         let write_retries = Family::default();
         let cache_hits = Family::default();
         let cache_misses = Family::default();
+        let state_reads = Family::default();
         let batch_seconds = Family::new_with_constructor(BatchSeconds);
         let lag = Family::default();
         let failed = Family::default();
@@ -161,6 +165,11 @@ impl Default for Metrics {
             "cache_misses",
             "Fetches of a source that its cache couldn't answer",
             cache_misses.clone(),
+        );
+        registry.register(
+            "state_reads",
+            "States of groups that weren't at hand and had to be read",
+            state_reads.clone(),
         );
         registry.register_with_unit(
             "batch",
@@ -209,6 +218,7 @@ impl Default for Metrics {
             write_retries,
             cache_hits,
             cache_misses,
+            state_reads,
             batch_seconds,
             lag,
             failed,
@@ -252,6 +262,7 @@ impl Metrics {
             write_retries: self.write_retries.get_or_create_owned(&stage),
             cache_hits: self.cache_hits.get_or_create_owned(&stage),
             cache_misses: self.cache_misses.get_or_create_owned(&stage),
+            state_reads: self.state_reads.get_or_create_owned(&stage),
             batch_seconds: self.batch_seconds.get_or_create_owned(&stage),
             stage: stage.stage,
             failed: self.failed.clone(),

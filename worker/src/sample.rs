@@ -9,6 +9,7 @@ use millstream_api::source::Source;
 use tokio::time::{interval, timeout};
 
 use crate::{
+    budget::ANSWERS,
     config::Credentials,
     metrics::Metrics,
     source::{self, Connections, Opening},
@@ -74,6 +75,7 @@ pub async fn sample(
         status: &status.part(STAGE),
         metrics: &Metrics::default().stage(STAGE),
         connections,
+        answers: ANSWERS,
     };
     let mut batches =
         source::open(&only_read(source), &opening).context("can't open the source")?;

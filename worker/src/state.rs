@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use millstream_plan::MAX_STATE_BYTES;
+
 /// The first byte of what is kept. The states are rows of the `arrow-row` crate; should a later
 /// one of it make other bytes (a test pins them), this is how old states are told from new ones.
 const VERSION: u8 = 1;
@@ -72,21 +74,41 @@ pub struct Cache {
     budget: usize,
     /// After so long a state isn't there any more.
     ttl: Option<Duration>,
-    /// Batches whose states are being written.
+    /// Parts of batches whose states are being written.
     unsettled: BTreeSet<u64>,
-    batches: u64,
+    parts: u64,
+    seen: Seen,
+}
+
+/// What states there were so far.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    states: usize,
+    /// Bytes of the largest, of which less and less is remembered.
+    largest: usize,
+}
+
+impl Seen {
+    fn add(&mut self, bytes: usize) {
+        self.states += 1;
+        self.largest = bytes.max(self.largest - self.largest / 256);
+    }
 }
 
 struct Cached {
     /// The assignment under which it was read; under another, somebody else may have gone on.
     epoch: u64,
-    /// The batch that changed it last.
-    batch: u64,
+    /// The part of a batch that changed it last.
+    part: u64,
     since: Instant,
     /// None: the group has no state in the table.
     state: Option<State>,
 }
 
+/// From fewer states nothing is concluded for the next.
+const FEW: usize = 64;
+/// A state may have so many bytes though all before had less.
+const SMALL: usize = 16 * 1024;
 /// Bytes of an entry beside key and state.
 const ENTRY_BYTES: usize = 128;
 
@@ -106,14 +128,16 @@ impl Cache {
             budget,
             ttl,
             unsettled: BTreeSet::new(),
-            batches: 0,
+            parts: 0,
+            seen: Seen::default(),
         }
     }
 
     /// Forgets everything.
     pub fn clear(&mut self) {
         *self = Cache {
-            batches: self.batches,
+            parts: self.parts,
+            seen: self.seen,
             ..Cache::new(self.budget, self.ttl)
         };
     }
@@ -125,32 +149,43 @@ impl Cache {
         }
         let cached = self.young.get(key)?;
         let expired = self.ttl.is_some_and(|ttl| cached.since.elapsed() >= ttl)
-            && !self.unsettled.contains(&cached.batch);
+            && !self.unsettled.contains(&cached.part);
         (cached.epoch == epoch && !expired).then(|| cached.state.clone())
     }
 
-    /// Begins a batch; its states stay until it is settled.
+    /// Begins a part of a batch; its states stay until it is settled.
     pub fn begin(&mut self) -> u64 {
-        self.batches += 1;
-        self.unsettled.insert(self.batches);
-        self.batches
+        self.parts += 1;
+        self.unsettled.insert(self.parts);
+        self.parts
     }
 
-    /// Takes note of a state. `batch` is the one that changed it; none where it was only read.
-    pub fn put(&mut self, key: &[u8], epoch: u64, batch: Option<u64>, state: Option<State>) {
+    /// Takes note of a state. `part` is the one that changed it; none where it was only read.
+    pub fn put(&mut self, key: &[u8], epoch: u64, part: Option<u64>, state: Option<State>) {
         self.old.remove(key);
+        let bytes = state.as_ref().map_or(0, |state| state.bytes.len());
+        self.seen.add(bytes);
         let cached = Cached {
             epoch,
-            batch: batch.unwrap_or(0),
+            part: part.unwrap_or(0),
             since: Instant::now(),
             state,
         };
         self.keep(key.into(), cached);
     }
 
-    /// All writes of a batch are acknowledged.
-    pub fn settle(&mut self, batch: u64) {
-        self.unsettled.remove(&batch);
+    /// Bytes for which there should be room where a state is read: as many as the largest of the last
+    /// ones has, or as any may have while few were seen.
+    pub fn likely(&self) -> usize {
+        match self.seen.states < FEW {
+            true => MAX_STATE_BYTES,
+            false => self.seen.largest.max(SMALL),
+        }
+    }
+
+    /// All writes of a part of a batch are acknowledged.
+    pub fn settle(&mut self, part: u64) {
+        self.unsettled.remove(&part);
     }
 
     fn keep(&mut self, key: Box<[u8]>, cached: Cached) {
@@ -170,7 +205,7 @@ impl Cache {
         self.young_bytes = 0;
         let old = std::mem::replace(&mut self.old, young);
         for (key, cached) in old {
-            if self.unsettled.contains(&cached.batch) {
+            if self.unsettled.contains(&cached.part) {
                 self.young_bytes += size(&key, &cached);
                 self.young.insert(key, cached);
             }
@@ -243,6 +278,27 @@ mod tests {
             cache.put(&key(number), 1, None, None);
         }
         assert_eq!(cache.get(&key(0), 1), None);
+    }
+
+    #[test]
+    fn what_was_seen_tells_what_comes() {
+        let mut cache = Cache::new(1 << 20, None);
+        let large = State {
+            bytes: vec![0; 50_000].into(),
+            ..state(1)
+        };
+        for number in 0..64 {
+            assert_eq!(cache.likely(), MAX_STATE_BYTES);
+            cache.put(&key(number), 1, None, None);
+        }
+        assert_eq!(cache.likely(), SMALL);
+        cache.put(&key(1), 1, None, Some(large));
+        cache.clear();
+        assert_eq!(cache.likely(), 50_000);
+        for number in 0..1_000 {
+            cache.put(&key(number), 1, None, Some(state(1)));
+        }
+        assert_eq!(cache.likely(), SMALL);
     }
 
     #[test]

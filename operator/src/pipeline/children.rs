@@ -4,7 +4,7 @@ mod volumes;
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::ByteString;
+use k8s_openapi::{ByteString, api::core::v1::ResourceRequirements};
 use kube::{Resource, ResourceExt};
 use millstream_api::{
     DataPipeline, GROUP, Keyspace,
@@ -16,6 +16,7 @@ use millstream_plan::Refusal;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::ensure::bytes;
 use crate::{
     config,
     topic::{GROUPED, KEY},
@@ -185,6 +186,20 @@ pub fn worker_yaml(config: &WorkerConfig) -> Result<String, crate::error::Error>
     })
 }
 
+/// The memory that a worker's container may take, in bytes; none where it has no limit.
+pub fn memory_limit(pipeline: &DataPipeline, worker: &config::Worker) -> Option<u64> {
+    let limits = resources(pipeline, worker)?.limits.as_ref()?;
+    bytes(&limits.get("memory")?.0)
+}
+
+fn resources<'a>(
+    pipeline: &'a DataPipeline,
+    worker: &'a config::Worker,
+) -> Option<&'a ResourceRequirements> {
+    let own = pipeline.spec.resources.as_ref();
+    own.or(worker.resources.as_ref())
+}
+
 /// What the pods of a stage are made from.
 pub struct Pods<'a> {
     pub stage: Stage,
@@ -294,11 +309,6 @@ fn pod(pipeline: &DataPipeline, pods: &Pods) -> Value {
         volumes.push(volume);
         mounts.push(mount);
     }
-    let resources = pipeline
-        .spec
-        .resources
-        .as_ref()
-        .or(worker.resources.as_ref());
     let mut ports = vec![json!({"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"})];
     let mut lifecycle = Value::Null;
     if pods.stage == Stage::Serve {
@@ -335,7 +345,7 @@ fn pod(pipeline: &DataPipeline, pods: &Pods) -> Value {
             "lifecycle": lifecycle,
             "livenessProbe": probe("/healthz", 10),
             "readinessProbe": probe("/readyz", 2),
-            "resources": resources,
+            "resources": resources(pipeline, worker),
             "securityContext": {
                 "allowPrivilegeEscalation": false,
                 "readOnlyRootFilesystem": true,

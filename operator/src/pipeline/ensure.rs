@@ -137,10 +137,18 @@ fn quantity(text: &str) -> Option<f64> {
         "Ki" => 1024.0,
         "Mi" => 1024.0 * 1024.0,
         "Gi" => 1024.0 * 1024.0 * 1024.0,
+        "T" => 1e12,
+        "Ti" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
         _ => return None,
     };
     let number: f64 = digits.parse().ok()?;
     Some((number * factor * 1e3).round())
+}
+
+/// A quantity of bytes.
+pub fn bytes(text: &str) -> Option<u64> {
+    let bytes = quantity(text)? / 1e3;
+    (bytes >= 1.0).then_some(bytes as u64)
 }
 
 #[cfg(test)]
@@ -166,6 +174,23 @@ mod tests {
             (json!({"absent": 1}), false),
         ] {
             assert_eq!(includes(&live, &wanted), there, "{wanted}");
+        }
+    }
+
+    #[test]
+    fn bytes_are_read_as_kubernetes_writes_them() {
+        for (text, expected) in [
+            ("512Mi", Some(512 << 20)),
+            ("1.5Gi", Some(1536 << 20)),
+            ("2Ti", Some(2 << 40)),
+            ("500M", Some(500_000_000)),
+            ("1e9", Some(1_000_000_000)),
+            ("1073741824", Some(1 << 30)),
+            ("128974848000m", Some(128_974_848)),
+            ("0", None),
+            ("much", None),
+        ] {
+            assert_eq!(bytes(text), expected, "{text}");
         }
     }
 }

@@ -568,6 +568,7 @@ fn configs(
         schema: pipeline.spec.schema.clone(),
         schema_registry: registry.clone(),
         avro_schema_id: avro,
+        memory_limit: None,
     };
     let cassandra = access.cassandra.as_ref();
     let process = ProcessConfig {
@@ -580,6 +581,7 @@ fn configs(
         avro: registry.filter(|_| avro.is_some()),
         lookups: accepted.lookups.clone(),
         sinks: accepted.sinks.clone(),
+        memory_limit: None,
     };
     [
         (Stage::Process, WorkerConfig::Process(process)),
@@ -587,7 +589,8 @@ fn configs(
     ]
 }
 
-/// Sees to a stage's configuration; its text.
+/// Sees to a stage's configuration; its text, without the limit of memory. Pods that get another one
+/// are replaced anyway, and a source that was read to its end isn't begun again for it.
 async fn apply_config(
     pipeline: &DataPipeline,
     context: &Context,
@@ -597,7 +600,9 @@ async fn apply_config(
     let name = stage.object_name(pipeline);
     let yaml = children::worker_yaml(config)?;
     let live: Option<Arc<ConfigMap>> = watched(&context.stores.config_maps, pipeline, &name);
-    let desired = children::config_map(pipeline, stage, &yaml);
+    let limit = children::memory_limit(pipeline, &context.config.worker);
+    let limited = children::worker_yaml(&config.clone().limited(limit))?;
+    let desired = children::config_map(pipeline, stage, &limited);
     ensure(pipeline, context, live.as_deref(), desired).await?;
     Ok(yaml)
 }

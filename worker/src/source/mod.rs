@@ -48,6 +48,8 @@ pub struct Opening<'a> {
     pub metrics: &'a StageMetrics,
     /// What a source needs that reads a topic; none where it can't be one.
     pub connections: Option<Connections<'a>>,
+    /// Bytes of answers that are held at the same time.
+    pub answers: usize,
 }
 
 /// The pipeline's own connections.

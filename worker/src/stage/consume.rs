@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     avro::decode::AvroTopic,
     batch::{Batch, MAX_BYTES, MAX_RECORDS, Rejected},
+    budget::{GROUPED_BATCH, SinkMemory},
     config::Credentials,
     dead_letter::DeadLetters,
     decode::Decode,
@@ -64,7 +65,7 @@ const PACE: Pace = Pace {
 /// what is decoded at once.
 const GROUPED: Pace = Pace {
     records: 10_000,
-    bytes: 8 * 1024 * 1024,
+    bytes: GROUPED_BATCH,
     linger: Duration::from_millis(100),
     in_flight: 3,
 };
@@ -84,6 +85,8 @@ pub struct Parts {
     pub stage_metrics: StageMetrics,
     /// What the query joins.
     pub joined: Joined,
+    /// What it may hold.
+    pub memory: SinkMemory,
     /// Where the records are Avro.
     pub avro: Option<AvroTopic>,
     /// Those of the sinks.
@@ -172,7 +175,8 @@ impl SinkStage {
             Some(_) => GROUPED,
             None => PACE,
         };
-        let pace = sink.pace().unwrap_or(pace);
+        let mut pace = sink.pace().unwrap_or(pace);
+        pace.bytes = pace.bytes.min(parts.memory.batch);
         let decode = match &parts.avro {
             Some(topic) => Decode::avro(plan, topic.clone()),
             None => Decode::new(plan)?,
@@ -266,6 +270,7 @@ impl SinkStage {
         let mut turns = Turns::default();
         let mut spare = Vec::new();
         let mut in_flight = InFlight::new();
+        let mut bytes_in_flight = 0;
         let mut flow = Flow::default();
         let mut commit = Commit::default();
         let mut stop = None;
@@ -275,7 +280,9 @@ impl SinkStage {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 Some(done) = in_flight.next() => {
-                    let (batch, reason) = acknowledge(consumer, done)?;
+                    let (mut batch, reason) = acknowledge(consumer, done)?;
+                    bytes_in_flight -= batch.bytes();
+                    batch.clear(2 * self.pace.bytes.min(MAX_BYTES));
                     spare.push(batch);
                     stop = reason;
                     if stop.is_some() {
@@ -304,7 +311,8 @@ impl SinkStage {
                 }
             }
             let ready = !batch.is_empty() && !self.waits(&batch, since);
-            if ready && in_flight.len() < self.pace.in_flight {
+            if ready && self.pace.admits(in_flight.len(), bytes_in_flight) {
+                bytes_in_flight += batch.bytes();
                 let stage = self.clone();
                 let next = spare.pop().unwrap_or_default();
                 let batch = std::mem::replace(&mut batch, next);
@@ -406,14 +414,7 @@ impl SinkStage {
         let dead_letters = &self.parts.dead_letters;
         let (lost, refused) = match &self.groups {
             None => (Vec::new(), self.sink.write(&batch, &rows).await),
-            Some(groups) => {
-                let folded = groups.fold(&batch, &rows, turn).await?;
-                // Before the states: once those are written, nobody looks at these records again.
-                dead_letters.send_rejected(&batch, &folded.rejected).await?;
-                let rows = self.sink.write(&batch, &folded.rows);
-                let refused = groups.write(&folded, rows).await?;
-                (folded.rejected, refused)
-            }
+            Some(groups) => self.write_groups(groups, &batch, &rows, turn).await?,
         };
         let mut acknowledged = Acknowledged {
             ends: match &stop {
@@ -453,6 +454,38 @@ impl SinkStage {
             *counts.failed.entry(name.clone()).or_default() += 1;
             self.parts.stage_metrics.failed(name).inc();
         }
+    }
+
+    /// Folds the rows of a batch and writes the groups: as many at once as memory allows. Gives the
+    /// records that weren't folded, and those whose rows are refused.
+    async fn write_groups(
+        &self,
+        groups: &Groups,
+        batch: &Batch,
+        rows: &[Rows],
+        turn: Turn,
+    ) -> anyhow::Result<(Vec<Rejected>, Vec<Rejected>)> {
+        let (mut lost, mut refused, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+        let in_parts = self.sink.takes_parts();
+        let mut folding = groups.begin(batch, rows, turn).await?;
+        while let Some(mut part) = folding.next().await? {
+            // Before the states: once those are written, nobody looks at these records again.
+            let dead_letters = &self.parts.dead_letters;
+            dead_letters.send_rejected(batch, &part.rejected).await?;
+            lost.append(&mut part.rejected);
+            let rows = std::mem::take(&mut part.rows);
+            if in_parts {
+                let written = self.sink.write(batch, &rows);
+                refused.extend(groups.write(part, written).await?);
+            } else {
+                groups.write(part, std::future::ready(())).await?;
+                kept.extend(rows);
+            }
+        }
+        if !in_parts {
+            refused = self.sink.write(batch, &kept).await;
+        }
+        Ok((lost, refused))
     }
 
     /// Waits until the topic can be seen.
@@ -507,6 +540,7 @@ async fn open_groups(
         table,
         &parts.group,
         timestamp_base,
+        &parts.memory,
     )
 }
 
@@ -526,17 +560,16 @@ impl From<KafkaError> for Stop {
     }
 }
 
-/// Takes note of a batch that is done; gives it back, emptied, and why the sink stops there.
+/// Takes note of a batch that is done; gives it back, and why the sink stops there.
 fn acknowledge(
     consumer: &SinkConsumer,
     processed: Result<Processed, JoinError>,
 ) -> Result<(Batch, Option<String>), Stop> {
-    let mut done = processed
+    let done = processed
         .map_err(anyhow::Error::new)
         .flatten()
         .map_err(Stop::Fatal)?;
     consumer.context().acknowledge(&done.acknowledged);
-    done.batch.clear();
     Ok((done.batch, done.stop))
 }
 

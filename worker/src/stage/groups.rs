@@ -1,11 +1,12 @@
 //! Groups of records: their states are folded in order, one batch after the other, and written side
-//! by side.
+//! by side. Where the states of a batch are more than memory has room for, some of its groups are
+//! folded and written after the others.
 //!
 //! What holds: the state and the row that are written with a record's offset follow from the
 //! records of the group up to that offset, and from nothing else. So it doesn't matter who writes
 //! them, how often, or in how many batches the records came.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, ops::Range, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use datafusion::arrow::{
@@ -13,26 +14,33 @@ use datafusion::arrow::{
     compute::{concat_batches, filter_record_batch, not, take, take_record_batch},
     datatypes::Schema,
 };
+use futures::{StreamExt, stream::FuturesUnordered};
 use millstream_api::keyspace::TableSpec;
 use millstream_plan::{ExecError, Fold, SinkPlan};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 
 use crate::{
     batch::{Batch, Rejected},
+    budget::SinkMemory,
     sink::cassandra::{BoundRows, GroupKeys, StateTable},
-    stage::turn::Turn,
+    stage::turn::{Held, Turn},
     state::{Cache, State},
     transform::Rows,
 };
 
-/// Bytes of states that are at hand, for a sink.
-const CACHE_BYTES: usize = 32 * 1024 * 1024;
+/// States that are read at once.
+const READS: usize = 64;
 
 /// The groups of a sink.
 pub struct Groups {
     shape: Shape,
     table: StateTable,
     cache: Mutex<Cache>,
+    /// Bytes of states that may be on their way, from being loaded until they are written.
+    room: Semaphore,
+    /// Bytes of states that are loaded and folded at once: half of that, so that others are written
+    /// meanwhile.
+    part: usize,
 }
 
 /// What the groups of a query are.
@@ -43,13 +51,17 @@ struct Shape {
     key_count: usize,
     base: i64,
     fingerprint: u64,
+    /// Bytes that each state has at the least.
+    least: usize,
 }
 
 impl Shape {
     fn new(plan: &SinkPlan, table: &TableSpec, base: i64, owner: &str) -> anyhow::Result<Self> {
         const NONE: &str = "the query has no groups";
+        let fold = plan.fold().context(NONE)?;
         Ok(Shape {
-            fold: plan.fold().context(NONE)?,
+            least: fold.least_state(),
+            fold,
             keys: GroupKeys::new(plan, table)?,
             key_count: plan.group_keys(),
             base,
@@ -67,13 +79,14 @@ pub fn rows_of(
 ) -> anyhow::Result<(Vec<Rows>, Vec<Rejected>)> {
     let shape = Shape::new(plan, table, 0, "")?;
     let mut work = Work::new(&shape, batch, rows)?;
-    work.fold()?;
-    let folded = work.finish(0)?;
+    let all = 0..work.groups.len();
+    work.fold(all.clone())?;
+    let folded = work.finish(all, 0)?;
     Ok((folded.rows, folded.rejected))
 }
 
-/// What a batch changes.
-pub struct Folded {
+/// What a part of a batch changes.
+pub struct Folded<'a> {
     /// The rows of the groups; the record of each is the last that is in it.
     pub rows: Vec<Rows>,
     /// Records that can't be taken up.
@@ -81,7 +94,20 @@ pub struct Folded {
     states: BoundRows,
     /// Rows that aren't there any more.
     gone: BoundRows,
-    batch: u64,
+    part: u64,
+    /// Room that the states take until they are written.
+    room: Option<SemaphorePermit<'a>>,
+}
+
+/// A batch whose groups are folded part by part. In which part a group is makes no difference: a
+/// state follows from its own records alone.
+pub struct Folding<'a> {
+    groups: &'a Groups,
+    work: Work<'a>,
+    /// Its turn, until all groups are folded.
+    held: Option<Held>,
+    /// The first group that isn't folded.
+    next: usize,
 }
 
 /// A group that a batch touches.
@@ -105,12 +131,15 @@ impl Groups {
         table: StateTable,
         owner: &str,
         base: i64,
+        memory: &SinkMemory,
     ) -> anyhow::Result<Self> {
         let ttl = ttl_seconds.map(Duration::from_secs);
         Ok(Groups {
             shape: Shape::new(plan, rows, base, owner)?,
             table,
-            cache: Mutex::new(Cache::new(CACHE_BYTES, ttl)),
+            cache: Mutex::new(Cache::new(memory.cache, ttl)),
+            room: Semaphore::new(memory.states),
+            part: memory.states / 2,
         })
     }
 
@@ -119,65 +148,112 @@ impl Groups {
         self.cache.lock().await.clear();
     }
 
-    /// Folds the rows of a batch, when it is its turn.
-    pub async fn fold(&self, batch: &Batch, rows: &[Rows], turn: Turn) -> anyhow::Result<Folded> {
-        let mut work = tokio::task::block_in_place(|| Work::new(&self.shape, batch, rows))?;
-        let held = turn.wait().await?;
-        let mut cache = self.cache.lock().await;
-        self.load(&mut cache, batch, &mut work).await;
-        let number = cache.begin();
-        tokio::task::block_in_place(|| work.fold())?;
-        for group in work.groups.iter().filter(|group| group.changed) {
-            let epoch = epoch(batch, group.partition);
-            cache.put(
-                &group.key,
-                epoch,
-                Some(number),
-                group.state(self.shape.base),
-            );
-        }
-        drop(cache);
-        held.pass();
-        tokio::task::block_in_place(|| work.finish(number))
+    /// Parts the rows of a batch into groups, and waits for its turn.
+    pub async fn begin<'a>(
+        &'a self,
+        batch: &'a Batch,
+        rows: &[Rows],
+        turn: Turn,
+    ) -> anyhow::Result<Folding<'a>> {
+        let work = tokio::task::block_in_place(|| Work::new(&self.shape, batch, rows))?;
+        Ok(Folding {
+            groups: self,
+            work,
+            held: Some(turn.wait().await?),
+            next: 0,
+        })
     }
 
-    /// Finds the states of the groups, at hand or in the table.
-    async fn load(&self, cache: &mut Cache, batch: &Batch, work: &mut Work<'_>) {
-        let mut missing = Vec::new();
-        for (index, group) in work.groups.iter_mut().enumerate() {
-            match cache.get(&group.key, epoch(batch, group.partition)) {
-                Some(state) => group.take_up(state, self.shape.base),
-                None => missing.push(index),
-            }
-        }
-        let keys: Vec<&[u8]> = missing
-            .iter()
-            .map(|&index| work.groups[index].key.as_slice())
-            .collect();
-        let states = self.table.read(&keys).await;
-        for (index, state) in missing.into_iter().zip(states) {
-            let group = &mut work.groups[index];
-            cache.put(
-                &group.key,
-                epoch(batch, group.partition),
-                None,
-                state.clone(),
-            );
-            group.take_up(state, self.shape.base);
-        }
-    }
-
-    /// Writes the states of a batch, then what `rows` writes: a row is never ahead of its state.
+    /// Writes the states of a part, then what `rows` writes: a row is never ahead of its state.
     pub async fn write<T>(
         &self,
-        folded: &Folded,
+        folded: Folded<'_>,
         rows: impl Future<Output = T>,
     ) -> anyhow::Result<T> {
         self.table.write(&folded.states).await?;
+        drop(folded.states);
         let (written, gone) = futures::join!(rows, self.table.delete(&folded.gone));
         gone?;
-        self.cache.lock().await.settle(folded.batch);
+        self.cache.lock().await.settle(folded.part);
+        drop(folded.room);
         Ok(written)
+    }
+}
+
+impl<'a> Folding<'a> {
+    /// Folds the next groups, as many as there is room for. What is given has to be written before
+    /// more is asked for; none is left where there is none.
+    pub async fn next(&mut self) -> anyhow::Result<Option<Folded<'a>>> {
+        let (Some(held), groups) = (self.held.take(), self.groups) else {
+            return Ok(None);
+        };
+        // A batch that was given up meanwhile ends here, and not with the cache of those after it.
+        tokio::task::yield_now().await;
+        let all = u32::try_from(groups.part).unwrap_or(u32::MAX);
+        let mut room = groups.room.acquire_many(all).await?;
+        let mut cache = groups.cache.lock().await;
+        let read = move |key: Vec<u8>| async move { groups.table.read(&key).await };
+        let part = load(&mut cache, &mut self.work, self.next, groups.part, read).await;
+        let number = cache.begin();
+        tokio::task::block_in_place(|| self.work.fold(part.clone()))?;
+        self.work.keep(part.clone(), number, &mut cache);
+        drop(cache);
+        let spare = groups.part.saturating_sub(self.work.bytes(part.clone()));
+        drop(room.split(spare));
+        self.next = part.end;
+        match self.next < self.work.groups.len() {
+            true => self.held = Some(held),
+            false => held.pass(),
+        }
+        let mut folded = tokio::task::block_in_place(|| self.work.finish(part, number))?;
+        folded.room = Some(room);
+        Ok(Some(folded))
+    }
+}
+
+/// Loads the states of groups from one on, at hand or by reading them: so many that they take about
+/// `room` bytes, but one at least. Tells which groups.
+async fn load<R: Future<Output = Option<State>>>(
+    cache: &mut Cache,
+    work: &mut Work<'_>,
+    start: usize,
+    room: usize,
+    read: impl Fn(Vec<u8>) -> R,
+) -> Range<usize> {
+    let (shape, batch) = (work.shape, work.batch);
+    let bytes_of = |state: &Option<State>| {
+        let bytes = state.as_ref().map_or(0, |state| state.bytes.len());
+        bytes.max(shape.least)
+    };
+    let (mut end, mut bytes) = (start, 0);
+    let mut reads = FuturesUnordered::new();
+    loop {
+        while end < work.groups.len() && reads.len() < READS {
+            let expected = shape.least.max(cache.likely());
+            if end > start && bytes + (reads.len() + 1) * expected > room {
+                break;
+            }
+            let group = &mut work.groups[end];
+            match cache.get(&group.key, epoch(batch, group.partition)) {
+                Some(state) => {
+                    bytes += bytes_of(&state);
+                    group.take_up(state, shape.base);
+                }
+                None => {
+                    let (index, state) = (end, read(group.key.clone()));
+                    reads.push(async move { (index, state.await) });
+                }
+            }
+            end += 1;
+        }
+        let Some((index, state)) = reads.next().await else {
+            return start..end;
+        };
+        let group = &mut work.groups[index];
+        bytes += bytes_of(&state);
+        let epoch = epoch(batch, group.partition);
+        cache.put(&group.key, epoch, None, state.clone());
+        group.take_up(state, shape.base);
     }
 }
 
@@ -272,13 +348,14 @@ impl<'a> Work<'a> {
         self.rejected.push(Rejected { record, reason });
     }
 
-    /// Folds what isn't in the states yet.
-    fn fold(&mut self) -> anyhow::Result<()> {
+    /// Folds what isn't in the states yet, of some of the groups.
+    fn fold(&mut self, part: Range<usize>) -> anyhow::Result<()> {
         let mut new = Vec::with_capacity(self.records.len());
         for row in 0..self.records.len() {
-            let Some(group) = self.groups.get_mut(self.group_of[row]) else {
+            if !part.contains(&self.group_of[row]) {
                 continue;
-            };
+            }
+            let group = &mut self.groups[self.group_of[row]];
             let record = &self.batch.records()[self.records[row]];
             if record.partition != group.partition {
                 let reason = format!(
@@ -354,17 +431,37 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Makes rows of the states, and what is to be written.
-    fn finish(mut self, batch: u64) -> anyhow::Result<Folded> {
+    /// Has the cache keep the states that are to be written.
+    fn keep(&self, part: Range<usize>, number: u64, cache: &mut Cache) {
+        let changed = self.groups[part].iter().filter(|group| group.changed);
+        for group in changed {
+            let epoch = epoch(self.batch, group.partition);
+            let state = group.state(self.shape.base);
+            cache.put(&group.key, epoch, Some(number), state);
+        }
+    }
+
+    /// Bytes of the states of some groups.
+    fn bytes(&self, part: Range<usize>) -> usize {
+        let states = self.groups[part]
+            .iter()
+            .filter_map(|group| group.state.as_ref());
+        states.map(|state| state.len()).sum()
+    }
+
+    /// Makes rows of the states of some groups, and what is to be written. These states aren't held
+    /// any longer.
+    fn finish(&mut self, part: Range<usize>, number: u64) -> anyhow::Result<Folded<'static>> {
         let mut folded = Folded {
             rows: Vec::new(),
             rejected: Vec::new(),
             states: BoundRows::default(),
             gone: BoundRows::default(),
-            batch,
+            part: number,
+            room: None,
         };
         let mut cell = Vec::new();
-        for group in &self.groups {
+        for group in &self.groups[part.clone()] {
             let (Some(state), Some(row), true) =
                 (group.state(self.shape.base), group.last, group.changed)
             else {
@@ -381,7 +478,8 @@ impl<'a> Work<'a> {
                 .states
                 .push(&cells, Some(timestamp), self.records[row]);
         }
-        let shown: Vec<usize> = (0..self.groups.len())
+        let shown: Vec<usize> = part
+            .clone()
             .filter(|&group| self.groups[group].last.is_some())
             .collect();
         let mut ranges = vec![shown.as_slice()];
@@ -403,12 +501,15 @@ impl<'a> Work<'a> {
                 },
             }
         }
-        folded.rejected = self.rejected;
+        for group in &mut self.groups[part] {
+            group.state = None;
+        }
+        folded.rejected = std::mem::take(&mut self.rejected);
         Ok(folded)
     }
 
     /// The rows of some groups.
-    fn results(&self, shown: &[usize], folded: &mut Folded) -> Result<(), ExecError> {
+    fn results(&self, shown: &[usize], folded: &mut Folded<'_>) -> Result<(), ExecError> {
         let shown = shown.iter().map(|&group| &self.groups[group]);
         let (last, states): (Vec<usize>, Vec<&[u8]>) = shown
             .clone()

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     avro::encode::Encode,
+    budget::{self, MEMORY},
     config::Credentials,
     dead_letter::{DeadLetter, DeadLetters},
     kafka::{self, LazyProducer},
@@ -96,6 +97,8 @@ struct Ingest {
     credentials: Credentials,
     fingerprint: String,
     keys: Keys,
+    /// Bytes of answers that an HTTP source may hold.
+    answers: usize,
     client: ClientConfig,
     positions: PositionStore,
     dead_letters: DeadLetters,
@@ -119,6 +122,10 @@ impl Ingest {
             &config.topic.name,
             status.clone(),
         )?;
+        let (answers, too_small) = budget::of_answers(config.memory_limit);
+        if let (Some(_), Some(too_small)) = (&config.source.http, too_small) {
+            status.warn(MEMORY, too_small);
+        }
         let dead_letters = DeadLetters {
             // Not in the transaction: a letter that Kafka doesn't take whole would end it.
             producer: Arc::new(LazyProducer::new(client.clone(), status.clone())),
@@ -132,6 +139,7 @@ impl Ingest {
         Ok(Ingest {
             fingerprint: fingerprint(&config.source, &config.schema),
             keys: Keys::new(&config.key, &config.schema)?,
+            answers,
             config,
             run,
             credentials: credentials.clone(),
@@ -212,8 +220,10 @@ impl Ingest {
                             self.commit(to, &mut open, &mut progress).await?;
                         }
                         open.add(batch);
-                        if self.status.alive_while(open.send(to)).await.is_err() {
-                            // Which sees to it.
+                        let sent = self.status.alive_while(open.send(to)).await;
+                        // A full one isn't held while the source gives more.
+                        if sent.is_err() || open.bytes() >= MAX_BYTES {
+                            // Which sees to what failed.
                             self.commit(to, &mut open, &mut progress).await?;
                         }
                     }
@@ -287,6 +297,7 @@ impl Ingest {
                     registry: self.config.schema_registry.as_ref(),
                     purpose: Purpose::Copy(&self.dead_letters),
                 }),
+                answers: self.answers,
             },
         )?;
         let admitting = (source, self.encode()?);

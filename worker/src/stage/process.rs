@@ -10,15 +10,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     avro::decode::AvroTopic,
+    budget::{Kind, MEMORY, SinkMemory, of_sinks},
     config::Credentials,
     dead_letter::DeadLetters,
-    kafka::{self, LazyProducer},
+    kafka::{self, LazyProducer, fetching_ahead},
     lookup,
     metrics::Metrics,
     registry::Registry,
     sink::cassandra,
     stage::consume::{Parts, SinkStage},
-    status::Status,
+    status::{Status, StatusPart},
 };
 
 /// Runs all sinks until shutdown; fails where a restart is needed.
@@ -56,6 +57,7 @@ pub async fn run(
     let plans = plans.map(|sink| SinkPlan::joining(&schema, &lookups, &sink.name, &sink.sql));
     let plans = plans.collect::<Result<Vec<_>, _>>()?;
     let loaders = lookup::loaders(&config.lookups, &plans, session.as_ref(), credentials)?;
+    let memory = memory_of(&config, &plans, &parts);
     let joined: Vec<_> = plans
         .iter()
         .map(|plan| lookup::joined(&loaders, plan))
@@ -71,8 +73,8 @@ pub async fn run(
             Ok(())
         });
     }
-    let planned = plans.into_iter().zip(joined);
-    for ((sink, status), (plan, joined)) in config.sinks.iter().zip(parts).zip(planned) {
+    let planned = plans.into_iter().zip(joined).zip(memory);
+    for ((sink, status), ((plan, joined), memory)) in config.sinks.iter().zip(parts).zip(planned) {
         let stage_metrics = metrics.stage(&sink.name);
         let dead_letters = DeadLetters {
             producer: Arc::new(LazyProducer::new(client.clone(), status.clone())),
@@ -86,7 +88,7 @@ pub async fn run(
         let group = config.pipeline.sink_group(&sink.name);
         let parts = Parts {
             config: sink.clone(),
-            consumer: kafka::consumer_config(&client, &group),
+            consumer: fetching_ahead(kafka::consumer_config(&client, &group), memory.queue),
             group,
             topic: config.topic.name.clone(),
             topic_id: config.topic.id.clone(),
@@ -95,6 +97,7 @@ pub async fn run(
             metrics: metrics.clone(),
             stage_metrics,
             joined,
+            memory,
             avro: avro.clone(),
             credentials: credentials.clone(),
         };
@@ -113,4 +116,20 @@ pub async fn run(
         result??;
     }
     Ok(())
+}
+
+/// The memory of each sink; says so where there is too little.
+fn memory_of(config: &ProcessConfig, plans: &[SinkPlan], parts: &[StatusPart]) -> Vec<SinkMemory> {
+    let sinks = config.sinks.iter().zip(plans);
+    let kinds = sinks.map(|(sink, plan)| Kind {
+        grouped: plan.is_grouped(),
+        delta: sink.is_delta(),
+    });
+    let kinds: Vec<_> = kinds.collect();
+    let (memory, too_small) = of_sinks(config.memory_limit, &kinds, &config.lookups);
+    if let Some(too_small) = too_small {
+        parts.iter().for_each(|part| part.warn(MEMORY, &too_small));
+    }
+    tracing::debug!(limit = config.memory_limit, ?memory, "memory of the sinks");
+    memory
 }

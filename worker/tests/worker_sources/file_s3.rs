@@ -4,6 +4,7 @@
 use crate::files::{packed, records, schema, status, texts, written};
 use futures::StreamExt;
 use millstream_worker::{
+    budget::ANSWERS,
     config::Credentials,
     metrics::Metrics,
     source::{Opening, SourceBatch, file},
@@ -80,7 +81,7 @@ impl Bucket {
             status: &part,
             metrics: &Metrics::default().stage("ingest"),
             connections: None,
-        };
+            answers: ANSWERS,        };
         let source = file::open(serde_json::from_value(spec.clone()).unwrap(), &opening).unwrap();
         let limit = std::time::Duration::from_secs(60);
         match tokio::time::timeout(limit, source.collect()).await {

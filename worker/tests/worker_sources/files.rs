@@ -19,6 +19,7 @@ use axum::{
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use futures::{StreamExt, stream};
 use millstream_worker::{
+    budget::ANSWERS,
     config::Credentials,
     metrics::Metrics,
     source::{Opening, Records, SourceBatch, file},
@@ -141,6 +142,7 @@ pub fn open(spec: Value, schema: &str, position: Option<&Value>, status: &Status
         status,
         metrics: &Metrics::default().stage("ingest"),
         connections: None,
+        answers: ANSWERS,
     };
     file::open(serde_json::from_value(spec).unwrap(), &opening).unwrap()
 }
@@ -263,6 +265,7 @@ pub fn generator(spec: Value, position: Option<&Value>) -> Records {
         status: &status().1,
         metrics: &Metrics::default().stage("ingest"),
         connections: None,
+        answers: ANSWERS,
     };
     millstream_worker::source::generator::open(serde_json::from_value(spec).unwrap(), &opening)
         .unwrap()

@@ -12,6 +12,7 @@ use std::{
 use futures::StreamExt;
 use millstream_api::source::DatabaseSource;
 use millstream_worker::{
+    budget::ANSWERS,
     config::Credentials,
     metrics::Metrics,
     source::{Opening, Records, database},
@@ -163,7 +164,7 @@ impl Server {
             status,
             metrics: &Metrics::default().stage("ingest"),
             connections: None,
-        };
+            answers: ANSWERS,        };
         database::open(self.source(settings), &opening).unwrap()
     }
 }

@@ -66,6 +66,18 @@ fn pods_of_a_stage() {
 }
 
 #[test]
+fn workers_know_the_memory_of_their_containers() {
+    let mut pipeline = pipeline();
+    let worker = worker();
+    assert_eq!(memory_limit(&pipeline, &worker), Some(1 << 30));
+    pipeline.spec.resources = serde_saphyr::from_str("{limits: {memory: 300M}}").unwrap();
+    assert_eq!(memory_limit(&pipeline, &worker), Some(300_000_000));
+    // The pods have no limit then.
+    pipeline.spec.resources = serde_saphyr::from_str("{requests: {memory: 300M}}").unwrap();
+    assert_eq!(memory_limit(&pipeline, &worker), None);
+}
+
+#[test]
 fn a_run() {
     let pipeline = pipeline();
     let pods = Pods {
@@ -204,7 +216,9 @@ fn a_workers_configuration_can_be_read_back() {
         schema: "id UUID, -- with a comment: and a colon\nname TEXT\n".into(),
         schema_registry: None,
         avro_schema_id: Some(7),
+        memory_limit: None,
     });
+    let config = config.limited(Some(512 << 20));
     let yaml = worker_yaml(&config).unwrap();
     assert_eq!(
         serde_saphyr::from_str::<WorkerConfig>(&yaml).unwrap(),

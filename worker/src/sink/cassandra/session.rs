@@ -23,6 +23,9 @@ use crate::{
 const RETRY: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection without an answer is closed after twice this time, and with it goes what waits to be
+/// sent there: requests that have timed out are among it, each as large as its rows.
+const KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// Connects; tries for as long as it takes. Fails only where the credentials can't be read.
 pub async fn connect(
@@ -66,6 +69,8 @@ fn builder(
     let mut builder = SessionBuilder::new()
         .known_nodes(&connection.contact_points)
         .connection_timeout(CONNECT_TIMEOUT)
+        .keepalive_interval(KEEPALIVE)
+        .keepalive_timeout(KEEPALIVE)
         .default_execution_profile_handle(profile.into_handle());
     if connection.credentials_secret.is_some() {
         let username = credentials.require(credentials::CASSANDRA_USERNAME, "authentication")?;

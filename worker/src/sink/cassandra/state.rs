@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use datafusion::arrow::array::RecordBatch;
-use futures::{StreamExt, stream};
 use millstream_api::{
     cql::CqlType, keyspace::TableSpec, sink::ConsistencyLevel, worker::CassandraTable,
 };
@@ -24,9 +23,6 @@ use crate::{
     state::State,
     status::StatusPart,
 };
-
-/// Reads that are in flight at once.
-const IN_FLIGHT: usize = 64;
 
 /// Makes the bytes by which a group is known: the cells of its row's primary key. So what is one
 /// row is one group.
@@ -102,6 +98,7 @@ pub struct StateTable {
     fingerprint: u64,
     table: String,
     status: StatusPart,
+    metrics: StageMetrics,
 }
 
 impl StateTable {
@@ -156,16 +153,13 @@ impl StateTable {
             table,
             session,
             status,
+            metrics,
         })
     }
 
-    /// Reads the states of groups, for as long as it takes; none where there is none.
-    pub async fn read(&self, keys: &[&[u8]]) -> Vec<Option<State>> {
-        let reads: Vec<_> = keys.iter().map(|key| self.read_one(key)).collect();
-        stream::iter(reads).buffered(IN_FLIGHT).collect().await
-    }
-
-    async fn read_one(&self, key: &[u8]) -> Option<State> {
+    /// Reads the state of a group, for as long as it takes; none where there is none.
+    pub async fn read(&self, key: &[u8]) -> Option<State> {
+        self.metrics.state_reads.inc();
         let mut delays = Delays::default();
         let mut failed = false;
         loop {

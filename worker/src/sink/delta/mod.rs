@@ -30,6 +30,7 @@ use self::{
 };
 use crate::{
     batch::{Batch, Rejected},
+    budget::DELTA_BATCH,
     config::Credentials,
     retry::Delays,
     sink::{Pace, Sink},
@@ -39,8 +40,6 @@ use crate::{
 
 /// The concern under which errors of the table are shown.
 const DELTA: &str = "delta";
-/// Bytes of records that are committed at once, at most.
-const COMMIT_BYTES: usize = 16 * 1024 * 1024;
 /// A commit that takes longer is given up and tried again.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -69,7 +68,7 @@ impl DeltaSink {
         let place = Place::new(sink, config, credentials)?;
         let pace = Pace {
             records: config.sink.commit_rows as usize,
-            bytes: COMMIT_BYTES,
+            bytes: DELTA_BATCH,
             linger: config.sink.commit_interval.into(),
             // A commit follows from the one before it.
             in_flight: 1,
@@ -138,6 +137,11 @@ impl Sink for DeltaSink {
 
     fn pace(&self) -> Option<Pace> {
         Some(self.pace)
+    }
+
+    /// A commit says how far the table is: rows of older records that came later would be dropped.
+    fn takes_parts(&self) -> bool {
+        false
     }
 }
 

@@ -116,7 +116,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::{config::Credentials, metrics::Metrics, status::Status};
+    use crate::{budget::ANSWERS, config::Credentials, metrics::Metrics, status::Status};
 
     const USERS: &str = "gender TEXT, name STRUCT<first TEXT, last TEXT>, \
         login STRUCT<uuid UUID, username TEXT>, email TEXT, tags ARRAY<TEXT>, \
@@ -175,6 +175,7 @@ mod tests {
                 status: &status,
                 metrics: &Metrics::default().stage("ingest"),
                 connections: None,
+                answers: ANSWERS,
             };
             open(spec.clone(), &opening).unwrap()
         };

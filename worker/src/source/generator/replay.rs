@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::Pace;
 use crate::{
+    budget::ANSWERS,
     config::Credentials,
     metrics::StageMetrics,
     source::{Opening, Records, SourceBatch, file},
@@ -78,6 +79,7 @@ impl Recording {
             status: &self.status,
             metrics: &self.metrics,
             connections: None,
+            answers: ANSWERS,
         };
         file::open(self.file.clone(), &opening)
     }

@@ -27,8 +27,6 @@ use crate::{
     status::{Concern, StatusPart},
 };
 
-/// Answers that are held at the same time, in bytes and unpacked.
-const MAX_BYTES: usize = 256 * 1024 * 1024;
 /// Between the attempts of a request that the server refuses.
 const REFUSED: Duration = Duration::from_secs(30);
 /// A `Retry-After` beyond this is a mistake.
@@ -88,10 +86,12 @@ impl From<String> for Failure {
 }
 
 impl Fetch {
+    /// Requests of a source that may hold so many bytes of answers, unpacked.
     pub fn new(
         spec: &HttpSource,
         credentials: &Credentials,
         status: StatusPart,
+        answers: usize,
     ) -> anyhow::Result<Self> {
         let mut headers = HeaderMap::new();
         for (name, value) in &spec.headers {
@@ -107,6 +107,8 @@ impl Fetch {
             Some(_) => spec.concurrency.max(1) as usize,
             None => 1,
         };
+        // A page on its way into the cache is there twice more.
+        let copies = if spec.cache.is_some() { 2 } else { 0 };
         Ok(Fetch {
             client,
             home: spec.url.parse().context("`url` is no URL")?,
@@ -114,7 +116,7 @@ impl Fetch {
             auth: Auth::open(spec.auth.as_ref(), credentials)?,
             limit: spec.rate_limit.as_ref().and_then(rate_limiter),
             quiet_until: Mutex::default(),
-            max_bytes: MAX_BYTES / side_by_side,
+            max_bytes: answers / (side_by_side + copies),
             status,
         })
     }

@@ -36,9 +36,10 @@ use crate::{
 /// Opens the source; it goes on with the page after the last one that Kafka has.
 pub fn open(spec: HttpSource, opening: &Opening<'_>) -> anyhow::Result<Records> {
     let (status, metrics) = (opening.status.clone(), opening.metrics.clone());
+    let (credentials, answers) = (opening.credentials, opening.answers);
     let reader = Reader {
-        fetch: Arc::new(Fetch::new(&spec, opening.credentials, status.clone())?),
-        cache: Cache::new(&spec, opening.credentials, status.clone(), metrics)?.map(Arc::new),
+        fetch: Arc::new(Fetch::new(&spec, credentials, status.clone(), answers)?),
+        cache: Cache::new(&spec, credentials, status.clone(), metrics)?.map(Arc::new),
         ticks: spec.poll.as_ref().map(|poll| ticks(poll.interval.into())),
         progress: Progress::new(opening.position, spec.poll.as_ref()),
         spec: Arc::new(spec),

@@ -25,6 +25,7 @@ use axum::{
 use futures::StreamExt;
 use millstream_api::source::HttpSource;
 use millstream_worker::{
+    budget::ANSWERS,
     config::Credentials,
     metrics::Metrics,
     source::{Opening, Records, SourceBatch, http},
@@ -131,7 +132,7 @@ fn try_open(
         status,
         metrics: &metrics.stage("ingest"),
         connections: None,
-    };
+        answers: ANSWERS,    };
     http::open(spec, &opening)
 }
 

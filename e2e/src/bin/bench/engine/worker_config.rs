@@ -127,6 +127,7 @@ fn process(bench: &Bench, job: &dyn TableJob, topic: &str, table: &str) -> Proce
             state: None,
             state_ttl: None,
         }],
+        memory_limit: None,
     }
 }
 
@@ -153,5 +154,6 @@ fn ingest(bench: &Bench, url: &str, topic: &str) -> Result<IngestConfig> {
         schema: format!("{} TEXT, business_name TEXT", ingest::KEY),
         schema_registry: None,
         avro_schema_id: None,
+        memory_limit: None,
     })
 }
