@@ -350,6 +350,22 @@ fn the_bytes_of_states_stay_the_same() {
 }
 
 #[test]
+fn no_state_has_less_than_one_of_a_record_that_says_nothing() {
+    let all = batch(&[(0, Some(1), Some(3), Some(1), Some(2), Some(true), Some(-5))]);
+    for (sql, _) in QUERIES {
+        let plan = planned(sql);
+        let fold = plan.fold().unwrap();
+        let kept = folded(&plan, &fold, &all, &[(1, 0)]);
+        let state = kept.groups.values().map(|group| group.1.len()).min();
+        let least = fold.least_state();
+        assert!(
+            least > 0 && Some(least) <= state,
+            "{sql}: {least}, {state:?}"
+        );
+    }
+}
+
+#[test]
 fn a_state_has_a_limit() {
     let plan = planned("SELECT g, array_agg(t) AS a FROM records GROUP BY g");
     let fold = plan.fold().unwrap();

@@ -565,3 +565,6 @@ impl Group {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
