@@ -13,6 +13,7 @@ mod file;
 mod files;
 mod kafka;
 mod lookup;
+mod memory;
 mod pipeline;
 #[path = "../worker_sources/ports.rs"]
 mod ports;

@@ -374,6 +374,74 @@ async fn a_group_that_expired_begins_anew() {
     drop(process);
 }
 
+const NOTES: Settings = Settings {
+    schema: "player TEXT, note TEXT, points BIGINT",
+    sql: "SELECT player, last_value(note) AS note, count(*) AS n, sum(points) AS points, \
+        count(DISTINCT points) AS different FROM records GROUP BY player",
+    columns: &[
+        ("player", "text"),
+        ("note", "text"),
+        ("n", "bigint"),
+        ("points", "bigint"),
+        ("different", "bigint"),
+    ],
+    key: "/player",
+    partitions: 2,
+    base: 1_700_000_000_000_000,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_that_memory_has_no_room_for_are_read_again_and_stay_exact() {
+    const GROUPS: i64 = 300;
+    let Some(mut pipeline) = create(NOTES).await else {
+        return;
+    };
+    // Room for 1 MiB of states; there are 2.4 MB of them.
+    pipeline.more = json!({"memoryLimit": 64 << 20});
+    let mut expected = BTreeMap::<String, (String, i64, i64, BTreeSet<i64>)>::new();
+    let mut process = pipeline.process();
+    for round in 0..8 {
+        let records = (0..GROUPS).map(|group| {
+            let (name, points) = (format!("player {group}"), round * group % 7);
+            let note = format!("{round} {}", "x".repeat(8_000));
+            let row = expected.entry(name.clone()).or_default();
+            row.0.clone_from(&note);
+            row.1 += 1;
+            row.2 += points;
+            row.3.insert(points);
+            let record = json!({"player": name, "note": note, "points": points});
+            (name, record.to_string().into_bytes())
+        });
+        pipeline.produce_all(&records.collect::<Vec<_>>()).await;
+        if round == 3 {
+            process.kill();
+            process = pipeline.process();
+        }
+    }
+    pipeline.await_commits().await;
+    let rows: Vec<(String, String, i64, i64, i64)> =
+        pipeline.select("player, note, n, points, different").await;
+    assert_eq!(rows.len(), expected.len());
+    for (name, note, n, points, different) in rows {
+        let row = &expected[&name];
+        assert!(note == row.0, "{name} has another note");
+        let different = (different, row.3.len() as i64);
+        assert_eq!(
+            (n, points, different.0),
+            (row.1, row.2, different.1),
+            "{name}"
+        );
+    }
+    // Again and again, not only once for each.
+    let reads = "millstream_worker_state_reads_total";
+    process.await_metric(reads, 2 * GROUPS as u64).await;
+    let status = process
+        .await_status(|status| status.errors.is_empty())
+        .await;
+    let warning = &status.warnings["rows"];
+    assert!(warning.contains("64 MiB is small for 1 sink"), "{warning}");
+}
+
 const BY_EMAIL: Settings = Settings {
     schema: "email TEXT, at TIMESTAMP",
     sql: "SELECT lower(email) AS email, count(*) AS n, count(DISTINCT _partition) AS partitions, \

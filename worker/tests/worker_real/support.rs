@@ -62,22 +62,35 @@ impl Environment {
 }
 
 /// A server that is stopped until this is dropped, also by a test that fails.
-pub struct StoppedService(&'static str);
+pub struct StoppedService {
+    name: &'static str,
+    /// What it goes on with.
+    again: &'static str,
+}
 
 impl StoppedService {
     /// Stops a server, such as `cassandra`; nothing, and a word why, where that can't be done.
     pub async fn stop(name: &'static str) -> Option<Self> {
+        StoppedService::by("stop", name, "start").await
+    }
+
+    /// Pauses a server: its connections stay, and nothing answers.
+    pub async fn pause(name: &'static str) -> Option<Self> {
+        StoppedService::by("pause", name, "resume").await
+    }
+
+    async fn by(action: &'static str, name: &'static str, again: &'static str) -> Option<Self> {
         if std::env::var_os("MILLSTREAM_XTASK").is_none() {
             eprintln!("skipped: MILLSTREAM_XTASK names no program that stops servers");
             return None;
         }
-        let stopped = StoppedService(name);
-        let done = tokio::task::spawn_blocking(move || service("stop", name));
+        let stopped = StoppedService { name, again };
+        let done = tokio::task::spawn_blocking(move || service(action, name));
         done.await.expect("it ends").expect("it stops");
         Some(stopped)
     }
 
-    /// Starts it again, and waits until it is there.
+    /// Lets it go on, and waits until it is there.
     pub async fn start(self) {
         let done = tokio::task::spawn_blocking(move || drop(self));
         done.await.expect("it ends");
@@ -86,7 +99,7 @@ impl StoppedService {
 
 impl Drop for StoppedService {
     fn drop(&mut self) {
-        if let Err(error) = service("start", self.0) {
+        if let Err(error) = service(self.again, self.name) {
             eprintln!("{error}");
         }
     }
@@ -700,6 +713,21 @@ impl Worker {
         let id = self.child.id().to_string();
         let sent = Command::new("kill").args(["-s", name, &id]).status();
         assert!(sent.expect("kill").success());
+    }
+
+    /// The most memory that it has ever had, in bytes; without the pages of files, such as those of its
+    /// program, which the system takes back where memory is short.
+    pub fn most_memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("the process is there");
+        let kilobytes = |name: &str| -> u64 {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let number =
+                line.and_then(|line| line.trim_start_matches(':').trim().split(' ').next());
+            let number = number.and_then(|number| number.parse().ok());
+            number.unwrap_or_else(|| panic!("{name} isn't in {status}"))
+        };
+        1024 * (kilobytes("VmHWM") - kilobytes("RssFile"))
     }
 
     /// Whether it has ended by itself.
