@@ -211,7 +211,7 @@ impl Cache {
             }
         }
         // Where much can't go, turning at every state would cost more than it frees.
-        self.limit = (self.budget / 2).max(2 * self.young_bytes);
+        self.limit = (self.budget / 2).max(self.young_bytes + self.budget / 4);
     }
 
     /// Bytes that are held, about.

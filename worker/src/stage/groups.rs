@@ -184,9 +184,10 @@ impl<'a> Folding<'a> {
     /// Folds the next groups, as many as there is room for. What is given has to be written before
     /// more is asked for; none is left where there is none.
     pub async fn next(&mut self) -> anyhow::Result<Option<Folded<'a>>> {
-        let (Some(held), groups) = (self.held.take(), self.groups) else {
+        let Some(held) = self.held.take() else {
             return Ok(None);
         };
+        let groups = self.groups;
         // A batch that was given up meanwhile ends here, and not with the cache of those after it.
         tokio::task::yield_now().await;
         let all = u32::try_from(groups.part).unwrap_or(u32::MAX);

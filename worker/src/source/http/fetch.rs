@@ -250,8 +250,8 @@ impl Fetch {
         while let Some(chunk) = response.chunk().await.map_err(describe)? {
             if body.len() + chunk.len() > self.max_bytes {
                 let message = format!(
-                    "the answer has more than {} MiB; ask for smaller pages",
-                    self.max_bytes / 1024 / 1024
+                    "the answer has more than {:.1} MiB; ask for smaller pages",
+                    self.max_bytes as f64 / 1024.0 / 1024.0
                 );
                 return Err(Failure {
                     retry_after: Some(REFUSED),

@@ -13,7 +13,7 @@ use axum::{
 use futures::{StreamExt, stream};
 use serde_json::json;
 
-use super::{Api, open, status, texts};
+use super::{ANSWERS, Api, Credentials, Metrics, Opening, http, open, status, texts};
 
 /// Each fault in turn, then an answer: what the status says meanwhile.
 async fn outlive(faults: Vec<fn() -> Response>) -> Vec<String> {
@@ -95,4 +95,37 @@ async fn a_refusal_is_shown_and_not_hammered() {
     assert_eq!(api.requests(), 1);
     let error = &status.report().errors["ingest"];
     assert!(error.contains("404"), "{error}");
+}
+
+#[tokio::test]
+async fn an_answer_that_memory_has_no_room_for_is_refused() {
+    let (status, part) = status();
+    let large = format!(r#"[{{"a": "{}"}}]"#, "x".repeat(3 << 20));
+    let api = Api::start(move |_, _| large.clone().into_response()).await;
+    let mut opening = Opening {
+        schema: "",
+        credentials: &Credentials::new("".into()),
+        position: None,
+        status: &part,
+        metrics: &Metrics::default().stage("ingest"),
+        connections: None,
+        answers: 2 << 20,
+    };
+    let mut source = http::open(api.source(json!({})), &opening).unwrap();
+    let refused = async {
+        while status.report().errors.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        _ = source.next() => panic!("it is taken"),
+        () = refused => {}
+    }
+    assert_says(
+        &status.report().errors.into_values().collect::<Vec<_>>(),
+        &["the answer has more than 2.0 MiB"],
+    );
+    opening.answers = ANSWERS;
+    let mut source = http::open(api.source(json!({})), &opening).unwrap();
+    assert_eq!(source.next().await.unwrap().records.len(), 1);
 }
