@@ -81,7 +81,8 @@ impl Bucket {
             status: &part,
             metrics: &Metrics::default().stage("ingest"),
             connections: None,
-            answers: ANSWERS,        };
+            answers: ANSWERS,
+        };
         let source = file::open(serde_json::from_value(spec.clone()).unwrap(), &opening).unwrap();
         let limit = std::time::Duration::from_secs(60);
         match tokio::time::timeout(limit, source.collect()).await {

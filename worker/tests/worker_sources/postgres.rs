@@ -164,7 +164,8 @@ impl Server {
             status,
             metrics: &Metrics::default().stage("ingest"),
             connections: None,
-            answers: ANSWERS,        };
+            answers: ANSWERS,
+        };
         database::open(self.source(settings), &opening).unwrap()
     }
 }

@@ -132,7 +132,8 @@ fn try_open(
         status,
         metrics: &metrics.stage("ingest"),
         connections: None,
-        answers: ANSWERS,    };
+        answers: ANSWERS,
+    };
     http::open(spec, &opening)
 }
 
