@@ -181,8 +181,8 @@ impl Groups {
 }
 
 impl<'a> Folding<'a> {
-    /// Folds the next groups, as many as there is room for. What is given has to be written before
-    /// more is asked for; none is left where there is none.
+    /// Folds the next groups, as many as there is room for; none where all are folded. What is given
+    /// has to be written before more is asked for, as its room is needed.
     pub async fn next(&mut self) -> anyhow::Result<Option<Folded<'a>>> {
         let Some(held) = self.held.take() else {
             return Ok(None);
