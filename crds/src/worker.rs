@@ -156,7 +156,8 @@ impl PipelineRef {
         self.sink_group("_ingest")
     }
 
-    /// Consumer group under which the replay of dead letters keeps how far it is.
+    /// Consumer group under which the replay of dead letters keeps how far it is; also its transactional
+    /// id: of the replays of a pipeline only the last can commit.
     pub fn replay_group(&self) -> String {
         self.sink_group("_replay")
     }

@@ -103,17 +103,20 @@ pub fn main() -> ExitCode {
                 }
             }
         }
-        Command::Check(check) => answer(|| check::run(&check)),
-        Command::Preview(preview) => answer(|| block_on(preview::run(&preview))),
-        Command::Infer(infer) => answer(|| block_on(infer::run(&infer))),
-        Command::Replay(replay) => answer(|| block_on(replay::run(&replay))),
-        Command::Decode(measure) => answer(|| measure::run(&measure)),
+        Command::Check(check) => answer("error", || check::run(&check)),
+        Command::Preview(preview) => answer("error", || block_on(preview::run(&preview))),
+        Command::Infer(infer) => answer("error", || block_on(infer::run(&infer))),
+        // It waits for Kafka, and says so.
+        Command::Replay(replay) => answer("error,millstream_worker::status=warn", || {
+            block_on(replay::run(&replay))
+        }),
+        Command::Decode(measure) => answer("error", || measure::run(&measure)),
     }
 }
 
 /// Runs a command that a person waits for.
-fn answer(command: impl FnOnce() -> anyhow::Result<ExitCode>) -> ExitCode {
-    start_logging(LogFormat::Human, "error");
+fn answer(logged: &str, command: impl FnOnce() -> anyhow::Result<ExitCode>) -> ExitCode {
+    start_logging(LogFormat::Human, logged);
     command().unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         ExitCode::FAILURE

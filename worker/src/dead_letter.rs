@@ -165,6 +165,21 @@ fn header<'a>(key: &'a str, value: &'a str) -> Header<'a, &'a str> {
     }
 }
 
+/// What a dead letter has beside its key and its value, when it goes back.
+#[derive(Debug, PartialEq)]
+pub struct Letter {
+    /// The stage that rejected it.
+    pub stage: String,
+    /// Its partition and its offset in the dead-letter topic.
+    pub place: (i32, i64),
+    /// The partition that it was in, if it was in the topic already.
+    pub partition: Option<i32>,
+    /// Its timestamp there.
+    pub timestamp: Option<i64>,
+    /// What it says then, if it was.
+    pub replayed: Option<Replayed>,
+}
+
 /// What a record says that was replayed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replayed {
@@ -175,6 +190,13 @@ pub struct Replayed {
 }
 
 impl Replayed {
+    /// The headers that say it.
+    pub fn headers(&self) -> OwnedHeaders {
+        OwnedHeaders::new()
+            .insert(header(dead_letter::REPLAY_SINK, &self.sink))
+            .insert(header(dead_letter::REPLAY_OFFSET, &self.offset.to_string()))
+    }
+
     /// None where the record comes for the first time.
     pub fn of(message: &BorrowedMessage<'_>) -> Option<Self> {
         let headers = message.headers()?;

@@ -171,8 +171,16 @@ impl PositionStore {
         .await?
     }
 
-    /// What a transaction is to commit to keep the position with that text.
-    pub fn offsets(
+    /// What a transaction is to commit to keep the position.
+    pub async fn offsets(
+        &self,
+        position: &Position,
+    ) -> anyhow::Result<(TopicPartitionList, ConsumerGroupMetadata)> {
+        let (store, text) = (self.clone(), serde_json::to_string(position)?);
+        Ok(tokio::task::spawn_blocking(move || store.offsets_of(&text)).await??)
+    }
+
+    fn offsets_of(
         &self,
         position: &str,
     ) -> KafkaResult<(TopicPartitionList, ConsumerGroupMetadata)> {

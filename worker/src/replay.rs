@@ -5,27 +5,31 @@
 //! that a newer record has written since stays. Only the sink that rejected it takes it.
 //!
 //! How far each stage's letters are replayed is the metadata of an offset in the dead-letter topic,
-//! committed under a group of its own.
+//! committed under a group of its own, in one transaction with the letters before it: a replay that is
+//! killed has sent each letter once, or not yet.
 
-use std::{collections::BTreeMap, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
-use futures::future::try_join_all;
-use millstream_api::worker::{WorkerConfig, dead_letter};
+use bytes::Bytes;
+use millstream_api::worker::{IngestConfig, PipelineRef, WorkerConfig, dead_letter};
+use millstream_plan::RecordSchema;
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
-    consumer::{CommitMode, Consumer, StreamConsumer},
+    consumer::{Consumer, ConsumerGroupMetadata, StreamConsumer},
     error::KafkaError,
-    message::{BorrowedMessage, Header, Headers, OwnedHeaders},
-    producer::{FutureProducer, FutureRecord},
-    util::Timeout,
+    message::{Headers, OwnedMessage},
 };
+use serde_json::Value;
 
 use crate::{
+    avro::{self, encode::Encode},
     config::{Credentials, Mounted},
-    dead_letter::MAX_KEY_BYTES,
+    dead_letter::{Letter, MAX_KEY_BYTES, Replayed},
     kafka,
     stage::{INGEST, key::Keys},
+    status::Status,
+    transaction::{Admitted, Open, Outgoing, Transactions},
 };
 
 /// What follows the help.
@@ -41,7 +45,7 @@ Examples:
     kubectl exec deploy/users-ingest -- millstream-worker replay";
 
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Letters between commits; those after the last commit are sent again after a crash.
+/// Of a transaction: its letters are held until it is committed.
 const CHUNK: usize = 500;
 const CHUNK_BYTES: usize = 16 * 1024 * 1024;
 
@@ -74,29 +78,29 @@ struct Count {
     skipped: usize,
 }
 
-/// A letter on its way back.
-struct Letter {
-    stage: String,
-    /// Where it is in the dead-letter topic.
-    place: (i32, i64),
-    partition: Option<i32>,
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
-    timestamp: Option<i64>,
-    headers: OwnedHeaders,
-}
-
 struct Session {
+    pipeline: PipelineRef,
     topic: String,
     letters: String,
     /// Whose letters are replayed.
     stages: Vec<String>,
-    /// The key of a record that never had one.
-    keys: Option<Keys>,
+    /// Makes new records, where the letters never came into the topic.
+    records: Option<Records>,
+    client: ClientConfig,
     consumer: StreamConsumer,
-    producer: FutureProducer,
+    /// None while nothing may be sent.
+    transactions: Option<Transactions>,
+    /// The letters at hand.
+    open: Open,
     dry_run: bool,
     counts: BTreeMap<String, Count>,
+}
+
+/// Makes records of what a source gave, as the ingest stage does.
+struct Records {
+    keys: Keys,
+    /// With the id of its schema; none where records are JSON.
+    encode: Option<(u32, Encode)>,
 }
 
 /// Replays, and prints what was done.
@@ -104,6 +108,9 @@ pub async fn run(replay: &Replay) -> anyhow::Result<ExitCode> {
     let (config, credentials) = replay.mounted.load()?;
     let mut session = Session::open(config, &credentials, replay)?;
     let ends = session.partitions()?;
+    if !replay.dry_run {
+        session.take_over().await?;
+    }
     let mut left = replay.limit.unwrap_or(usize::MAX);
     for (partition, end) in ends {
         session.replay(partition, end, &mut left).await?;
@@ -118,16 +125,19 @@ impl Session {
         credentials: &Credentials,
         replay: &Replay,
     ) -> anyhow::Result<Self> {
-        let (pipeline, connection, topic, letters, mut stages, keys) = match config {
-            WorkerConfig::Ingest(ingest) if ingest.avro_schema_id.is_some() => bail!(
-                "the records of the topic {} are Avro, and what the source's dead letters hold is JSON: they can't be replayed; mend the source, and let it give them again",
-                ingest.topic.name
-            ),
+        let (pipeline, connection, topic, letters, mut stages, records) = match config {
             WorkerConfig::Ingest(ingest) => {
-                let keys = Some(Keys::new(&ingest.key, &ingest.schema)?);
+                let records = Some(Records::new(&ingest)?);
                 let stages = vec![INGEST.to_owned()];
                 let (topic, letters) = (ingest.topic.name, ingest.dead_letter_topic);
-                (ingest.pipeline, ingest.kafka, topic, letters, stages, keys)
+                (
+                    ingest.pipeline,
+                    ingest.kafka,
+                    topic,
+                    letters,
+                    stages,
+                    records,
+                )
             }
             WorkerConfig::Process(process) => {
                 let stages = process.sinks.into_iter().map(|sink| sink.name).collect();
@@ -162,12 +172,15 @@ impl Session {
             .set("enable.partition.eof", "true")
             .set("isolation.level", "read_committed");
         Ok(Session {
+            pipeline,
+            open: Open::new(&topic),
             topic,
             letters,
             stages,
-            keys,
+            records,
+            client,
             consumer: consumer.create()?,
-            producer: producer(client).create()?,
+            transactions: None,
             dry_run: replay.dry_run,
             counts: BTreeMap::new(),
         })
@@ -195,30 +208,29 @@ impl Session {
         })
     }
 
+    /// Takes the place of any other replay of the pipeline. Only then how far it came can be read: that
+    /// one might be about to commit more.
+    async fn take_over(&mut self) -> anyhow::Result<()> {
+        let id = self.pipeline.replay_group();
+        let status = Arc::new(Status::default()).part("replay");
+        let taken = Transactions::take_over(&self.client, &id, status);
+        let transactions = tokio::time::timeout(TIMEOUT, taken).await;
+        let transactions = transactions.context("Kafka begins no transactions")??;
+        transactions.begin()?;
+        self.transactions = Some(transactions);
+        Ok(())
+    }
+
     /// Replays the letters of a partition, from where the last replay ended.
     async fn replay(&mut self, partition: i32, end: i64, left: &mut usize) -> anyhow::Result<()> {
         let mut progress = self.progress(partition)?;
         let replayed = |progress: &Progress, stage: &str| progress.get(stage).copied().unwrap_or(0);
         let start = self.stages.iter().map(|stage| replayed(&progress, stage));
-        let start = start.min().unwrap_or(0);
-        let mut chunk = Vec::new();
-        let mut bytes = 0;
-        let mut next = start;
-        let consumer = &self.consumer;
-        let mut list = TopicPartitionList::new();
-        // What retention has removed meanwhile is passed over.
-        let (low, _) = tokio::task::block_in_place(|| {
-            consumer.fetch_watermarks(&self.letters, partition, TIMEOUT)
-        })?;
-        list.add_partition_offset(&self.letters, partition, Offset::Offset(start.max(low)))?;
-        consumer.assign(&list)?;
+        let mut next = start.min().unwrap_or(0);
+        self.read_from(partition, next)?;
         while *left > 0 && next < end {
-            let received = tokio::time::timeout(TIMEOUT, self.consumer.recv()).await;
-            let message = match received.context("Kafka doesn't answer")? {
-                Ok(message) if message.offset() < end => message,
-                Err(KafkaError::PartitionEOF(other)) if other != partition => continue,
-                Ok(_) | Err(KafkaError::PartitionEOF(_)) => break,
-                Err(error) => return Err(error).context("can't read the dead letters"),
+            let Some(message) = self.next(partition, end).await? else {
+                break;
             };
             next = message.offset() + 1;
             let stage = text(&message, dead_letter::STAGE).unwrap_or_default();
@@ -229,31 +241,48 @@ impl Session {
             match self.letter(&message, &stage) {
                 Ok(letter) => {
                     *left -= 1;
-                    bytes += message.payload_len();
                     self.show(&message, &stage, "would be replayed");
-                    chunk.push(letter);
+                    self.open.add(Admitted {
+                        records: vec![letter],
+                        given: 1,
+                        position: Value::Null,
+                    });
                 }
-                Err(reason) => {
-                    self.counts.entry(stage.clone()).or_default().skipped += 1;
-                    let offset = message.offset();
-                    println!(
-                        "skipped partition {partition}, offset {offset}, of {stage}: {reason}"
-                    );
-                }
+                Err(reason) => self.skip((partition, message.offset()), stage, &reason),
             }
-            drop(message);
-            if chunk.len() >= CHUNK || bytes >= CHUNK_BYTES {
-                bytes = 0;
-                self.send(std::mem::take(&mut chunk)).await?;
-                self.keep(partition, next, &mut progress)?;
+            if self.open.count() >= CHUNK || self.open.bytes() >= CHUNK_BYTES {
+                self.commit(partition, next, &mut progress).await?;
             }
         }
-        self.send(chunk).await?;
-        self.keep(partition, next, &mut progress)
+        self.commit(partition, next, &mut progress).await
+    }
+
+    /// Reads a partition from an offset on; what retention has removed meanwhile is passed over.
+    fn read_from(&self, partition: i32, start: i64) -> anyhow::Result<()> {
+        let (low, _) = tokio::task::block_in_place(|| {
+            let letters = &self.letters;
+            self.consumer.fetch_watermarks(letters, partition, TIMEOUT)
+        })?;
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.letters, partition, Offset::Offset(start.max(low)))?;
+        Ok(self.consumer.assign(&list)?)
+    }
+
+    /// The next letter before an end; none where there is no other.
+    async fn next(&self, partition: i32, end: i64) -> anyhow::Result<Option<OwnedMessage>> {
+        loop {
+            let received = tokio::time::timeout(TIMEOUT, self.consumer.recv()).await;
+            return match received.context("Kafka doesn't answer")? {
+                Ok(message) if message.offset() < end => Ok(Some(message.detach())),
+                Err(KafkaError::PartitionEOF(other)) if other != partition => continue,
+                Ok(_) | Err(KafkaError::PartitionEOF(_)) => Ok(None),
+                Err(error) => Err(error).context("can't read the dead letters"),
+            };
+        }
     }
 
     /// A letter as the record that it was; why it can't be that again, else.
-    fn letter(&self, message: &BorrowedMessage<'_>, stage: &str) -> Result<Letter, String> {
+    fn letter(&mut self, message: &OwnedMessage, stage: &str) -> Result<Outgoing, String> {
         if let Some(bytes) = text(message, dead_letter::TRUNCATED_FROM) {
             return Err(format!("only the beginning of its {bytes} bytes was kept"));
         }
@@ -266,63 +295,120 @@ impl Session {
         }
         let number = |name| text(message, name).and_then(|text| text.parse::<i64>().ok());
         let mut key = message.key().map(<[u8]>::to_vec);
-        let mut headers = OwnedHeaders::new();
-        let partition = number(dead_letter::PARTITION).and_then(|number| number.try_into().ok());
-        if let Some(keys) = &self.keys {
-            key = keys
-                .admit(message.payload().unwrap_or_default())?
-                .map(String::into_bytes);
+        let mut value = message.payload().map(Bytes::copy_from_slice);
+        let mut replayed = None;
+        if let Some(records) = &mut self.records {
+            (key, value) = records.make(key, value.unwrap_or_default())?;
         } else {
-            let offset = number(dead_letter::OFFSET).ok_or("it doesn't say its offset")?;
-            headers = headers
-                .insert(Header {
-                    key: dead_letter::REPLAY_SINK,
-                    value: Some(stage),
-                })
-                .insert(Header {
-                    key: dead_letter::REPLAY_OFFSET,
-                    value: Some(&offset.to_string()),
-                });
+            replayed = Some(Replayed {
+                sink: stage.to_owned(),
+                offset: number(dead_letter::OFFSET).ok_or("it doesn't say its offset")?,
+            });
         }
-        Ok(Letter {
+        let partition = number(dead_letter::PARTITION).and_then(|number| number.try_into().ok());
+        let letter = Letter {
             stage: stage.to_owned(),
             place: (message.partition(), message.offset()),
             partition,
-            key,
-            value: message.payload().map(<[u8]>::to_vec),
             timestamp: number(dead_letter::TIMESTAMP),
-            headers,
+            replayed,
+        };
+        Ok(Outgoing {
+            key,
+            value,
+            letter: Some(Box::new(letter)),
         })
     }
 
-    /// Sends letters; returns when Kafka has them.
-    async fn send(&mut self, letters: Vec<Letter>) -> anyhow::Result<()> {
-        for letter in &letters {
-            self.counts
-                .entry(letter.stage.clone())
-                .or_default()
-                .replayed += 1;
+    /// Sends the letters at hand, and keeps that all before an offset are replayed: both, or neither.
+    async fn commit(
+        &mut self,
+        partition: i32,
+        next: i64,
+        progress: &mut Progress,
+    ) -> anyhow::Result<()> {
+        for stage in &self.stages {
+            let replayed = progress.entry(stage.clone()).or_default();
+            *replayed = next.max(*replayed);
         }
-        if self.dry_run {
-            return Ok(());
+        if let Some(transactions) = self.transactions.take() {
+            // Also where there are no letters: Kafka forgets what isn't committed for a week.
+            let metadata = serde_json::to_string(progress)?;
+            let mut again = true;
+            while let Err(error) = self
+                .try_commit(&transactions, partition, next, &metadata)
+                .await
+            {
+                again = self.give_up(&transactions, error, again).await?;
+            }
+            transactions.begin()?;
+            self.transactions = Some(transactions);
         }
-        let sent = letters.iter().map(|letter| async {
-            let record = FutureRecord {
-                topic: &self.topic,
-                partition: letter.partition,
-                key: letter.key.as_ref(),
-                payload: letter.value.as_ref(),
-                timestamp: letter.timestamp,
-                headers: Some(letter.headers.clone()),
-            };
-            let sent = self.producer.send(record, Timeout::After(TIMEOUT)).await;
-            sent.map_err(|(error, _)| error).with_context(|| {
-                let ((partition, offset), topic) = (letter.place, &self.topic);
-                format!("can't write the letter at partition {partition}, offset {offset} to the topic {topic}")
-            })
-        });
-        try_join_all(sent).await?;
+        for record in self.open.records() {
+            if let Some(letter) = &record.letter {
+                let count = self.counts.entry(letter.stage.clone()).or_default();
+                count.replayed += 1;
+            }
+        }
+        self.open.clear();
         Ok(())
+    }
+
+    async fn try_commit(
+        &mut self,
+        to: &Transactions,
+        partition: i32,
+        next: i64,
+        metadata: &str,
+    ) -> anyhow::Result<()> {
+        self.open.send(to).await?;
+        self.open.delivered().await?;
+        to.commit(self.offsets(partition, next, metadata)?).await
+    }
+
+    /// Gives up what couldn't be committed, and begins again without what Kafka refuses. Where nothing
+    /// was refused, it may follow from what was refused before; whether that can be once more.
+    async fn give_up(
+        &mut self,
+        to: &Transactions,
+        error: anyhow::Error,
+        again: bool,
+    ) -> anyhow::Result<bool> {
+        let aborted = to.abort().await;
+        if to.shut_out() {
+            bail!("another replay of this pipeline has begun, and goes on from where this one was");
+        }
+        aborted?;
+        let again = match self.open.given_up(error).await {
+            Ok(refused) => {
+                for (record, reason) in refused {
+                    if let Some(letter) = record.letter {
+                        self.skip(letter.place, letter.stage, &reason);
+                    }
+                }
+                true
+            }
+            Err(_) if again => false,
+            Err(cause) => return Err(cause),
+        };
+        to.begin()?;
+        Ok(again)
+    }
+
+    /// What a transaction is to commit to keep how far the letters of a partition are replayed.
+    fn offsets(
+        &self,
+        partition: i32,
+        next: i64,
+        metadata: &str,
+    ) -> anyhow::Result<(TopicPartitionList, ConsumerGroupMetadata)> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.letters, partition, Offset::Offset(next))?;
+        if let Some(mut element) = list.find_partition(&self.letters, partition) {
+            element.set_metadata(metadata);
+        }
+        let group = self.consumer.group_metadata();
+        Ok((list, group.context("the consumer has no group")?))
     }
 
     fn progress(&self, partition: i32) -> anyhow::Result<Progress> {
@@ -330,32 +416,22 @@ impl Session {
         list.add_partition(&self.letters, partition);
         let committed =
             tokio::task::block_in_place(|| self.consumer.committed_offsets(list, TIMEOUT));
-        let committed = committed.context("can't read how far the last replay came")?;
+        let said = "can't read how far the last replay came";
+        let committed = committed.context(said)?;
         let elements = committed.elements();
-        let metadata = elements.first().map(|element| element.metadata());
-        Ok(serde_json::from_str(metadata.unwrap_or_default()).unwrap_or_default())
+        let Some(element) = elements.first() else {
+            return Ok(Progress::new());
+        };
+        element.error().context(said)?;
+        Ok(serde_json::from_str(element.metadata()).unwrap_or_default())
     }
 
-    /// Keeps how far the letters are replayed.
-    fn keep(&self, partition: i32, next: i64, progress: &mut Progress) -> anyhow::Result<()> {
-        for stage in &self.stages {
-            let replayed = progress.entry(stage.clone()).or_default();
-            *replayed = next.max(*replayed);
-        }
-        if self.dry_run {
-            return Ok(());
-        }
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&self.letters, partition, Offset::Offset(next))?;
-        if let Some(mut element) = list.find_partition(&self.letters, partition) {
-            element.set_metadata(serde_json::to_string(progress)?);
-        }
-        tokio::task::block_in_place(|| self.consumer.commit(&list, CommitMode::Sync)).context(
-            "can't keep how far the letters are replayed: those of this run will be replayed again",
-        )
+    fn skip(&mut self, (partition, offset): (i32, i64), stage: String, reason: &str) {
+        println!("skipped partition {partition}, offset {offset}, of {stage}: {reason}");
+        self.counts.entry(stage).or_default().skipped += 1;
     }
 
-    fn show(&self, message: &BorrowedMessage<'_>, stage: &str, what: &str) {
+    fn show(&self, message: &OwnedMessage, stage: &str, what: &str) {
         if self.dry_run {
             let (partition, offset) = (message.partition(), message.offset());
             let reason = text(message, dead_letter::REASON).unwrap_or_default();
@@ -385,18 +461,42 @@ impl Session {
     }
 }
 
-fn producer(mut client: ClientConfig) -> ClientConfig {
-    client
-        .set("enable.idempotence", "true")
-        .set("acks", "all")
-        .set("message.timeout.ms", TIMEOUT.as_millis().to_string())
-        .set("partitioner", "murmur2_random")
-        .set("message.max.bytes", (2 * CHUNK_BYTES).to_string());
-    client
+impl Records {
+    fn new(ingest: &IngestConfig) -> anyhow::Result<Self> {
+        let encode = match ingest.avro_schema_id {
+            Some(id) => {
+                let schema = RecordSchema::parse(&ingest.schema)?;
+                Some((id, Encode::new(&schema, &ingest.topic.name, id)?))
+            }
+            None => None,
+        };
+        Ok(Records {
+            keys: Keys::new(&ingest.key, &ingest.schema)?,
+            encode,
+        })
+    }
+
+    /// Key and value of a record; why the topic can't take it, else.
+    fn make(
+        &mut self,
+        key: Option<Vec<u8>>,
+        record: Bytes,
+    ) -> Result<(Option<Vec<u8>>, Option<Bytes>), String> {
+        let encoded = match &mut self.encode {
+            // Kafka refused it as it was.
+            Some((id, _)) if avro::split(&record).is_ok_and(|(written, _)| written == *id) => {
+                return Ok((key, Some(record)));
+            }
+            Some((_, encode)) => encode.encode(std::slice::from_ref(&record)).pop(),
+            None => None,
+        };
+        let key = self.keys.admit(&record)?.map(String::into_bytes);
+        Ok((key, Some(encoded.unwrap_or(Ok(record))?)))
+    }
 }
 
 /// A header as text.
-fn text(message: &BorrowedMessage<'_>, name: &str) -> Option<String> {
+fn text(message: &OwnedMessage, name: &str) -> Option<String> {
     let headers = message.headers()?;
     let header = headers.iter().find(|header| header.key == name)?;
     String::from_utf8(header.value?.to_vec()).ok()

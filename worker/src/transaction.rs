@@ -9,21 +9,24 @@
 //!
 //! What the producer can't mend (it was shut out, the transaction has timed out) ends in step 1, with
 //! a new producer. A transaction that is given up while the producer lives is sent again, see [`Open`].
+//!
+//! The replay of dead letters does the same, with an id of its own; its position is how far it came.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use bytes::Bytes;
 use rdkafka::{
-    ClientConfig,
+    ClientConfig, TopicPartitionList,
+    consumer::ConsumerGroupMetadata,
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     producer::{DeliveryFuture, FutureRecord, Producer as _},
 };
 use serde_json::Value;
 
 use crate::{
+    dead_letter::Letter,
     kafka::{self, BATCH_BYTES, Producer},
-    position::{Position, PositionStore},
     retry::Delays,
     status::StatusPart,
 };
@@ -31,11 +34,10 @@ use crate::{
 const TIMEOUT: Duration = Duration::from_secs(10);
 const CONCERN: &str = "transaction";
 
-/// The producer of an ingest stage, which has taken over. While one of its transactions is open, those
-/// who read the topic wait for its end.
+/// A producer that has taken over. While one of its transactions is open, those who read the topic wait
+/// for its end.
 pub struct Transactions {
     producer: Producer,
-    positions: PositionStore,
     status: StatusPart,
 }
 
@@ -45,12 +47,10 @@ impl Transactions {
     pub async fn take_over(
         client: &ClientConfig,
         id: &str,
-        positions: PositionStore,
         status: StatusPart,
     ) -> anyhow::Result<Self> {
         let transactions = Transactions {
             producer: kafka::transactional_producer(client, id, status.clone())?,
-            positions,
             status,
         };
         let taken = transactions.call(|producer| producer.init_transactions(TIMEOUT));
@@ -63,15 +63,15 @@ impl Transactions {
         self.producer.begin_transaction()
     }
 
-    /// Ends the transaction: its records and the position after them are there, or neither.
-    pub async fn commit(&self, position: &Position) -> anyhow::Result<()> {
-        let positions = self.positions.clone();
-        let metadata = serde_json::to_string(position)?;
-        self.call(move |producer| {
-            let (offsets, group) = positions.offsets(&metadata)?;
-            producer.send_offsets_to_transaction(&offsets, &group, TIMEOUT)
-        })
-        .await?;
+    /// Ends the transaction: its records and these offsets of the group, whose metadata tell the position
+    /// after them, are there, or neither.
+    pub async fn commit(
+        &self,
+        (offsets, group): (TopicPartitionList, ConsumerGroupMetadata),
+    ) -> anyhow::Result<()> {
+        let group = Arc::new(group);
+        self.call(move |producer| producer.send_offsets_to_transaction(&offsets, &group, TIMEOUT))
+            .await?;
         self.call(|producer| producer.commit_transaction(TIMEOUT))
             .await
     }
@@ -85,6 +85,12 @@ impl Transactions {
     /// Why the producer can't go on, if it can't.
     pub fn fatal_error(&self) -> Option<String> {
         kafka::fatal_error(&self.producer)
+    }
+
+    /// Whether somebody else has taken over.
+    pub fn shut_out(&self) -> bool {
+        let fatal = self.producer.client().fatal_error();
+        fatal.is_some_and(|(code, _)| code == RDKafkaErrorCode::Fenced)
     }
 
     /// Calls the client, which blocks, for as long as it says that another try may help.
@@ -114,14 +120,37 @@ impl Transactions {
 #[derive(Debug, PartialEq)]
 pub struct Outgoing {
     /// Its key.
-    pub key: Option<String>,
+    pub key: Option<Vec<u8>>,
     /// Its value.
-    pub value: Bytes,
+    pub value: Option<Bytes>,
+    /// What else it was as a dead letter, where it comes back.
+    pub letter: Option<Box<Letter>>,
 }
 
 impl Outgoing {
+    /// A record that comes for the first time.
+    pub fn new(key: Option<String>, value: Bytes) -> Self {
+        Outgoing {
+            key: key.map(String::into_bytes),
+            value: Some(value),
+            letter: None,
+        }
+    }
+
     fn bytes(&self) -> usize {
-        self.key.as_ref().map_or(0, String::len) + self.value.len()
+        self.key.as_ref().map_or(0, Vec::len) + self.value.as_ref().map_or(0, Bytes::len)
+    }
+
+    fn message<'a>(&'a self, topic: &'a str) -> FutureRecord<'a, [u8], [u8]> {
+        let letter = self.letter.as_deref();
+        FutureRecord {
+            topic,
+            partition: letter.and_then(|letter| letter.partition),
+            key: self.key.as_deref(),
+            payload: self.value.as_deref(),
+            timestamp: letter.and_then(|letter| letter.timestamp),
+            headers: letter.and_then(|letter| Some(letter.replayed.as_ref()?.headers())),
+        }
     }
 }
 
@@ -210,6 +239,11 @@ impl Open {
         self.position = Some(batch.position);
     }
 
+    /// Its records.
+    pub fn records(&self) -> impl Iterator<Item = &Outgoing> {
+        self.records.iter().map(|held| &held.record)
+    }
+
     /// Number of records.
     pub fn count(&self) -> usize {
         self.records.len()
@@ -238,10 +272,7 @@ impl Open {
             if alone {
                 self.delivered().await?;
             }
-            let record = &self.records[self.sent].record;
-            let mut message = FutureRecord::<str, [u8]>::to(&self.topic);
-            message = message.payload(&record.value);
-            message.key = record.key.as_deref();
+            let message = self.records[self.sent].record.message(&self.topic);
             let sent = to.producer.send_result(message);
             match sent.map_err(|(error, _)| error) {
                 Ok(delivery) => {
@@ -335,10 +366,9 @@ mod tests {
     use super::*;
 
     fn batch(values: &[&'static str], position: i64) -> Admitted {
-        let records = values.iter().map(|value| Outgoing {
-            key: Some("k".into()),
-            value: Bytes::from_static(value.as_bytes()),
-        });
+        let records = values
+            .iter()
+            .map(|value| Outgoing::new(Some("k".into()), Bytes::from_static(value.as_bytes())));
         Admitted {
             records: records.collect(),
             given: 3,
@@ -359,8 +389,8 @@ mod tests {
     }
 
     fn values(open: &Open) -> Vec<&[u8]> {
-        let records = open.records.iter();
-        records.map(|held| held.record.value.as_ref()).collect()
+        let values = open.records().map(|record| record.value.as_deref());
+        values.map(Option::unwrap).collect()
     }
 
     #[tokio::test]
@@ -385,7 +415,7 @@ mod tests {
         fail(&mut open, MessageSizeTooLarge, &[1]);
         let refused = given_up(&mut open).await.unwrap();
         assert_eq!(refused.len(), 1);
-        assert_eq!(refused[0].0.value, "too large");
+        assert_eq!(refused[0].0.value.as_deref(), Some(&b"too large"[..]));
         assert!(refused[0].1.starts_with("Kafka refuses the record"));
         let left: [&[u8]; 4] = [b"a", b"c", b"also too large", b"e"];
         assert_eq!(values(&open), left);
@@ -404,10 +434,7 @@ mod tests {
     fn a_record_larger_than_a_batch_is_alone_from_the_start() {
         let mut open = Open::new("t");
         open.add(Admitted {
-            records: vec![Outgoing {
-                key: None,
-                value: vec![0; BATCH_BYTES + 1].into(),
-            }],
+            records: vec![Outgoing::new(None, vec![0; BATCH_BYTES + 1].into())],
             given: 1,
             position: Value::Null,
         });

@@ -180,8 +180,7 @@ impl Ingest {
     /// commit a later one.
     async fn begin(&self) -> anyhow::Result<(Transactions, Position)> {
         let id = self.config.pipeline.ingest_group();
-        let (positions, status) = (self.positions.clone(), self.status.clone());
-        let transactions = Transactions::take_over(&self.client, &id, positions, status).await?;
+        let transactions = Transactions::take_over(&self.client, &id, self.status.clone()).await?;
         let position = self.load_position().await;
         transactions.begin()?;
         Ok((transactions, position))
@@ -252,7 +251,7 @@ impl Ingest {
         }
         let mut delays = Delays::default();
         loop {
-            let committed = try_commit(to, open, progress);
+            let committed = self.try_commit(to, open, progress);
             let Err(error) = self.status.alive_while(committed).await else {
                 break;
             };
@@ -276,6 +275,22 @@ impl Ingest {
         }
         self.status.clear(PRODUCE);
         to.begin()?;
+        Ok(())
+    }
+
+    /// Sends what isn't sent yet, waits until Kafka has it all, and commits it with the position after it.
+    async fn try_commit(
+        &self,
+        to: &Transactions,
+        open: &mut Open,
+        progress: &mut Progress,
+    ) -> anyhow::Result<()> {
+        open.send(to).await?;
+        open.delivered().await?;
+        let position = progress.after(open);
+        to.commit(self.positions.offsets(&position).await?).await?;
+        progress.committed(position);
+        open.clear();
         Ok(())
     }
 
@@ -379,14 +394,14 @@ impl Ingest {
         let admitted = keys.into_iter().zip(encoded);
         for (record, (key, encoded)) in batch.records.into_iter().zip(admitted) {
             match key.and_then(|key| Ok((key, encoded?))) {
-                Ok((key, value)) => records.push(Outgoing { key, value }),
+                Ok((key, value)) => records.push(Outgoing::new(key, value)),
                 Err(reason) => rejected.push((record, reason)),
             }
         }
         let given = records.len() + rejected.len();
         self.metrics.records.inc_by(given as u64);
         let letters = rejected.iter();
-        let letters = letters.map(|(record, reason)| letter(None, record, reason));
+        let letters = letters.map(|(record, reason)| letter(None, Some(record), reason));
         self.dead_letters.send(&letters.collect::<Vec<_>>()).await?;
         Ok(Admitted {
             records,
@@ -399,34 +414,19 @@ impl Ingest {
     async fn send_refused(&self, refused: &[(Outgoing, String)]) -> anyhow::Result<()> {
         let letters = refused
             .iter()
-            .map(|(record, reason)| letter(record.key.as_deref(), &record.value, reason));
+            .map(|(record, reason)| letter(record.key.as_deref(), record.value.as_deref(), reason));
         self.dead_letters.send(&letters.collect::<Vec<_>>()).await
     }
 }
 
-fn letter<'a>(key: Option<&'a str>, value: &'a [u8], reason: &'a str) -> DeadLetter<'a> {
+fn letter<'a>(key: Option<&'a [u8]>, value: Option<&'a [u8]>, reason: &'a str) -> DeadLetter<'a> {
     DeadLetter {
-        key: key.map(str::as_bytes),
-        value: Some(value),
+        key,
+        value,
         reason,
         position: None,
         timestamp: None,
     }
-}
-
-/// Sends what isn't sent yet, waits until Kafka has it all, and commits it with the position after it.
-async fn try_commit(
-    to: &Transactions,
-    open: &mut Open,
-    progress: &mut Progress,
-) -> anyhow::Result<()> {
-    open.send(to).await?;
-    open.delivered().await?;
-    let position = progress.after(open);
-    to.commit(&position).await?;
-    progress.committed(position);
-    open.clear();
-    Ok(())
 }
 
 /// The position so far.

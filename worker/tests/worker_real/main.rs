@@ -17,6 +17,7 @@ mod memory;
 mod pipeline;
 #[path = "../worker_sources/ports.rs"]
 mod ports;
+mod replay;
 mod schedule;
 mod serve;
 mod serving;

@@ -410,15 +410,8 @@ impl Pipeline {
 
     /// Runs `replay` with the configuration of the stage that was started last; what it prints.
     pub fn replay(&self, stage: &str, arguments: &[&str]) -> String {
-        let output = Command::new(env!("CARGO_BIN_EXE_millstream-worker"))
-            .arg("replay")
-            .arg("--config")
-            .arg(self.folder.path().join(format!("{stage}.yaml")))
-            .arg("--credentials-dir")
-            .arg(self.folder.path())
-            .args(arguments)
-            .output()
-            .expect("the worker starts");
+        let replay = self.start_replay(stage, arguments);
+        let output = replay.wait_with_output().expect("the worker ends");
         let told = String::from_utf8(output.stdout).expect("UTF-8");
         assert!(
             output.status.success(),
@@ -426,6 +419,22 @@ impl Pipeline {
             String::from_utf8_lossy(&output.stderr)
         );
         told
+    }
+
+    /// Starts `replay`; whoever does so ends it.
+    pub fn start_replay(&self, stage: &str, arguments: &[&str]) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_millstream-worker"))
+            .arg("replay")
+            .arg("--config")
+            .arg(self.folder.path().join(format!("{stage}.yaml")))
+            .arg("--credentials-dir")
+            .arg(self.folder.path())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the worker starts")
     }
 
     fn start(&self, config: &Value) -> Worker {
@@ -650,6 +659,13 @@ pub fn spawn(worker: &mut Command) -> Child {
     child
 }
 
+/// Sends a process a signal, such as `STOP`.
+pub fn signal(child: &Child, name: &str) {
+    let id = child.id().to_string();
+    let sent = Command::new("kill").args(["-s", name, &id]).status();
+    assert!(sent.expect("kill").success());
+}
+
 impl Worker {
     fn start(config: PathBuf, credentials: PathBuf, arguments: &[&str]) -> Self {
         let port = free_port();
@@ -710,9 +726,7 @@ impl Worker {
 
     /// Sends a signal, such as `STOP`.
     pub fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-s", name, &id]).status();
-        assert!(sent.expect("kill").success());
+        signal(&self.child, name);
     }
 
     /// The most memory that it has ever had, in bytes; without the pages of files, such as those of its
