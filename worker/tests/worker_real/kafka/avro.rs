@@ -1,8 +1,10 @@
 use std::{collections::BTreeMap, io::Read, time::Duration};
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use flate2::read::GzDecoder;
 use millstream_api::worker::CommitMetadata;
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use super::{
     registry::{self, Gate},
@@ -234,4 +236,59 @@ async fn what_is_not_avro_goes_to_the_dead_letter_as_it_is() {
     );
     pipeline.await_progress(counts(0, 4)).await;
     drop(process);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_of_the_ingest_stage_come_into_the_topic_as_avro() {
+    let Some(environment) = Environment::find() else {
+        return;
+    };
+    let Some(url) = registry::url(&environment) else {
+        return;
+    };
+    let upstream = Upstream::create(plain(&environment), 1).await;
+    upstream.write_ids(0, 0..4).await;
+    let unfit = br#"{"id": "seven", "name": "n7"}"#;
+    upstream.write([(0, Some(unfit.to_vec()))]).await;
+    let source = json!({"topic": {"name": upstream.name}});
+    let mut pipeline = Pipeline::create(environment, NUMBERS).await;
+    let id = registry::register_records(&url, &pipeline.name, NUMBERS.schema).await;
+    pipeline.more = json!({"avroSchemaId": id, "avro": {"url": url}});
+
+    // A key that no record has, and then a record that the topic doesn't take as it is.
+    pipeline.settings.key = "/number";
+    let wrong = pipeline.ingest(source.clone());
+    for (reason, _) in pipeline.dead_letters(5).await {
+        assert!(
+            reason.contains("`/number` is not in the record"),
+            "{reason}"
+        );
+    }
+    wrong.terminate().await;
+    pipeline.settings.key = NUMBERS.key;
+    pipeline.limit_topic("100000").await;
+    let ingest = pipeline.ingest(source);
+    let noise: Vec<u8> = (0..6_000_u32)
+        .flat_map(|number| Sha256::digest(number.to_le_bytes()))
+        .collect();
+    let noise = BASE64_STANDARD.encode(noise);
+    let large = json!({"id": 4, "name": noise}).to_string();
+    upstream.write([(0, Some(large.into_bytes()))]).await;
+    let (reason, _) = pipeline.dead_letters(6).await.pop().unwrap();
+    assert!(reason.starts_with("Kafka refuses the record"), "{reason}");
+
+    pipeline.limit_topic("10485760").await;
+    let told = pipeline.replay("ingest", &[]);
+    assert!(told.contains("of ingest: the record doesn't fit"), "{told}");
+    assert!(told.ends_with("ingest          5        1\n"), "{told}");
+    let told = pipeline.replay("ingest", &[]);
+    assert!(told.ends_with("ingest          0        0\n"), "{told}");
+    let process = pipeline.process();
+    pipeline.await_progress(counts(5, 0)).await;
+    let mut rows: Vec<(i64, String)> = pipeline.select("id, name").await;
+    rows.sort();
+    let names = (0..4).map(|id| (id, format!("n{id}")));
+    let expected: Vec<_> = names.chain([(4, noise)]).collect();
+    assert_eq!(rows, expected);
+    drop((process, ingest));
 }
