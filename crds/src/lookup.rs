@@ -11,6 +11,7 @@ use crate::{
     source::{
         DURATION, FileSource,
         file::{Compression, Csv, FileFormat, S3Objects, Volume, credentials},
+        http::HttpTls,
     },
 };
 
@@ -91,6 +92,7 @@ pub struct LookupTable {
 #[x_kube(validation = Rule::new("!has(self.csv) || !has(self.format) || self.format == 'csv'").message("csv goes with format csv"))]
 #[x_kube(validation = Rule::new("!has(self.records) || !has(self.format) || self.format == 'jsonArray'").message("records goes with format jsonArray"))]
 #[x_kube(validation = Rule::new("!has(self.members) || !has(self.compression) || self.compression == 'zip'").message("members goes with compression zip"))]
+#[x_kube(validation = Rule::new("!has(self.tls) || (has(self.url) && self.url.startsWith('https://'))").message("tls goes with a url that begins with https://"))]
 pub struct LookupFile {
     /// A file in the pod, or a folder: then all files in it, without its subfolders.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -103,6 +105,9 @@ pub struct LookupFile {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^https?://"))]
     pub url: Option<String>,
+    /// Whom to trust behind an `https://` URL; the system's authorities where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<HttpTls>,
     /// Objects in Amazon S3, or in what speaks its protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub s3: Option<S3Objects>,
@@ -148,23 +153,25 @@ impl Lookup {
 
     /// The Secrets that it needs, by the name of the file in which the worker finds the value.
     pub fn secrets(&self) -> BTreeMap<String, &SecretValue> {
-        let s3 = self.file.as_ref().and_then(|file| file.s3.as_ref());
-        let Some(bucket) = s3.map(|s3| &s3.bucket) else {
-            return BTreeMap::new();
-        };
-        let keys = [
-            (credentials::S3_ACCESS_KEY_ID, &bucket.access_key_id_secret),
+        let file = self.file.as_ref();
+        let ca = file.and_then(|file| file.tls.as_ref());
+        let bucket = file.and_then(|file| Some(&file.s3.as_ref()?.bucket));
+        let secrets = [
+            (credentials::CA, ca.map(|tls| &tls.ca_secret)),
+            (
+                credentials::S3_ACCESS_KEY_ID,
+                bucket.and_then(|bucket| bucket.access_key_id_secret.as_ref()),
+            ),
             (
                 credentials::S3_SECRET_ACCESS_KEY,
-                &bucket.secret_access_key_secret,
+                bucket.and_then(|bucket| bucket.secret_access_key_secret.as_ref()),
             ),
         ];
         let prefix = self.credentials_prefix();
-        let named = keys.into_iter().filter_map(|(file, secret)| {
-            let secret = secret.as_ref()?;
-            Some((format!("{prefix}{file}"), secret))
-        });
-        named.collect()
+        let named = secrets.into_iter();
+        named
+            .filter_map(|(file, secret)| Some((format!("{prefix}{file}"), secret?)))
+            .collect()
     }
 }
 
@@ -175,6 +182,7 @@ impl LookupFile {
             path: self.path.clone(),
             volume: self.volume.clone(),
             url: self.url.clone(),
+            tls: self.tls.clone(),
             s3: self.s3.clone(),
             format: self.format,
             compression: self.compression,
@@ -213,6 +221,17 @@ mod tests {
                 "lookup-countries-file-s3-secret-access-key"
             ]
         );
+        let by_url: Lookup = serde_json::from_value(json!({
+            "name": "articles",
+            "file": {
+                "url": "https://shop/articles.csv",
+                "tls": {"caSecret": {"name": "shop", "key": "ca.crt"}},
+            },
+            "schema": "id BIGINT",
+        }))
+        .unwrap();
+        let files: Vec<_> = by_url.secrets().into_keys().collect();
+        assert_eq!(files, ["lookup-articles-file-ca.crt"]);
         for (text, bytes) in [("2Gi", Some(2 << 30)), ("1Ki", None), ("x", None)] {
             let max_size = text.to_owned();
             let lookup = Lookup {

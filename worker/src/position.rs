@@ -83,6 +83,7 @@ pub fn fingerprint(source: &Source, schema: &str) -> String {
         http.timeout = Duration::ZERO.into();
         http.rate_limit = None;
         http.auth = None;
+        http.tls = None;
         http.cache = None;
         if let Some(poll) = &mut http.poll {
             poll.interval = Duration::ZERO.into();
@@ -105,8 +106,9 @@ pub fn fingerprint(source: &Source, schema: &str) -> String {
         generator.rate = None;
     }
     if let Some(files) = source.files_mut() {
-        // Neither does the disk.
+        // Neither do the disk, and who is trusted.
         files.scratch_size = String::new();
+        files.tls = None;
     }
     if let Some(topic) = &mut source.topic {
         // How it is reached and where it was begun doesn't change what is in it.

@@ -8,11 +8,11 @@ use std::{
 
 use anyhow::Context;
 use millstream_api::{SchemaRegistryConnection, worker::credentials};
-use reqwest::{Certificate, Client, StatusCode};
+use reqwest::{Client, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{config::Credentials, retry::Delays, status::StatusPart};
+use crate::{config::Credentials, retry::Delays, status::StatusPart, tls::trusting};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 const CONCERN: &str = "schema registry";
@@ -49,10 +49,8 @@ impl Registry {
         let mut client = Client::builder()
             .timeout(TIMEOUT)
             .user_agent(concat!("millstream/", env!("CARGO_PKG_VERSION")));
-        if let Some(pem) = credentials.read(credentials::REGISTRY_CA)? {
-            let authorities = Certificate::from_pem_bundle(pem.as_bytes())
-                .context("the certificate authority of the schema registry isn't PEM")?;
-            client = client.tls_certs_only(authorities);
+        if credentials.path(credentials::REGISTRY_CA).is_some() {
+            client = trusting(client, credentials, credentials::REGISTRY_CA)?;
         }
         let login = match &connection.credentials_secret {
             None => None,

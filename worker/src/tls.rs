@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use anyhow::{Context, ensure};
+use reqwest::{Certificate, ClientBuilder};
 use rustls::{
     RootCertStore,
     pki_types::{CertificateDer, pem::PemObject},
 };
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, Credentials};
 
 /// The authorities in the file; the system's where there is none.
 pub fn authorities(path: Option<&Path>) -> Result<RootCertStore, ConfigError> {
@@ -32,4 +34,17 @@ pub fn authorities(path: Option<&Path>) -> Result<RootCertStore, ConfigError> {
         return Err(invalid("there is no certificate in it".into()));
     }
     Ok(store)
+}
+
+/// Has an HTTP client trust the authorities in a mounted file, and nobody else.
+pub fn trusting(
+    client: ClientBuilder,
+    credentials: &Credentials,
+    file: &str,
+) -> anyhow::Result<ClientBuilder> {
+    let pem = credentials.require(file, "a certificate authority of its own")?;
+    let authorities = Certificate::from_pem_bundle(pem.as_bytes());
+    let authorities = authorities.with_context(|| format!("{file} isn't PEM"))?;
+    ensure!(!authorities.is_empty(), "there is no certificate in {file}");
+    Ok(client.tls_certs_only(authorities))
 }

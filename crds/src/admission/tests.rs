@@ -152,6 +152,16 @@ fn says_which_field_is_wrong_and_why() {
             "spec.source: exactly one of",
         ),
         (
+            "/spec/source/http/tls",
+            json!({"caSecret": {"name": "shop", "key": "ca.crt"}}),
+            "spec.source.http: tls goes with a url that begins with https://",
+        ),
+        (
+            "/spec/source",
+            json!({"file": {"path": "/a", "tls": {"caSecret": {"name": "shop", "key": "ca.crt"}}}}),
+            "spec.source.file: tls goes with a url that begins with https://",
+        ),
+        (
             "/spec/resources/limits/cpu",
             json!(true),
             "spec.resources.limits.cpu: must be an integer or a string",

@@ -6,7 +6,7 @@ use kube::{KubeSchema, core::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::DURATION;
+use super::{DURATION, http::HttpTls};
 use crate::connection::SecretValue;
 
 /// Where a pod finds [`FileSource::volume`].
@@ -17,6 +17,8 @@ pub const LANDING_PATH: &str = "/landing";
 
 /// File names in the folder of mounted credentials.
 pub mod credentials {
+    /// Certificate authority of the server of `file.url`, PEM.
+    pub const CA: &str = "file-ca.crt";
     /// Access key of `file.s3`.
     pub const S3_ACCESS_KEY_ID: &str = "file-s3-access-key-id";
     /// Secret access key of `file.s3`.
@@ -41,6 +43,7 @@ pub mod credentials {
 #[x_kube(validation = Rule::new("!has(self.csv) || !has(self.format) || self.format == 'csv'").message("csv goes with format csv"))]
 #[x_kube(validation = Rule::new("!has(self.records) || !has(self.format) || self.format == 'jsonArray'").message("records goes with format jsonArray"))]
 #[x_kube(validation = Rule::new("!has(self.members) || !has(self.compression) || self.compression == 'zip'").message("members goes with compression zip"))]
+#[x_kube(validation = Rule::new("!has(self.tls) || (has(self.url) && self.url.startsWith('https://'))").message("tls goes with a url that begins with https://"))]
 pub struct FileSource {
     /// A file in the pod, or a folder: then all files in it, without its subfolders.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -53,6 +56,9 @@ pub struct FileSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^https?://"))]
     pub url: Option<String>,
+    /// Whom to trust behind an `https://` URL; the system's authorities where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<HttpTls>,
     /// Objects in Amazon S3, or in what speaks its protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub s3: Option<S3Objects>,
@@ -111,6 +117,7 @@ impl FileSource {
     pub fn secrets(&self) -> BTreeMap<&'static str, &SecretValue> {
         let landing = self.landing_zone.as_ref().and_then(|zone| zone.s3.as_ref());
         let keys = [
+            (credentials::CA, self.tls.as_ref().map(|tls| &tls.ca_secret)),
             (
                 credentials::S3_ACCESS_KEY_ID,
                 self.s3

@@ -16,10 +16,14 @@ use crate::connection::SecretValue;
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.cache) || !has(self.poll) || !has(self.poll.incremental)").message("cache and poll.incremental exclude each other: what is new isn't in a cache"))]
+#[x_kube(validation = Rule::new("!has(self.tls) || self.url.startsWith('https://')").message("tls goes with a url that begins with https://"))]
 pub struct HttpSource {
     /// `http://` or `https://`.
     #[schemars(regex(pattern = r"^https?://"))]
     pub url: String,
+    /// Whom to trust behind `https://`; the system's authorities where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<HttpTls>,
     /// Query parameters that every request carries. Not for credentials.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub query: BTreeMap<String, String>,
@@ -70,8 +74,18 @@ fn seconds(seconds: u64) -> Duration {
     std::time::Duration::from_secs(seconds).into()
 }
 
+/// TLS towards a server of HTTP.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpTls {
+    /// The certificate authority, in PEM. No other is trusted, also where the server leads elsewhere.
+    pub ca_secret: SecretValue,
+}
+
 /// Files with the values of Secrets, in the folder of mounted credentials.
 pub mod credentials {
+    /// Certificate authority of the server, PEM.
+    pub const CA: &str = "http-ca.crt";
     /// Bearer token.
     pub const TOKEN: &str = "http-token";
     /// User name for basic authentication.
@@ -96,6 +110,7 @@ impl HttpSource {
         let redis = self.cache.as_ref().map(|cache| &cache.redis);
         let tls = redis.and_then(|redis| redis.tls.as_ref());
         [
+            (credentials::CA, self.tls.as_ref().map(|tls| &tls.ca_secret)),
             (credentials::TOKEN, bearer.map(|auth| &auth.token_secret)),
             (
                 credentials::USERNAME,

@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod certificates;
 mod file;
 mod file_s3;
 mod files;
 mod http;
+mod https;
 mod ports;
 mod postgres;

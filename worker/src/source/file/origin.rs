@@ -19,7 +19,7 @@ use reqwest::{
     header::{CONTENT_RANGE, ETAG, HeaderMap, HeaderName, IF_RANGE, LAST_MODIFIED, RANGE},
 };
 
-use crate::config::Credentials;
+use crate::{config::Credentials, tls::trusting};
 
 const CONNECT: Duration = Duration::from_secs(10);
 /// A server that sends nothing for so long has gone.
@@ -57,7 +57,7 @@ impl Origin {
     pub fn new(spec: &FileSource, secrets: &Credentials) -> anyhow::Result<Self> {
         match (&spec.path, &spec.url, &spec.s3) {
             (Some(path), None, None) => Ok(Origin::Path(path.into())),
-            (None, Some(url), None) => Ok(Origin::Url(client()?, url.clone())),
+            (None, Some(url), None) => Ok(Origin::Url(client(spec, secrets)?, url.clone())),
             (None, None, Some(s3)) => {
                 let bucket = Bucket::new(
                     &s3.bucket,
@@ -169,15 +169,17 @@ async fn list_path(path: &Path) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
-fn client() -> anyhow::Result<Client> {
-    let client = Client::builder()
+fn client(spec: &FileSource, secrets: &Credentials) -> anyhow::Result<Client> {
+    let mut client = Client::builder()
         .connect_timeout(CONNECT)
         .read_timeout(STALLED)
         // The file is kept as it is, and ranges are of its own bytes.
         .no_gzip()
-        .user_agent(concat!("millstream/", env!("CARGO_PKG_VERSION")))
-        .build()?;
-    Ok(client)
+        .user_agent(concat!("millstream/", env!("CARGO_PKG_VERSION")));
+    if spec.tls.is_some() {
+        client = trusting(client, secrets, credentials::CA)?;
+    }
+    Ok(client.build()?)
 }
 
 async fn get_url(

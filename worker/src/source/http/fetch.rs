@@ -11,7 +11,10 @@ use anyhow::Context;
 use bytes::{Bytes, BytesMut};
 use chrono::{DateTime, Utc};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use millstream_api::source::{HttpSource, http::RateLimit};
+use millstream_api::source::{
+    HttpSource,
+    http::{RateLimit, credentials},
+};
 use reqwest::{
     Client, Response, StatusCode,
     header::{HeaderMap, HeaderName, HeaderValue, LINK, LOCATION, RETRY_AFTER},
@@ -25,6 +28,7 @@ use crate::{
     retry::Delays,
     source::http::auth::{Auth, is_home, shown},
     status::{Concern, StatusPart},
+    tls::trusting,
 };
 
 /// Between the attempts of a request that the server refuses.
@@ -97,12 +101,14 @@ impl Fetch {
         for (name, value) in &spec.headers {
             headers.insert(HeaderName::try_from(name)?, HeaderValue::try_from(value)?);
         }
-        let client = Client::builder()
+        let mut client = Client::builder()
             .timeout(spec.timeout.into())
             .user_agent(concat!("millstream/", env!("CARGO_PKG_VERSION")))
             // Followed here, so that credentials stay at home.
-            .redirect(Policy::none())
-            .build()?;
+            .redirect(Policy::none());
+        if spec.tls.is_some() {
+            client = trusting(client, credentials, credentials::CA)?;
+        }
         let side_by_side = match spec.pagination {
             Some(_) => spec.concurrency.max(1) as usize,
             None => 1,
@@ -110,7 +116,7 @@ impl Fetch {
         // A page on its way into the cache is there twice more.
         let copies = if spec.cache.is_some() { 2 } else { 0 };
         Ok(Fetch {
-            client,
+            client: client.build()?,
             home: spec.url.parse().context("`url` is no URL")?,
             headers,
             auth: Auth::open(spec.auth.as_ref(), credentials)?,

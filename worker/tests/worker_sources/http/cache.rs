@@ -16,7 +16,7 @@ use redis::AsyncCommands;
 use serde_json::{Value, json};
 
 use super::{Api, ids, records, serve, source, status, texts, try_open};
-use crate::ports::free_port;
+use crate::{certificates, ports::free_port};
 
 /// A Redis server; it ends with the test.
 struct Redis {
@@ -316,29 +316,13 @@ async fn a_result_that_is_replaced_while_it_is_read_is_not_mixed() {
     assert_eq!(api.requests(), before + 4, "the rest is the server's");
 }
 
-/// A certificate authority `redis-ca.crt`, and a certificate of it for 127.0.0.1.
-fn certificates(folder: &Path) -> Option<()> {
-    let script = "set -e
-        openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=ca -keyout ca.key -out redis-ca.crt
-        openssl req -newkey rsa:2048 -nodes -subj /CN=redis -keyout redis.key -out redis.csr
-        echo subjectAltName=IP:127.0.0.1 > extensions
-        openssl x509 -req -in redis.csr -CA redis-ca.crt -CAkey ca.key -days 2 -extfile extensions -out redis.crt";
-    let shell = Command::new("sh")
-        .args(["-c", script])
-        .current_dir(folder)
-        .stderr(Stdio::null())
-        .status();
-    shell.unwrap().success().then_some(())
-}
-
 #[tokio::test]
 async fn redis_is_reached_by_tls_and_only_where_its_certificate_is_known() {
     // Another test may have been first.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("redis-password"), PASSWORD).unwrap();
-    if certificates(folder.path()).is_none() {
-        eprintln!("skipped: no openssl");
+    if certificates::make(folder.path(), "redis").is_none() {
         return;
     }
     let port = free_port().to_string();
