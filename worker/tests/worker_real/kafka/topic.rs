@@ -314,3 +314,61 @@ async fn avro_of_any_schema_is_read() {
     );
     drop((ingest, process));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_of_another_pipeline_are_read_as_they_are_and_mended() {
+    let Some(environment) = Environment::find() else {
+        return;
+    };
+    let settings = Settings {
+        partitions: 1,
+        ..NUMBERS
+    };
+    let other = Pipeline::create(environment.clone(), settings).await;
+    let unfit = r#"{"id": "two", "name": "b"}"#;
+    let records = [r#"{"id": 1, "name": "a"}"#, unfit, "no JSON"];
+    let records = records.map(|record| (Some("k"), Some(record.as_bytes().to_vec())));
+    other.produce(&records).await;
+    let process = other.process();
+    other.dead_letters(2).await;
+    let letters = other.dead_letter_topic();
+
+    // What there is to know of each.
+    let mut pipeline = Pipeline::create(environment.clone(), settings).await;
+    pipeline.settings.schema =
+        "offset BIGINT, key TEXT, value TEXT, headers ARRAY<STRUCT<key TEXT, value TEXT>>";
+    pipeline.settings.sql = "SELECT CAST(headers[6].value AS BIGINT) AS id, \
+        concat_ws('|', headers[3].value, headers[1].value, key, value) AS name FROM records";
+    pipeline.settings.key = "/offset";
+    let workers = [
+        pipeline.ingest(json!({"topic": {"name": letters, "encoding": "raw"}})),
+        pipeline.process(),
+    ];
+    await_ids(&pipeline, 1..3).await;
+    let mut there: Vec<(i64, String)> = pipeline.select("id, name").await;
+    there.sort();
+    for ((_, text), (reason, record)) in there.iter().zip([
+        ("rows|the record doesn't fit the schema", unfit),
+        ("rows|the record isn't JSON", "no JSON"),
+    ]) {
+        assert!(text.starts_with(reason), "{text}");
+        assert!(text.ends_with(&format!("|k|{record}")), "{text}");
+    }
+    drop(workers);
+
+    // As the records that they were, by other SQL.
+    let mut pipeline = Pipeline::create(environment, settings).await;
+    pipeline.settings.schema = "id TEXT, name TEXT";
+    pipeline.settings.sql =
+        "SELECT CAST(CASE id WHEN 'two' THEN '2' ELSE id END AS BIGINT) AS id, name FROM records";
+    let workers = [
+        pipeline.ingest(json!({"topic": {"name": letters}})),
+        pipeline.process(),
+    ];
+    pipeline.await_progress(rows(1)).await;
+    let there: Vec<(i64, String)> = pipeline.select("id, name").await;
+    assert_eq!(there, [(2, "b".to_owned())]);
+    let (reason, _) = pipeline.dead_letters(1).await.remove(0);
+    assert_eq!(reason, "the record isn't a JSON object");
+    drop((workers, process));
+}
