@@ -8,5 +8,6 @@ mod file_s3;
 mod files;
 mod http;
 mod https;
+mod infer;
 mod ports;
 mod postgres;
