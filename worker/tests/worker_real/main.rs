@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod database;
 mod delta;
 mod documents;
 mod exactness;
@@ -17,6 +18,8 @@ mod memory;
 mod pipeline;
 #[path = "../worker_sources/ports.rs"]
 mod ports;
+#[path = "../worker_sources/postgres_server.rs"]
+mod postgres_server;
 mod replay;
 mod schedule;
 mod serve;

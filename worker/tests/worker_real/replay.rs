@@ -1,13 +1,9 @@
 //! Replays of dead letters that are killed or frozen, against the real Kafka and Cassandra. Skipped where
 //! `MILLSTREAM_ENVIRONMENT` doesn't name them.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::collections::BTreeMap;
 
 use crate::support::{Environment, Pipeline, Settings, signal};
-use rdkafka::consumer::{BaseConsumer, Consumer};
 use serde_json::json;
 
 const LETTERS: i64 = 20_000;
@@ -40,36 +36,6 @@ async fn with_letters() -> Option<Pipeline> {
     Some(pipeline)
 }
 
-/// The end of a topic, with what can't be read yet.
-struct End {
-    consumer: BaseConsumer,
-    topic: String,
-}
-
-impl End {
-    fn of(pipeline: &Pipeline) -> Self {
-        let mut config = pipeline.client();
-        let consumer = config.set("group.id", "unused").create();
-        End {
-            consumer: consumer.unwrap(),
-            topic: pipeline.name.clone(),
-        }
-    }
-
-    fn offset(&self) -> i64 {
-        let timeout = Duration::from_secs(10);
-        let marks = self.consumer.fetch_watermarks(&self.topic, 0, timeout);
-        marks.unwrap().1
-    }
-
-    fn await_offset(&self, wanted: i64) {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while self.offset() < wanted {
-            assert!(Instant::now() < deadline, "the topic ends before {wanted}");
-        }
-    }
-}
-
 /// Each letter is in the topic once more, and the groups count it once.
 async fn assert_replayed_once(pipeline: &Pipeline) {
     let mut records = pipeline.records().await;
@@ -99,7 +65,7 @@ async fn a_replay_that_is_killed_again_and_again_sends_each_letter_once() {
     let Some(pipeline) = with_letters().await else {
         return;
     };
-    let end = End::of(&pipeline);
+    let end = pipeline.end();
     // With nothing sent, in the middle of transactions, and after some.
     for further in [0, 1, 130, 499, 700, 1_300, 2_100, 37] {
         let before = end.offset();
@@ -121,7 +87,7 @@ async fn a_replay_that_wakes_up_after_another_has_begun_sends_nothing() {
     let Some(pipeline) = with_letters().await else {
         return;
     };
-    let end = End::of(&pipeline);
+    let end = pipeline.end();
     let before = end.offset();
     let frozen = pipeline.start_replay("process", &[]);
     end.await_offset(before + 1_234);

@@ -335,6 +335,19 @@ impl Pipeline {
         tokio::task::spawn_blocking(read).await.expect("it ends")
     }
 
+    /// The end of the topic, behind what isn't committed yet.
+    pub fn end(&self) -> End {
+        let mut config = self.client();
+        config
+            .set("group.id", "unused")
+            .set("isolation.level", "read_uncommitted");
+        End {
+            consumer: config.create().expect("consumer"),
+            topic: self.name.clone(),
+            partitions: self.settings.partitions,
+        }
+    }
+
     /// Removes all that is in the topic now, as retention does.
     pub async fn empty_topic(&self) {
         let admin: AdminClient<DefaultClientContext> = self.client().create().expect("admin");
@@ -636,6 +649,34 @@ impl Drop for Pipeline {
                 "the topic and the keyspace {} are kept for a look",
                 self.name
             );
+        }
+    }
+}
+
+/// The end of a topic, also behind records of transactions that are open.
+pub struct End {
+    consumer: BaseConsumer,
+    topic: String,
+    partitions: i32,
+}
+
+impl End {
+    /// Offsets before it, of all partitions.
+    pub fn offset(&self) -> i64 {
+        let ends = (0..self.partitions).map(|partition| {
+            let marks = self
+                .consumer
+                .fetch_watermarks(&self.topic, partition, TIMEOUT);
+            marks.expect("watermarks").1
+        });
+        ends.sum()
+    }
+
+    /// Waits until there are so many.
+    pub fn await_offset(&self, wanted: i64) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.offset() < wanted {
+            assert!(Instant::now() < deadline, "the topic ends before {wanted}");
         }
     }
 }

@@ -11,3 +11,4 @@ mod https;
 mod infer;
 mod ports;
 mod postgres;
+mod postgres_server;

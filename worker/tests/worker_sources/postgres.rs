@@ -3,8 +3,8 @@
 use std::{
     collections::BTreeSet,
     os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::Path,
+    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,130 +19,12 @@ use millstream_worker::{
     status::{Status, StatusPart},
 };
 use serde_json::{Value, json};
-use tokio_postgres::{Client, NoTls};
 
-use crate::ports::free_port;
-
-const PASSWORD: &str = "it's a secret";
-
-/// A server with a database of its own; it ends with the test.
-struct Server {
-    programs: PathBuf,
-    folder: tempfile::TempDir,
-    port: u16,
-    child: Option<Child>,
-    /// Whether connections can be encrypted.
-    tls: bool,
-}
-
-/// PostgreSQL doesn't run as root: nobody does it then.
-fn unprivileged(program: &Path, folder: &Path) -> Command {
-    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
-        return Command::new(program);
-    }
-    run(Command::new("chown").arg("65534:65534").arg(folder));
-    let mut command = Command::new("setpriv");
-    command
-        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
-        .arg(program);
-    command
-}
-
-fn run(command: &mut Command) {
-    let output = command.stdin(Stdio::null()).output().unwrap();
-    assert!(output.status.success(), "{command:?}: {output:?}");
-}
+use crate::postgres_server::{PASSWORD, Server, run};
 
 impl Server {
-    /// None, and a word why, where there is no PostgreSQL.
-    async fn start() -> Option<Self> {
-        let installed = std::fs::read_dir("/usr/lib/postgresql")
-            .into_iter()
-            .flatten();
-        let programs = installed
-            .map(|version| version.unwrap().path().join("bin"))
-            .max();
-        let Some(programs) = programs else {
-            eprintln!("skipped: no PostgreSQL");
-            return None;
-        };
-        let folder = tempfile::tempdir().unwrap();
-        let mut server = Server {
-            programs,
-            folder,
-            port: free_port(),
-            child: None,
-            tls: false,
-        };
-        let password = server.folder.path().join("password");
-        std::fs::write(&password, PASSWORD).unwrap();
-        let (data, folder) = (server.data(), server.folder.path().to_owned());
-        let mut initdb = unprivileged(&server.programs.join("initdb"), &folder);
-        initdb
-            .args(["--username=postgres", "--auth=scram-sha-256", "--no-sync"])
-            .args(["--encoding=UTF8", "--locale=C.UTF-8"])
-            .arg(format!("--pwfile={}", password.display()))
-            .arg(data);
-        run(&mut initdb);
-        server.up().await;
-        Some(server)
-    }
-
-    fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
-    }
-
-    async fn up(&mut self) {
-        let mut postgres = unprivileged(&self.programs.join("postgres"), self.folder.path());
-        postgres
-            .arg("-D")
-            .arg(self.data())
-            .args(["-p", &self.port.to_string()])
-            .args(["-c", "unix_socket_directories=", "-c", "fsync=off"])
-            .args(["-c", if self.tls { "ssl=on" } else { "ssl=off" }])
-            .stdin(Stdio::null())
-            .stderr(Stdio::null());
-        self.child = Some(postgres.spawn().unwrap());
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while self.try_client().await.is_none() {
-            assert!(Instant::now() < deadline, "PostgreSQL doesn't answer");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// As a crash would end it.
-    fn down(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let id = child.id().to_string();
-            let _ = Command::new("kill").args(["-QUIT", &id]).status();
-            let _ = child.wait();
-        }
-    }
-
-    async fn try_client(&self) -> Option<Client> {
-        let (client, connection) = tokio_postgres::Config::new()
-            .host("127.0.0.1")
-            .port(self.port)
-            .user("postgres")
-            .password(PASSWORD)
-            .dbname("postgres")
-            .connect(NoTls)
-            .await
-            .ok()?;
-        tokio::spawn(connection);
-        Some(client)
-    }
-
-    async fn execute(&self, sql: &str) {
-        let client = self.try_client().await.unwrap();
-        client.batch_execute(sql).await.unwrap();
-    }
-
     fn source(&self, settings: Value) -> DatabaseSource {
-        let mut spec = json!({"postgres": {
-            "host": "127.0.0.1", "port": self.port, "database": "postgres", "user": "postgres",
-            "passwordSecret": {"name": "postgres", "key": "password"},
-        }});
+        let mut spec = json!({"postgres": self.connection()});
         for (name, value) in settings.as_object().unwrap() {
             spec[name] = value.clone();
         }
@@ -167,12 +49,6 @@ impl Server {
             answers: ANSWERS,
         };
         database::open(self.source(settings), &opening).unwrap()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.down();
     }
 }
 
@@ -512,12 +388,10 @@ async fn an_encrypted_connection_checks_the_server() {
     }
     server.tls = true;
     server.up().await;
+    let mut connection = server.connection();
+    connection["tls"] = json!({"caSecret": {"name": "postgres", "key": "ca"}});
     let settings = json!({
-        "postgres": {
-            "host": "127.0.0.1", "port": server.port, "database": "postgres", "user": "postgres",
-            "passwordSecret": {"name": "postgres", "key": "password"},
-            "tls": {"caSecret": {"name": "postgres", "key": "ca"}},
-        },
+        "postgres": connection,
         "query": "SELECT 1 AS id, ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()",
         "key": ["id"],
     });
