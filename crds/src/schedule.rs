@@ -5,7 +5,7 @@ use kube::{KubeSchema, core::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::source::DURATION;
+use crate::{pipeline::ExpectationStatus, source::DURATION};
 
 /// Annotation of a DataPipeline with a schedule: a value that it hasn't had before starts a run at
 /// once, also while the schedule is suspended.
@@ -95,8 +95,34 @@ pub struct RunStatus {
     /// Records that the source gave; those that are read again after a crash count once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records: Option<i64>,
+    /// Those of them that can't be records of the topic, and went to the dead-letter topic instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_lettered: Option<i64>,
+    /// What the sinks have made of it: what they counted from its beginning until all was stored, or
+    /// until it had failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub sinks: Vec<RunSinkStatus>,
     /// What became of it.
     pub outcome: RunOutcome,
+}
+
+/// What a sink has made of a run.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct RunSinkStatus {
+    /// Name of the sink.
+    pub name: String,
+    /// Rows written.
+    #[serde(default)]
+    pub rows: i64,
+    /// Records that went to the dead-letter topic.
+    #[serde(default)]
+    pub dead_lettered: i64,
+    /// Rows that failed, by expectation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub expectations: Vec<ExpectationStatus>,
 }
 
 /// What became of a run.

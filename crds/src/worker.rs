@@ -377,6 +377,9 @@ pub struct RunProgress {
     /// Records that the source gave in it.
     #[serde(default)]
     pub records: i64,
+    /// Those of them that went to the dead letters and not to the topic.
+    #[serde(default)]
+    pub dead_lettered: i64,
     /// Whether it has come to its end.
     #[serde(default)]
     pub done: bool,

@@ -62,8 +62,8 @@ impl Verdict {
     }
 }
 
-/// Kubernetes takes messages of 32 KiB; nobody reads that much.
-fn clip(mut message: String) -> String {
+/// Kubernetes takes messages of 32 KiB, and notes of events of 1 KiB; nobody reads that much.
+pub fn clip(mut message: String) -> String {
     const LONGEST: usize = 1000;
     if message.len() > LONGEST {
         message.truncate(message.floor_char_boundary(LONGEST));

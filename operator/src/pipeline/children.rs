@@ -36,6 +36,8 @@ pub const CONFIG_HASH: &str = "millstream.dev/config-hash";
 pub const AT: &str = "millstream.dev/scheduled-at";
 /// Annotation of a Job with the value by which its run was asked for.
 pub const RUN: &str = "millstream.dev/run-now";
+/// Annotation of a Job with what the sinks had counted before its run.
+pub const COUNTS: &str = "millstream.dev/counts-before";
 /// Label of Keyspaces that no person made.
 pub const CREATED_BY: &str = "millstream.dev/created-by";
 
@@ -239,12 +241,12 @@ pub fn deployment(pipeline: &DataPipeline, pods: &Pods) -> Value {
     object
 }
 
-/// The Job of a run. Its note is an annotation: why it was begun.
+/// The Job of a run. Its notes are annotations: why it was begun, and what there was before.
 pub fn job(
     pipeline: &DataPipeline,
     pods: &Pods,
     name: &str,
-    note: (&str, &str),
+    notes: &Value,
     schedule: &Schedule,
 ) -> Value {
     let mut template = template(pipeline, pods);
@@ -258,7 +260,7 @@ pub fn job(
     }
     let mut object = child(pipeline, "Job", name, Some(pods.stage));
     object["apiVersion"] = json!("batch/v1");
-    object["metadata"]["annotations"] = json!({note.0: note.1});
+    object["metadata"]["annotations"] = notes.clone();
     object["spec"] = json!({
         "backoffLimit": 6,
         // Two at once would read the source twice.

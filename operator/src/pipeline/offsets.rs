@@ -73,6 +73,12 @@ impl Offsets {
         self.sinks.iter().filter(placed).map(status).collect()
     }
 
+    /// What the sinks have counted so far, by their names.
+    pub fn counts(&self) -> BTreeMap<String, CommitMetadata> {
+        let counts = |sink: &SinkOffsets| (sink.name.clone(), sink.counts());
+        self.sinks.iter().map(counts).collect()
+    }
+
     /// From where on a sink has to read a partition: retention may have removed what was before.
     fn next(&self, sink: &SinkOffsets, partition: usize) -> i64 {
         let start = self.starts.get(partition).copied().unwrap_or(0);
@@ -82,9 +88,14 @@ impl Offsets {
 }
 
 impl SinkOffsets {
-    fn status(&self, spec: Option<&Sink>) -> SinkStatus {
+    fn counts(&self) -> CommitMetadata {
         let mut counts = CommitMetadata::default();
         self.committed.iter().for_each(|c| counts.add(&c.counts));
+        counts
+    }
+
+    fn status(&self, spec: Option<&Sink>) -> SinkStatus {
+        let counts = self.counts();
         let expectations = spec.iter().flat_map(|spec| &spec.expectations);
         let expectations = expectations.map(|expectation| {
             let name = expectation.name.clone();

@@ -9,14 +9,14 @@ use millstream_api::{
     DataPipeline, DataPipelineStatus,
     condition::{self, reason},
     pipeline::{SinkStatus, SourceStatus},
-    schedule::{RunOutcome, RunStatus},
-    worker::SERVE_PART,
+    schedule::{RunOutcome, RunSinkStatus, RunStatus},
+    worker::{CommitMetadata, SERVE_PART},
 };
 
 use super::{
     children::{Stage, process_selector},
     observe::{Observed, ObservedStage},
-    runs::Seen,
+    runs::{self, Seen},
     serve,
 };
 use crate::{
@@ -85,9 +85,10 @@ fn run_that_ended(
     if known.is_some_and(|known| known.outcome == run.outcome) {
         return None;
     }
+    let note = conditions::clip(of_run(run));
     match run.outcome {
-        RunOutcome::Succeeded => Some((EventType::Normal, "RunSucceeded", of_run(run))),
-        RunOutcome::Failed => Some((EventType::Warning, "RunFailed", of_run(run))),
+        RunOutcome::Succeeded => Some((EventType::Normal, "RunSucceeded", note)),
+        RunOutcome::Failed => Some((EventType::Warning, "RunFailed", note)),
         RunOutcome::Running | RunOutcome::Storing => None,
     }
 }
@@ -99,11 +100,34 @@ fn of_run(run: &RunStatus) -> String {
     match run.outcome {
         RunOutcome::Running => format!("run {name} reads the source"),
         RunOutcome::Storing => format!("run {name} is over; the sinks store what it has read"),
-        RunOutcome::Succeeded => format!("run {name}: {records} records, all stored"),
+        RunOutcome::Succeeded => {
+            let ingest = match run.dead_lettered.unwrap_or_default() {
+                0 => String::new(),
+                dead => format!("; ingest: {dead} dead letters"),
+            };
+            let sinks = of_sinks(&run.sinks);
+            format!("run {name}: {records} records, all stored{ingest}{sinks}")
+        }
         RunOutcome::Failed => format!(
             "run {name} has failed after {records} records: see the log of its last pod (kubectl logs job/{name})"
         ),
     }
+}
+
+/// What the sinks have made of it, behind something else.
+fn of_sinks(sinks: &[RunSinkStatus]) -> String {
+    let sinks = sinks.iter().map(|sink| {
+        let failed = sink.expectations.iter().filter(|of| of.failed > 0);
+        let failed = failed.map(|of| format!(", {} failed `{}`", of.failed, of.name));
+        format!(
+            "; sink `{}`: {} rows, {} dead letters{}",
+            sink.name,
+            sink.rows,
+            sink.dead_lettered,
+            failed.collect::<String>()
+        )
+    });
+    sinks.collect()
 }
 
 fn status(
@@ -135,6 +159,7 @@ fn status(
     let runs = observed.runs.statuses(&Seen {
         before,
         stored: stored(pipeline, observed),
+        sinks: &sinks,
     });
     let last_run = match runs.last() {
         Some(last) => Some(last.clone()),
@@ -342,15 +367,10 @@ fn succeeded(
 
 fn counts(observed: &Observed, sinks: &[SinkStatus]) -> String {
     let records = observed.progress.as_ref().map_or(0, |seen| seen.records);
-    let sinks = sinks.iter().map(|sink| {
-        let (rows, dead) = (sink.rows.unwrap_or(0), sink.dead_lettered.unwrap_or(0));
-        format!("sink `{}`: {rows} rows, {dead} dead letters", sink.name)
-    });
-    let sinks: Vec<_> = sinks.collect();
-    format!(
-        "the source has come to its end: {records} records in the topic, all stored; {}",
-        sinks.join("; ")
-    )
+    let nothing = CommitMetadata::default();
+    let sinks = sinks.iter().filter_map(|sink| runs::since(sink, &nothing));
+    let sinks = of_sinks(&sinks.collect::<Vec<_>>());
+    format!("the source has come to its end: {records} records in the topic, all stored{sinks}")
 }
 
 /// Whether the pods run and make progress.

@@ -28,6 +28,8 @@ pub struct SourceBatch {
     pub records: Vec<Bytes>,
     /// What isn't a record, and why: it goes to the dead letter.
     pub rejected: Vec<(Bytes, String)>,
+    /// How many more weren't records; the source has put them into the dead letter itself.
+    pub refused: usize,
     /// From here the source goes on once Kafka has these records and all before.
     pub position: Value,
 }

@@ -398,7 +398,7 @@ impl Ingest {
                 Err(reason) => rejected.push((record, reason)),
             }
         }
-        let given = records.len() + rejected.len();
+        let given = records.len() + rejected.len() + batch.refused;
         self.metrics.records.inc_by(given as u64);
         let letters = rejected.iter();
         let letters = letters.map(|(record, reason)| letter(None, Some(record), reason));
@@ -480,6 +480,7 @@ impl Progress {
         }
         if let Some(run) = &mut position.run {
             run.records += open.given();
+            run.dead_lettered += open.given() - open.count() as i64;
         }
         position
     }

@@ -130,3 +130,27 @@ async fn a_source_without_an_end_is_read_for_a_time_and_goes_on_in_the_next_run(
     );
     process.kill();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cant_be_a_record_of_the_topic_is_counted_for_each_run() {
+    let Some(pipeline) = pipeline().await else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("users.ndjson");
+    let good = (0..3).map(|n| json!({"id": uuid::Uuid::from_u128(n), "name": "x"}).to_string());
+    let mut lines: Vec<_> = good.collect();
+    lines.insert(1, "no record".into());
+    lines.push(json!({"name": "without the key"}).to_string());
+    std::fs::write(&path, lines.join("\n")).unwrap();
+    for (name, in_all) in [("one", 3), ("two", 6)] {
+        let source = json!({"file": {"path": path}});
+        let worker = pipeline.ingest_with(source, &["--run", name]);
+        assert_eq!(worker.ended().await, Some(0));
+        let run = run_of(&pipeline.kept().await);
+        assert_eq!((run.name.as_str(), run.done), (name, true));
+        assert_eq!((run.records, run.dead_lettered), (5, 2));
+        assert_eq!(in_topic(&pipeline).await, in_all);
+    }
+    assert_eq!(pipeline.dead_letters(4).await.len(), 4);
+}

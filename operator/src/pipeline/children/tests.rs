@@ -88,8 +88,8 @@ fn a_run() {
         credentials: Some("77"),
     };
     let schedule = serde_saphyr::from_str("{cron: '@daily', runFor: 1m30s}").unwrap();
-    let note = (AT, "2026-11-21T10:00:00Z");
-    let object = job(&pipeline, &pods, "users-29900000", note, &schedule);
+    let notes = json!({AT: "2026-11-21T10:00:00Z", COUNTS: "{}"});
+    let object = job(&pipeline, &pods, "users-29900000", &notes, &schedule);
     let read: Job = serde_json::from_value(object.clone()).unwrap();
     assert_eq!(serde_json::to_value(read).unwrap(), object);
     let container = &object["spec"]["template"]["spec"]["containers"][0];
@@ -99,7 +99,7 @@ fn a_run() {
         ["--run", "users-29900000", "--run-for", "90"]
     );
     assert_eq!(object["spec"]["podReplacementPolicy"], "Failed");
-    assert_eq!(object["metadata"]["annotations"][AT], note.1);
+    assert_eq!(object["metadata"]["annotations"], notes);
 }
 
 #[test]

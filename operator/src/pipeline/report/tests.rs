@@ -1,4 +1,4 @@
-use millstream_api::worker::WorkerStatus;
+use millstream_api::{pipeline::ExpectationStatus, worker::WorkerStatus};
 use millstream_plan::Refusal;
 
 use super::*;
@@ -402,4 +402,45 @@ fn what_comes_first_is_told() {
         (ready.status.as_str(), ready.reason.as_str()),
         ("False", "Waiting")
     );
+}
+
+#[test]
+fn a_run_that_has_succeeded_tells_what_the_sinks_made_of_it() {
+    let failed = |name: &str, failed| ExpectationStatus {
+        name: name.into(),
+        failed,
+    };
+    let sink = |name: &str, rows, dead_lettered, expectations| RunSinkStatus {
+        name: name.into(),
+        rows,
+        dead_lettered,
+        expectations,
+    };
+    let mut run = RunStatus {
+        name: "users-1".into(),
+        start_time: None,
+        completion_time: None,
+        records: Some(20),
+        dead_lettered: Some(1),
+        sinks: vec![
+            sink("a", 10, 7, vec![failed("has-email", 7), failed("adult", 2)]),
+            sink("b", 19, 0, vec![failed("sane", 0)]),
+        ],
+        outcome: RunOutcome::Succeeded,
+    };
+    let text = "run users-1: 20 records, all stored; ingest: 1 dead letters; sink `a`: 10 rows, 7 dead letters, 7 failed `has-email`, 2 failed `adult`; sink `b`: 19 rows, 0 dead letters";
+    assert_eq!(of_run(&run), text);
+    assert_eq!(last_run_succeeded(Some(&run)).message, text);
+    let now = |run: &RunStatus| DataPipelineStatus {
+        last_run: Some(run.clone()),
+        ..DataPipelineStatus::default()
+    };
+    let none = DataPipelineStatus::default();
+    let (_, reason, note) = run_that_ended(&none, &now(&run)).unwrap();
+    assert_eq!((reason, note.as_str()), ("RunSucceeded", text));
+    assert!(run_that_ended(&now(&run), &now(&run)).is_none(), "once");
+    // An Event's note may have 1 KiB.
+    run.sinks = vec![sink("c", 1, 0, vec![]); 32];
+    let (_, _, note) = run_that_ended(&none, &now(&run)).unwrap();
+    assert!((900..1024).contains(&note.len()), "{}", note.len());
 }

@@ -4,6 +4,8 @@
 pub mod due;
 mod status;
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::{
     api::{apps::v1::Deployment, batch::v1::Job},
     apimachinery::pkg::apis::meta::v1::Time,
@@ -17,19 +19,19 @@ use kube::{
 use millstream_api::{
     DataPipeline,
     schedule::{RUN_NOW, RunOutcome, RunStatus, Schedule, ScheduleStatus},
-    worker::RunProgress,
+    worker::{CommitMetadata, RunProgress},
 };
 use millstream_plan::Calendar;
-use serde_json::json;
+use serde_json::{Value, json};
 
-pub use self::status::Seen;
+pub use self::status::{Seen, since};
 use self::{
     due::{Decision, Standing, due},
     status::{is_finished, time_of},
 };
 use super::{
     after,
-    children::{self, AT, PIPELINE, Pods, RUN, Stage},
+    children::{self, AT, COUNTS, PIPELINE, Pods, RUN, Stage},
     ensure::{check_owner, delete},
     provision::{kafka_access, pipeline_ref},
 };
@@ -47,6 +49,8 @@ pub struct Runs {
     jobs: Vec<Job>,
     /// How far the run is that wrote to Kafka last.
     progress: Option<RunProgress>,
+    /// What the sinks had counted before anything begins in this visit.
+    pub counts: BTreeMap<String, CommitMetadata>,
     /// How far the schedule is.
     pub schedule: Option<ScheduleStatus>,
     /// When the next run is to begin.
@@ -85,6 +89,7 @@ impl Runs {
                 .and_then(|calendar| calendar.next(now)),
             jobs,
             progress,
+            counts: BTreeMap::new(),
         })
     }
 
@@ -127,7 +132,8 @@ impl Runs {
             Decision::Stop => self.stop(pipeline, context).await,
             Decision::Begin(time) => {
                 let name = format!("{}-{}", pipeline.name_any(), time.as_second() / 60);
-                let job = children::job(pipeline, pods, &name, (AT, &time.to_string()), schedule);
+                let notes = self.notes(AT, &time.to_string());
+                let job = children::job(pipeline, pods, &name, &notes, schedule);
                 self.begin(pipeline, context, job).await?;
                 self.decide(time);
                 Ok(())
@@ -136,7 +142,8 @@ impl Runs {
                 let value = asked.unwrap_or_default();
                 let hash = &children::hash(&value)[..8];
                 let name = format!("{}-now-{hash}", pipeline.name_any());
-                let job = children::job(pipeline, pods, &name, (RUN, &value), schedule);
+                let notes = self.notes(RUN, &value);
+                let job = children::job(pipeline, pods, &name, &notes, schedule);
                 self.begin(pipeline, context, job).await?;
                 if let Some(state) = &mut self.schedule {
                     state.run_now = Some(value);
@@ -144,6 +151,14 @@ impl Runs {
                 Ok(())
             }
         }
+    }
+
+    /// What a Job tells of its run. The counts are there from the moment on that it is there: what
+    /// the sinks make of the run is known from them, whatever becomes of the operator.
+    fn notes(&self, why: &str, what: &str) -> Value {
+        // Plain data: it serializes.
+        let counts = serde_json::to_string(&self.counts).unwrap_or_default();
+        json!({why: what, COUNTS: counts})
     }
 
     fn decide(&mut self, time: Timestamp) {
@@ -156,7 +171,7 @@ impl Runs {
         &mut self,
         pipeline: &DataPipeline,
         context: &Context,
-        job: serde_json::Value,
+        job: Value,
     ) -> Result<(), Error> {
         let job: Job =
             serde_json::from_value(job).map_err(|error| Error::Kubernetes(error.to_string()))?;

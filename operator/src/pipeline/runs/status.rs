@@ -1,14 +1,18 @@
 //! What the status says of runs.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::{api::batch::v1::Job, apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::ResourceExt;
 use millstream_api::{
     DataPipelineStatus,
-    schedule::{RunOutcome, RunStatus},
+    pipeline::{ExpectationStatus, SinkStatus},
+    schedule::{RunOutcome, RunSinkStatus, RunStatus},
+    worker::CommitMetadata,
 };
 
 use super::{Runs, now};
-use crate::pipeline::children::AT;
+use crate::pipeline::children::{AT, COUNTS};
 
 /// What is seen beside the Jobs.
 pub struct Seen<'a> {
@@ -16,6 +20,8 @@ pub struct Seen<'a> {
     pub before: &'a DataPipelineStatus,
     /// Whether every sink had stored all that was in the topic after the Jobs were looked at.
     pub stored: bool,
+    /// What was seen of the sinks.
+    pub sinks: &'a [SinkStatus],
 }
 
 impl Runs {
@@ -38,20 +44,65 @@ impl Runs {
             _ if seen.stored => RunOutcome::Succeeded,
             _ => RunOutcome::Storing,
         };
-        let over = matches!(outcome, RunOutcome::Succeeded | RunOutcome::Failed);
         RunStatus {
             start_time: job.creation_timestamp(),
             completion_time: known
                 .and_then(|run| run.completion_time.clone())
-                .or_else(|| over.then(|| Time(now()))),
+                .or_else(|| is_over(outcome).then(|| Time(now()))),
             records: match progress {
                 Some(progress) => Some(progress.records),
                 None => known.and_then(|run| run.records),
+            },
+            dead_lettered: match progress {
+                Some(progress) => Some(progress.dead_lettered),
+                None => known.and_then(|run| run.dead_lettered),
+            },
+            // What the sinks count later belongs to other runs.
+            sinks: match known.filter(|run| is_over(run.outcome)) {
+                Some(run) => run.sinks.clone(),
+                None => report(job, seen.sinks),
             },
             outcome,
             name,
         }
     }
+}
+
+fn is_over(outcome: RunOutcome) -> bool {
+    matches!(outcome, RunOutcome::Succeeded | RunOutcome::Failed)
+}
+
+/// What the sinks have counted since a run began; nothing where the Job doesn't tell what was before.
+fn report(job: &Job, sinks: &[SinkStatus]) -> Vec<RunSinkStatus> {
+    let noted = job.annotations().get(COUNTS);
+    let before: Option<BTreeMap<String, CommitMetadata>> =
+        noted.and_then(|noted| serde_json::from_str(noted).ok());
+    let Some(before) = before else {
+        return Vec::new();
+    };
+    // A sink that wasn't there has counted nothing before.
+    let nothing = CommitMetadata::default();
+    let counts = |sink: &SinkStatus| since(sink, before.get(&sink.name).unwrap_or(&nothing));
+    sinks.iter().filter_map(counts).collect()
+}
+
+/// What a sink has counted since it had counted that. Nothing where it isn't known, or where Kafka
+/// has forgotten the sink's counts meanwhile.
+pub fn since(sink: &SinkStatus, before: &CommitMetadata) -> Option<RunSinkStatus> {
+    let more = |now: i64, before: i64| Some(now - before).filter(|more| *more >= 0);
+    let expectations = sink.expectations.iter().map(|expectation| {
+        let before = before.failed.get(&expectation.name).copied();
+        Some(ExpectationStatus {
+            name: expectation.name.clone(),
+            failed: more(expectation.failed, before.unwrap_or(0))?,
+        })
+    });
+    Some(RunSinkStatus {
+        name: sink.name.clone(),
+        rows: more(sink.rows?, before.rows)?,
+        dead_lettered: more(sink.dead_lettered?, before.dead_lettered)?,
+        expectations: expectations.collect::<Option<_>>()?,
+    })
 }
 
 /// The time for which a Job was made.

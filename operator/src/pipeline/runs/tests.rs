@@ -1,4 +1,7 @@
-use millstream_api::DataPipelineStatus;
+use millstream_api::{
+    DataPipelineStatus,
+    pipeline::{ExpectationStatus, SinkStatus},
+};
 use serde_json::{Value, json};
 
 use super::*;
@@ -105,7 +108,12 @@ fn a_run_has_succeeded_when_all_of_it_is_stored() {
         ..Runs::default()
     };
     let outcomes = |runs: &Runs, before: &DataPipelineStatus, stored| {
-        let statuses = runs.statuses(&Seen { before, stored });
+        let sinks = &[];
+        let statuses = runs.statuses(&Seen {
+            before,
+            stored,
+            sinks,
+        });
         let outcomes = statuses.iter().map(|run| (run.outcome, run.records));
         (outcomes.collect::<Vec<_>>(), statuses)
     };
@@ -125,4 +133,84 @@ fn a_run_has_succeeded_when_all_of_it_is_stored() {
     runs.progress = None;
     let (_, later) = outcomes(&runs, &before, false);
     assert_eq!(later, statuses);
+}
+
+/// What a sink has counted, from the beginning on.
+fn counted(name: &str, rows: i64, dead: i64, failed: i64) -> SinkStatus {
+    SinkStatus {
+        name: name.into(),
+        rows: Some(rows),
+        dead_lettered: Some(dead),
+        expectations: vec![ExpectationStatus {
+            name: "adult".into(),
+            failed,
+        }],
+        ..SinkStatus::default()
+    }
+}
+
+#[test]
+fn a_run_reports_what_the_sinks_have_counted_since_it_began() {
+    let mut runs = Runs {
+        counts: BTreeMap::from([
+            (
+                "a".into(),
+                CommitMetadata {
+                    rows: 10,
+                    dead_lettered: 1,
+                    failed: BTreeMap::from([("adult".into(), 3)]),
+                },
+            ),
+            ("b".into(), CommitMetadata::default()),
+        ]),
+        ..Runs::default()
+    };
+    let notes = runs.notes(RUN, "x");
+    assert_eq!(notes[RUN], "x");
+    runs.jobs = vec![
+        job("from-before", &json!({}), "Complete"),
+        job("one", &notes, "Complete"),
+    ];
+    // Of an operator that was started since.
+    runs.counts = BTreeMap::new();
+    let see = |before: &DataPipelineStatus, stored, sinks: &[SinkStatus]| {
+        let seen = Seen {
+            before,
+            stored,
+            sinks,
+        };
+        DataPipelineStatus {
+            runs: runs.statuses(&seen),
+            ..DataPipelineStatus::default()
+        }
+    };
+    let reports = |status: &DataPipelineStatus| {
+        let reports = status.runs.iter().map(|run| {
+            let sinks = run.sinks.iter();
+            let sinks = sinks.map(|s| (s.name.clone(), s.rows, s.dead_lettered));
+            sinks.collect::<Vec<_>>()
+        });
+        reports.collect::<Vec<_>>()
+    };
+    let of = |name: &str, rows: i64, dead: i64| (name.to_string(), rows, dead);
+    let sinks = [
+        counted("a", 14, 3, 5),
+        counted("b", 4, 2, 2),
+        // Added since.
+        counted("c", 6, 0, 0),
+    ];
+    let none = DataPipelineStatus::default();
+    let storing = see(&none, false, &sinks[..1]);
+    assert_eq!(reports(&storing), [vec![], vec![of("a", 4, 2)]]);
+    let done = see(&storing, true, &sinks);
+    let all = vec![of("a", 4, 2), of("b", 4, 2), of("c", 6, 0)];
+    assert_eq!(reports(&done), [vec![], all]);
+    let failed = |run: &RunStatus| run.sinks[0].expectations[0].failed;
+    assert_eq!(failed(&done.runs[1]), 2);
+    // What comes later belongs to other runs.
+    let later = see(&done, true, &[counted("a", 100, 9, 9)]);
+    assert_eq!(reports(&later), reports(&done));
+    // Kafka has forgotten the counts, and they begin anew.
+    let forgotten = see(&none, true, &[counted("a", 4, 2, 0)]);
+    assert!(reports(&forgotten).iter().all(Vec::is_empty));
 }

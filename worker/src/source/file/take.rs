@@ -113,6 +113,7 @@ impl Batches {
             records: records.map(|length| bytes.split_to(length)).collect(),
             rejected: std::mem::take(&mut self.rejected),
             position: self.position.to_json(),
+            ..SourceBatch::default()
         };
         self.out.blocking_send(batch).map_err(|_| ReadError::Closed)
     }

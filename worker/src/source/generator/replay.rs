@@ -160,6 +160,7 @@ impl Player {
             rejected,
             // Numbers and JSON: it serializes.
             position: serde_json::to_value(&self.position).unwrap_or_default(),
+            ..SourceBatch::default()
         }
     }
 }

@@ -133,7 +133,7 @@ impl Mirror {
             let until_look = self.look_if_due().await;
             if self.places.len() > known {
                 // Kept before anything is read: another worker mustn't choose other places.
-                return Some(self.batch(Vec::new(), Vec::new()));
+                return Some(self.batch(Vec::new()));
             }
             if self.is_seen() {
                 return None;
@@ -144,11 +144,10 @@ impl Mirror {
             let passed = self.pass();
             if !messages.is_empty() {
                 self.status.clear(READ);
-                let (records, rejected) = self.convert(&messages).await;
-                return Some(self.batch(records, rejected));
+                return Some(self.convert(&messages).await);
             }
             if passed {
-                return Some(self.batch(Vec::new(), Vec::new()));
+                return Some(self.batch(Vec::new()));
             }
         }
     }
@@ -175,11 +174,11 @@ impl Mirror {
         self.look.as_ref().is_some_and(|look| look.left.is_empty())
     }
 
-    fn batch(&self, records: Vec<Bytes>, rejected: Vec<(Bytes, String)>) -> SourceBatch {
+    fn batch(&self, records: Vec<Bytes>) -> SourceBatch {
         SourceBatch {
             records,
-            rejected,
             position: self.places.position(),
+            ..SourceBatch::default()
         }
     }
 
@@ -221,7 +220,7 @@ impl Mirror {
 
     /// Records in JSON. What can't be one goes to the dead letter, and this returns when Kafka has
     /// it; where there is no dead letter, it is given with the reason.
-    async fn convert(&self, messages: &[OwnedMessage]) -> (Vec<Bytes>, Vec<(Bytes, String)>) {
+    async fn convert(&self, messages: &[OwnedMessage]) -> SourceBatch {
         let mut records = Vec::with_capacity(messages.len());
         let mut refused = Vec::new();
         for message in messages {
@@ -239,10 +238,16 @@ impl Mirror {
                     format!("partition {partition}, offset {offset}: {reason}"),
                 )
             });
-            return (records, rejected.collect());
+            return SourceBatch {
+                rejected: rejected.collect(),
+                ..self.batch(records)
+            };
         };
         self.send_refused(dead_letters, &refused).await;
-        (records, Vec::new())
+        SourceBatch {
+            refused: refused.len(),
+            ..self.batch(records)
+        }
     }
 
     async fn send_refused(&self, to: &DeadLetters, refused: &[(&OwnedMessage, String)]) {
