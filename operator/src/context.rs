@@ -11,7 +11,7 @@ use k8s_openapi::{
     NamespaceResourceScope,
     api::{
         apps::v1::Deployment,
-        core::v1::{ConfigMap, Pod},
+        core::v1::{ConfigMap, ObjectReference, Pod},
     },
     apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta},
 };
@@ -322,12 +322,25 @@ impl Context {
 
     /// Tells people of something once.
     pub async fn event<K: Kind>(&self, object: &K, type_: EventType, reason: &str, note: String) {
+        self.event_about(object, None, type_, reason, note).await;
+    }
+
+    /// Likewise, of something that is about another object too. With that it is an Event of its own:
+    /// otherwise the client takes it for the last one with its reason, and keeps that one's note.
+    pub async fn event_about<K: Kind>(
+        &self,
+        object: &K,
+        other: Option<ObjectReference>,
+        type_: EventType,
+        reason: &str,
+        note: String,
+    ) {
         let event = Event {
             type_,
             reason: reason.into(),
             note: Some(note),
             action: "Reconcile".into(),
-            secondary: None,
+            secondary: other,
         };
         self.metrics.wrote(System::Kubernetes);
         if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {

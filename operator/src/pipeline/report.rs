@@ -67,7 +67,11 @@ pub async fn report(
         .event_of_transition(pipeline, &before.conditions, &status.conditions)
         .await;
     if let Some((type_, reason, note)) = run_that_ended(&before, &status) {
-        context.event(pipeline, type_, reason, note).await;
+        let run = status.last_run.as_ref();
+        let job = run.map(|run| runs::reference(pipeline, &run.name));
+        context
+            .event_about(pipeline, job, type_, reason, note)
+            .await;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ mod status;
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
-    api::{apps::v1::Deployment, batch::v1::Job},
+    api::{apps::v1::Deployment, batch::v1::Job, core::v1::ObjectReference},
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::Timestamp,
 };
@@ -124,14 +124,15 @@ impl Runs {
             Decision::Miss(time) => {
                 self.decide(time);
                 let note = format!("the run of {time} is missed: startingDeadline has passed");
+                let job = reference(pipeline, &name_at(pipeline, time));
                 context
-                    .event(pipeline, EventType::Warning, "RunMissed", note)
+                    .event_about(pipeline, Some(job), EventType::Warning, "RunMissed", note)
                     .await;
                 Ok(())
             }
             Decision::Stop => self.stop(pipeline, context).await,
             Decision::Begin(time) => {
-                let name = format!("{}-{}", pipeline.name_any(), time.as_second() / 60);
+                let name = name_at(pipeline, time);
                 let notes = self.notes(AT, &time.to_string());
                 let job = children::job(pipeline, pods, &name, &notes, schedule);
                 self.begin(pipeline, context, job).await?;
@@ -194,8 +195,9 @@ impl Runs {
             Err(error) => return Err(error.into()),
         }
         let note = format!("run {name} begins");
+        let job = reference(pipeline, &name);
         context
-            .event(pipeline, EventType::Normal, "RunBegins", note)
+            .event_about(pipeline, Some(job), EventType::Normal, "RunBegins", note)
             .await;
         Ok(())
     }
@@ -273,6 +275,22 @@ impl Runs {
             delete::<Job>(pipeline, context, &job.name_any(), how).await?;
         }
         Ok(self.jobs.is_empty())
+    }
+}
+
+/// The name of the run of a time.
+fn name_at(pipeline: &DataPipeline, time: Timestamp) -> String {
+    format!("{}-{}", pipeline.name_any(), time.as_second() / 60)
+}
+
+/// A run's Job, as Events tell of it.
+pub fn reference(pipeline: &DataPipeline, run: &str) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("batch/v1".into()),
+        kind: Some("Job".into()),
+        namespace: pipeline.namespace(),
+        name: Some(run.into()),
+        ..ObjectReference::default()
     }
 }
 
