@@ -18,6 +18,7 @@ mod meetup;
 mod mistakes;
 mod operators;
 mod orders;
+mod runs;
 mod scaling;
 mod schedule;
 mod serve;

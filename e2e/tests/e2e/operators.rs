@@ -17,7 +17,8 @@ use crate::orders::{self, ORDERS};
 /// A holder that dies without a word is replaced within this time.
 const TAKEOVER: Duration = Duration::from_secs(25);
 
-async fn scale(namespace: &Namespace, operators: usize) -> Result<Vec<Pod>> {
+/// Sees to it that so many operators are there.
+pub async fn scale(namespace: &Namespace, operators: usize) -> Result<Vec<Pod>> {
     let replicas = format!("--replicas={operators}");
     let scale = ["scale", "deployment", "millstream-operator", &replicas];
     let arguments = [&["--namespace", OPERATOR_NAMESPACE][..], &scale].concat();

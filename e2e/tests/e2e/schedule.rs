@@ -18,19 +18,23 @@ use serde_json::{Value, json};
 use crate::orders::{self, ORDERS};
 
 /// Once a year: the tests ask for their runs.
-const SELDOM: &str = "0 0 1 1 *";
+pub const SELDOM: &str = "0 0 1 1 *";
 
-fn scheduled(namespace: &Namespace, schedule: Value, generator: Value) -> Value {
+pub fn scheduled(namespace: &Namespace, schedule: Value, generator: Value) -> Value {
     let spec = json!({"schedule": schedule, "source": {"generator": generator}});
     orders::pipeline_with(namespace, spec)
 }
 
-async fn status(namespace: &Namespace) -> Result<DataPipelineStatus> {
-    let pipelines = namespace.api::<DataPipeline>();
-    Ok(pipelines.get(ORDERS).await?.status.unwrap_or_default())
+pub async fn status(namespace: &Namespace) -> Result<DataPipelineStatus> {
+    status_of(namespace, ORDERS).await
 }
 
-async fn run_now(namespace: &Namespace, value: &str) -> Result<()> {
+pub async fn status_of(namespace: &Namespace, pipeline: &str) -> Result<DataPipelineStatus> {
+    let pipelines = namespace.api::<DataPipeline>();
+    Ok(pipelines.get(pipeline).await?.status.unwrap_or_default())
+}
+
+pub async fn run_now(namespace: &Namespace, value: &str) -> Result<()> {
     let annotation = format!("millstream.dev/run-now={value}");
     let annotate = [
         "annotate",
@@ -43,13 +47,13 @@ async fn run_now(namespace: &Namespace, value: &str) -> Result<()> {
     Ok(())
 }
 
-async fn jobs(namespace: &Namespace) -> Result<Vec<Job>> {
+pub async fn jobs(namespace: &Namespace) -> Result<Vec<Job>> {
     let all = ListParams::default();
     Ok(namespace.api::<Job>().list(&all).await?.items)
 }
 
 /// Waits until so many runs are known, and the last one has come to this end.
-async fn ended(namespace: &Namespace, runs: usize, outcome: RunOutcome) -> Result<RunStatus> {
+pub async fn ended(namespace: &Namespace, runs: usize, outcome: RunOutcome) -> Result<RunStatus> {
     eventually(PATIENCE, async || {
         let status = status(namespace).await?;
         let last = status.last_run.context("no run has begun")?;
@@ -176,7 +180,7 @@ fn runs_dont_overlap_and_one_whose_worker_is_killed_ends_with_its_exact_count() 
     });
 }
 
-fn completed(job: &Job) -> Option<Timestamp> {
+pub fn completed(job: &Job) -> Option<Timestamp> {
     let time = job.status.as_ref()?.completion_time.as_ref()?;
     Some(time.0)
 }
@@ -187,24 +191,28 @@ async fn run_pods(namespace: &Namespace) -> Result<Vec<Pod>> {
     Ok(namespace.api::<Pod>().list(&labels).await?.items)
 }
 
-/// As if the operator had been away for three hours.
-async fn back_in_time(namespace: &Namespace) -> Result<()> {
+/// As if the operator had been away for three hours; tells until when it was there.
+pub async fn back_in_time(namespace: &Namespace, pipeline: &str) -> Result<Timestamp> {
     let then = Timestamp::now().checked_sub(Span::new().hours(3))?;
     let then = Timestamp::from_second(then.as_second())?;
     let patch = json!({"status": {"schedule": {"decided": then.to_string()}}});
     let pipelines = namespace.api::<DataPipeline>();
     pipelines
-        .patch_status(ORDERS, &PatchParams::default(), &Patch::Merge(patch))
+        .patch_status(pipeline, &PatchParams::default(), &Patch::Merge(patch))
         .await?;
-    Ok(())
+    Ok(then)
+}
+
+/// Once an hour: half an hour from now, and so half an hour ago.
+pub fn half_an_hour_ago() -> String {
+    let minute = (Timestamp::now().as_second() / 60 + 30) % 60;
+    format!("{minute} * * * *")
 }
 
 #[test]
 fn of_the_runs_that_were_missed_the_latest_is_made_up_for_unless_it_is_too_late() {
     with_temp_namespace("missed", async |namespace| {
-        // Half an hour from now, and so half an hour ago.
-        let minute = (Timestamp::now().as_second() / 60 + 30) % 60;
-        let cron = format!("{minute} * * * *");
+        let cron = half_an_hour_ago();
         let generator = json!({"count": 50});
         let late = json!({"cron": cron, "startingDeadline": "10m"});
         let mut manifest = scheduled(namespace, late, generator);
@@ -219,7 +227,7 @@ fn of_the_runs_that_were_missed_the_latest_is_made_up_for_unless_it_is_too_late(
         ];
         eventually(PATIENCE, async || {
             // Again, as the operator may just have written what it saw before.
-            back_in_time(namespace).await?;
+            back_in_time(namespace, ORDERS).await?;
             let events = namespace.kubectl(&told).await?.ok()?;
             ensure!(!events.is_empty(), "no Event tells it");
             Ok(())
@@ -232,7 +240,7 @@ fn of_the_runs_that_were_missed_the_latest_is_made_up_for_unless_it_is_too_late(
         namespace.apply(&manifest.to_string()).await?;
         namespace.ready(ORDERS).await?;
         eventually(PATIENCE, async || {
-            back_in_time(namespace).await?;
+            back_in_time(namespace, ORDERS).await?;
             ensure!(!jobs(namespace).await?.is_empty(), "no run has begun");
             Ok(())
         })
