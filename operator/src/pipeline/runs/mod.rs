@@ -241,28 +241,11 @@ impl Runs {
         context: &Context,
         schedule: &Schedule,
     ) -> Result<(), Error> {
-        let known = pipeline.status.iter().flat_map(|status| &status.runs);
-        let known: Vec<&RunStatus> = known.collect();
-        let limits = [
-            (
-                RunOutcome::Succeeded,
-                schedule.successful_runs_history_limit,
-            ),
-            (RunOutcome::Failed, schedule.failed_runs_history_limit),
-        ];
-        for (outcome, limit) in limits {
-            let of_outcome = |job: &&Job| {
-                let name = job.name_any();
-                let mut known = known.iter();
-                known.any(|run| run.name == name && run.outcome == outcome)
-            };
-            let names = self.jobs.iter().filter(of_outcome);
-            let names: Vec<_> = names.map(ResourceExt::name_any).collect();
-            let kept = usize::try_from(limit).unwrap_or_default();
-            for name in &names[..names.len().saturating_sub(kept)] {
-                delete::<Job>(pipeline, context, name, DeleteParams::background()).await?;
-                self.jobs.retain(|job| job.name_any() != *name);
-            }
+        let status = pipeline.status.as_ref();
+        let known = status.map_or(&[][..], |status| &status.runs);
+        for name in beyond_limits(&self.jobs, known, schedule) {
+            delete::<Job>(pipeline, context, &name, DeleteParams::background()).await?;
+            self.jobs.retain(|job| job.name_any() != name);
         }
         Ok(())
     }
@@ -276,6 +259,31 @@ impl Runs {
         }
         Ok(self.jobs.is_empty())
     }
+}
+
+/// The runs that the history has no room for: the oldest of those that ended well, and of those that
+/// failed. The Jobs are in the order of their time.
+fn beyond_limits(jobs: &[Job], known: &[RunStatus], schedule: &Schedule) -> Vec<String> {
+    let limits = [
+        (
+            RunOutcome::Succeeded,
+            schedule.successful_runs_history_limit,
+        ),
+        (RunOutcome::Failed, schedule.failed_runs_history_limit),
+    ];
+    let mut beyond = Vec::new();
+    for (outcome, limit) in limits {
+        let of_outcome = |name: &String| {
+            let mut known = known.iter();
+            known.any(|run| run.name == *name && run.outcome == outcome)
+        };
+        let names = jobs.iter().map(ResourceExt::name_any).filter(of_outcome);
+        let mut names: Vec<_> = names.collect();
+        let kept = usize::try_from(limit).unwrap_or_default();
+        names.truncate(names.len().saturating_sub(kept));
+        beyond.extend(names);
+    }
+    beyond
 }
 
 /// The name of the run of a time.

@@ -214,3 +214,39 @@ fn a_run_reports_what_the_sinks_have_counted_since_it_began() {
     let forgotten = see(&none, true, &[counted("a", 4, 2, 0)]);
     assert!(reports(&forgotten).iter().all(Vec::is_empty));
 }
+
+#[test]
+fn the_oldest_runs_beyond_the_limits_go_by_what_became_of_them() {
+    let runs = [
+        ("f1", "Failed"),
+        ("s1", "Complete"),
+        ("f2", "Failed"),
+        ("s2", "Complete"),
+        ("s3", "Complete"),
+        ("at-work", ""),
+    ];
+    let jobs = runs.map(|(name, condition)| job(name, &json!({}), condition));
+    let runs = Runs {
+        jobs: jobs.to_vec(),
+        ..Runs::default()
+    };
+    let before = &DataPipelineStatus::default();
+    let known = |stored| {
+        runs.statuses(&Seen {
+            before,
+            stored,
+            sinks: &[],
+        })
+    };
+    let beyond = |successful: i32, failed: i32, stored| {
+        let schedule = serde_json::from_value(json!({
+            "cron": "@daily", "successfulRunsHistoryLimit": successful, "failedRunsHistoryLimit": failed,
+        }));
+        beyond_limits(&jobs, &known(stored), &schedule.unwrap())
+    };
+    assert_eq!(beyond(3, 2, true), [""; 0]);
+    assert_eq!(beyond(3, 1, true), ["f1"]);
+    assert_eq!(beyond(1, 1, true), ["s1", "s2", "f1"]);
+    assert_eq!(beyond(0, 0, true), ["s1", "s2", "s3", "f1", "f2"]);
+    assert_eq!(beyond(0, 1, false), ["f1"], "others are being stored");
+}
