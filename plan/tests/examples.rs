@@ -76,7 +76,7 @@ fn users_by_schedule_are_the_same_but_for_the_schedule() {
         let text = std::fs::read_to_string(path.join(name)).unwrap();
         serde_saphyr::from_str(&text).unwrap()
     };
-    let mut scheduled = read("scheduled.yaml");
+    let mut scheduled = read("scheduled/pipeline.yaml");
     let accepted = millstream_plan::accept(&scheduled, &[]).unwrap();
     assert!(accepted.calendar.is_some());
     scheduled.spec.schedule = None;

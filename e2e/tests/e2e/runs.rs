@@ -187,7 +187,7 @@ fn by_replace_the_run_under_way_gives_its_place_to_the_next() {
                 jobs.iter().all(|job| job.uid() != first.uid()),
                 "the first run is still there"
             );
-            Ok(jobs.into_iter().next().context("no run yet")?)
+            jobs.into_iter().next().context("no run yet")
         })
         .await?;
         let before = namespace.kafka.records(&topic)?;

@@ -35,11 +35,15 @@ pub async fn status_of(namespace: &Namespace, pipeline: &str) -> Result<DataPipe
 }
 
 pub async fn run_now(namespace: &Namespace, value: &str) -> Result<()> {
+    run_now_of(namespace, ORDERS, value).await
+}
+
+pub async fn run_now_of(namespace: &Namespace, pipeline: &str, value: &str) -> Result<()> {
     let annotation = format!("millstream.dev/run-now={value}");
     let annotate = [
         "annotate",
         "datapipeline",
-        ORDERS,
+        pipeline,
         "--overwrite",
         &annotation,
     ];

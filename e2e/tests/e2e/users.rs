@@ -3,20 +3,29 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::jiff::Timestamp;
-use millstream_e2e::{Apis, Data, Namespace, PATIENCE, eventually, with_temp_namespace};
+use millstream_api::{DataPipeline, condition::SUCCEEDED};
+use millstream_e2e::{
+    Apis, Data, Namespace, PATIENCE, await_condition, eventually, with_temp_namespace,
+};
 use scylla::value::CqlTimestamp;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::example::root;
+use crate::schedule::{SELDOM, run_now_of};
 
 const USERS: &str = "users";
 const SINK: &str = "created-users";
 
 /// `examples/users/pipeline.yaml`, with its names made this test's own.
 fn example(namespace: &Namespace, apis: &Apis<'_>) -> Result<Value> {
-    let path = root().join("examples/users/pipeline.yaml");
+    example_of(namespace, apis, "pipeline.yaml")
+}
+
+fn example_of(namespace: &Namespace, apis: &Apis<'_>, file: &str) -> Result<Value> {
+    let path = root().join("examples/users").join(file);
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let mut pipeline: Value = serde_saphyr::from_str(&text)?;
     ensure!(pipeline["metadata"]["name"] == USERS && pipeline["spec"]["sinks"][0]["name"] == SINK);
@@ -149,6 +158,54 @@ fn the_example_becomes_ready_and_stores_all_that_the_api_gives() {
             Ok(())
         })
         .await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_run_of_the_scheduled_example_stores_all_that_the_api_gave_in_its_time() {
+    with_temp_namespace("users-runs", async |namespace| {
+        let apis = Apis::start(namespace, Data::Generated(0)).await?;
+        let mut pipeline = example_of(namespace, &apis, "scheduled/pipeline.yaml")?;
+        let schedule = &mut pipeline["spec"]["schedule"];
+        ensure!(
+            schedule["runFor"] == "1m",
+            "it is polled for a minute: {schedule}"
+        );
+        // Shorter; and as seldom as can be, because this test asks for its run.
+        schedule["runFor"] = "15s".into();
+        schedule["cron"] = SELDOM.into();
+        namespace.apply(&pipeline.to_string()).await?;
+        namespace.ready(USERS).await?;
+        run_now_of(namespace, USERS, "1").await?;
+        let topic = namespace.unique("users_created");
+        eventually(PATIENCE, async || {
+            let records = namespace.kafka.records(&topic)?;
+            ensure!(records >= 300, "{records} records");
+            Ok(())
+        })
+        .await?;
+        // From here on it gives no more: no answer is on its way when the time is over.
+        apis.faults(json!({"kind": "500", "rate": 1.0})).await?;
+        let pipelines = namespace.api::<DataPipeline>();
+        let done = await_condition(&pipelines, USERS, SUCCEEDED, PATIENCE).await?;
+        let run = done.status.and_then(|status| status.last_run);
+        let run = run.context("the run that has succeeded")?;
+        let (sent, ids) = apis.sent("api").await?;
+        let sent = i64::try_from(sent)?;
+        assert_eq!((run.records, run.dead_lettered), (Some(sent), Some(0)));
+        assert_eq!(
+            (run.sinks[0].name.as_str(), run.sinks[0].rows),
+            (SINK, sent)
+        );
+        let ids: BTreeSet<Uuid> = ids.iter().map(|id| id.parse()).collect::<Result<_, _>>()?;
+        let stored: BTreeSet<Uuid> = rows(namespace).await?.into_keys().collect();
+        assert_eq!(stored, ids);
+        let ingest = namespace
+            .api::<Deployment>()
+            .get_opt("users-ingest")
+            .await?;
+        assert!(ingest.is_none(), "nobody polls between the runs");
         Ok(())
     });
 }
