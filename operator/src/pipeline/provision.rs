@@ -87,7 +87,7 @@ pub async fn provision(
     let registry = registry_access(pipeline, context).await?;
     let avro = register_schema(pipeline, context, registry.as_ref(), &topic).await?;
     // 5. The pods.
-    runs.counts = offsets.counts();
+    runs.note(offsets);
     let access = Accesses {
         kafka,
         cassandra,

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::{
     api::{apps::v1::Deployment, batch::v1::Job, core::v1::ObjectReference},
     apimachinery::pkg::apis::meta::v1::Time,
-    jiff::Timestamp,
+    jiff::{SignedDuration, Timestamp},
 };
 use kube::{
     Resource, ResourceExt,
@@ -27,12 +27,13 @@ use serde_json::{Value, json};
 pub use self::status::{Seen, since};
 use self::{
     due::{Decision, Standing, due},
-    status::{is_finished, time_of},
+    status::{finished_at, is_finished, time_of},
 };
 use super::{
     after,
     children::{self, AT, COUNTS, PIPELINE, Pods, RUN, Stage},
     ensure::{check_owner, delete},
+    offsets::Offsets,
     provision::{kafka_access, pipeline_ref},
 };
 use crate::{
@@ -42,6 +43,10 @@ use crate::{
     metrics::System,
 };
 
+/// So long a run waits until the sinks have stored what the one before has brought: what they count
+/// is one run's alone then. Not longer, as a sink that stands still would stop all runs.
+const STORING: SignedDuration = SignedDuration::from_secs(30);
+
 /// The runs of a pipeline, in one visit.
 #[derive(Clone, Debug, Default)]
 pub struct Runs {
@@ -50,7 +55,9 @@ pub struct Runs {
     /// How far the run is that wrote to Kafka last.
     progress: Option<RunProgress>,
     /// What the sinks had counted before anything begins in this visit.
-    pub counts: BTreeMap<String, CommitMetadata>,
+    counts: BTreeMap<String, CommitMetadata>,
+    /// Whether they had stored all that was in the topic after the Jobs were looked at.
+    stored: bool,
     /// How far the schedule is.
     pub schedule: Option<ScheduleStatus>,
     /// When the next run is to begin.
@@ -89,8 +96,14 @@ impl Runs {
                 .and_then(|calendar| calendar.next(now)),
             jobs,
             progress,
-            counts: BTreeMap::new(),
+            ..Runs::default()
         })
+    }
+
+    /// Takes note of how far the sinks are, before anything begins.
+    pub fn note(&mut self, offsets: &Offsets) {
+        self.counts = offsets.counts();
+        self.stored = offsets.sinks.iter().all(|sink| sink.lag == 0);
     }
 
     /// Begins what is due, and sees to what is there.
@@ -115,7 +128,7 @@ impl Runs {
         let standing = Standing {
             decided: state.decided.0,
             asked: asked.is_some(),
-            under_way: self.jobs.iter().any(|job| !is_finished(job)),
+            under_way: self.is_under_way(schedule, now),
             blocked: after::waits_for(pipeline, context, now).is_some(),
             suspended: is_suspended(pipeline),
         };
@@ -152,6 +165,17 @@ impl Runs {
                 Ok(())
             }
         }
+    }
+
+    /// Whether a run reads the source, or has just ended and isn't stored yet, where there is time to
+    /// wait for that.
+    fn is_under_way(&self, schedule: &Schedule, now: Timestamp) -> bool {
+        let deadline = schedule.starting_deadline.map(std::time::Duration::from);
+        let in_a_hurry = deadline.is_some_and(|deadline| deadline < (2 * STORING).unsigned_abs());
+        let mut ends = self.jobs.iter().filter_map(finished_at);
+        let has_just_ended = ends.any(|end| now.duration_since(end) < STORING);
+        self.jobs.iter().any(|job| !is_finished(job))
+            || (has_just_ended && !self.stored && !in_a_hurry)
     }
 
     /// What a Job tells of its run. The counts are there from the moment on that it is there: what

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::{api::batch::v1::Job, apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use k8s_openapi::{
+    api::batch::v1::{Job, JobCondition},
+    apimachinery::pkg::apis::meta::v1::Time,
+    jiff::Timestamp,
+};
 use kube::ResourceExt;
 use millstream_api::{
     DataPipelineStatus,
@@ -115,9 +119,20 @@ pub fn is_finished(job: &Job) -> bool {
     has(job, "Failed") || has(job, "Complete")
 }
 
+/// When that was known of a Job.
+pub fn finished_at(job: &Job) -> Option<Timestamp> {
+    let finished = find(job, "Failed").or_else(|| find(job, "Complete"));
+    Some(finished?.last_transition_time.as_ref()?.0)
+}
+
 fn has(job: &Job, condition: &str) -> bool {
+    find(job, condition).is_some()
+}
+
+/// A Job's condition, if it holds.
+fn find<'a>(job: &'a Job, condition: &str) -> Option<&'a JobCondition> {
     let status = job.status.as_ref();
     let conditions = status.and_then(|status| status.conditions.as_ref());
     let mut conditions = conditions.into_iter().flatten();
-    conditions.any(|there| there.type_ == condition && there.status == "True")
+    conditions.find(|there| there.type_ == condition && there.status == "True")
 }

@@ -250,3 +250,26 @@ fn the_oldest_runs_beyond_the_limits_go_by_what_became_of_them() {
     assert_eq!(beyond(0, 0, true), ["s1", "s2", "s3", "f1", "f2"]);
     assert_eq!(beyond(0, 1, false), ["f1"], "others are being stored");
 }
+
+#[test]
+fn a_run_waits_a_moment_until_the_one_before_is_stored() {
+    let mut ended = job("one", &json!({}), "Complete");
+    let status = ended.status.as_mut().unwrap();
+    let conditions = status.conditions.as_mut().unwrap();
+    conditions[0].last_transition_time = Some(Time(at("10:00:00")));
+    let under_way = |job: &Job, stored, deadline: &str, now: &str| {
+        let schedule = json!({"cron": "@daily", "startingDeadline": deadline});
+        let runs = Runs {
+            jobs: vec![job.clone()],
+            stored,
+            ..Runs::default()
+        };
+        runs.is_under_way(&serde_json::from_value(schedule).unwrap(), at(now))
+    };
+    assert!(under_way(&ended, false, "1h", "10:00:29"));
+    assert!(!under_way(&ended, true, "1h", "10:00:01"));
+    assert!(!under_way(&ended, false, "1h", "10:00:30"), "long enough");
+    assert!(!under_way(&ended, false, "59s", "10:00:01"), "no time");
+    let reads = job("two", &json!({}), "");
+    assert!(under_way(&reads, true, "1s", "10:00:01"));
+}
