@@ -113,7 +113,7 @@ fn each_run_reports_what_the_sinks_made_of_it() {
         let counts = expected.expectations.iter().map(|of| of.failed);
         assert!(counts.chain([expected.rows]).all(|count| count > 0));
         assert_eq!((first.records, first.dead_lettered), (Some(300), Some(0)));
-        assert_eq!(first.sinks, [expected.clone()]);
+        assert_eq!(first.sinks, std::slice::from_ref(&expected));
 
         // The same records again: the same report, beside totals that go on.
         run_now(namespace, "2").await?;
@@ -233,7 +233,7 @@ async fn fails(namespace: &Namespace, value: &str) -> Result<RunStatus> {
     .await?;
     let jobs = jobs(namespace).await?;
     let names: Vec<_> = jobs.iter().map(ResourceExt::name_any).collect();
-    assert_eq!(names, [name.clone()]);
+    assert_eq!(names, std::slice::from_ref(&name));
     let pipelines = namespace.api::<DataPipeline>();
     let why = await_reason(&pipelines, ORDERS, SUCCEEDED, reason::FAILED, PATIENCE).await?;
     assert!(why.contains(&format!("kubectl logs job/{name}")), "{why}");
