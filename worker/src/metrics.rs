@@ -36,6 +36,13 @@ struct SinkExpectation {
     expectation: String,
 }
 
+/// What a sink writes to Cassandra: rows, states, deletions.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SinkWrites {
+    stage: String,
+    kind: String,
+}
+
 /// A lookup.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LookupLabel {
@@ -86,6 +93,7 @@ pub struct Metrics {
     batch_seconds: Family<Stage, Histogram, BatchSeconds>,
     lag: Family<SinkPartition, Gauge>,
     failed: Family<SinkExpectation, Counter>,
+    write_limits: WriteLimits,
     lookup_rows: Family<LookupLabel, Gauge>,
     lookup_read: Family<LookupLabel, Gauge>,
     requests: Family<Request, Counter>,
@@ -114,6 +122,28 @@ pub struct StageMetrics {
     pub batch_seconds: Histogram,
     stage: String,
     failed: Family<SinkExpectation, Counter>,
+    write_limits: WriteLimits,
+}
+
+#[derive(Clone, Default)]
+struct WriteLimits {
+    concurrency: Family<SinkWrites, Gauge>,
+    batch_bytes: Family<SinkWrites, Gauge>,
+}
+
+/// How much a sink sends to Cassandra at once.
+pub struct WriteMetrics {
+    concurrency: Gauge,
+    batch_bytes: Gauge,
+}
+
+impl WriteMetrics {
+    /// Sets how many requests may be in flight, and how large a batch may be.
+    pub fn set(&self, concurrency: usize, batch_bytes: usize) {
+        let value = |value| i64::try_from(value).unwrap_or(i64::MAX);
+        self.concurrency.set(value(concurrency));
+        self.batch_bytes.set(value(batch_bytes));
+    }
 }
 
 impl StageMetrics {
@@ -123,6 +153,18 @@ impl StageMetrics {
             stage: self.stage.clone(),
             expectation: expectation.to_owned(),
         })
+    }
+
+    /// The limits of writes to Cassandra; the kind is what is written.
+    pub fn writes(&self, kind: &str) -> WriteMetrics {
+        let label = SinkWrites {
+            stage: self.stage.clone(),
+            kind: kind.to_owned(),
+        };
+        WriteMetrics {
+            concurrency: self.write_limits.concurrency.get_or_create_owned(&label),
+            batch_bytes: self.write_limits.batch_bytes.get_or_create_owned(&label),
+        }
     }
 }
 
@@ -139,6 +181,7 @@ impl Default for Metrics {
         let batch_seconds = Family::new_with_constructor(BatchSeconds);
         let lag = Family::default();
         let failed = Family::default();
+        let write_limits = WriteLimits::default();
         let lookup_rows = Family::default();
         let lookup_read = Family::default();
         let requests = Family::default();
@@ -188,6 +231,17 @@ impl Default for Metrics {
             failed.clone(),
         );
         registry.register(
+            "write_concurrency",
+            "Requests that may be in flight to Cassandra at once",
+            write_limits.concurrency.clone(),
+        );
+        registry.register_with_unit(
+            "write_batch",
+            "What a batch to Cassandra may have",
+            Unit::Bytes,
+            write_limits.batch_bytes.clone(),
+        );
+        registry.register(
             "lookup_rows",
             "Rows of a lookup in memory",
             lookup_rows.clone(),
@@ -222,6 +276,7 @@ impl Default for Metrics {
             batch_seconds,
             lag,
             failed,
+            write_limits,
             lookup_rows,
             lookup_read,
             requests,
@@ -266,6 +321,7 @@ impl Metrics {
             batch_seconds: self.batch_seconds.get_or_create_owned(&stage),
             stage: stage.stage,
             failed: self.failed.clone(),
+            write_limits: self.write_limits.clone(),
         }
     }
 

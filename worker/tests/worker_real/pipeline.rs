@@ -96,6 +96,9 @@ async fn every_record_becomes_a_row_and_a_drain_is_quick() {
         metrics.contains(r#"millstream_worker_rows_total{stage="rows"} 20000"#),
         "{metrics}"
     );
+    // How many depends on what else the machine does.
+    let limit = r#"millstream_worker_write_concurrency{stage="rows",kind="rows"} "#;
+    assert!(metrics.contains(limit), "{metrics}");
     assert_eq!(process.get("/readyz").await.unwrap().0, 200);
     assert_eq!(process.get("/healthz").await.unwrap().0, 200);
 

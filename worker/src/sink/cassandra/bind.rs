@@ -275,6 +275,28 @@ impl Values<'_> {
     pub fn len(&self) -> usize {
         self.cells.len()
     }
+
+    /// The value of a cell, if it has one.
+    pub fn cell(&self, index: usize) -> Option<&[u8]> {
+        let mut cells = self.cells;
+        for _ in 0..index {
+            (_, cells) = split_cell(cells)?;
+        }
+        split_cell(cells)?.0.ok()
+    }
+}
+
+/// The first cell, and those after it; the error is what the cell has in place of a value.
+fn split_cell(cells: &[u8]) -> Option<(Result<&[u8], i32>, &[u8])> {
+    let (length, rest) = cells.split_first_chunk()?;
+    let length = i32::from_be_bytes(*length);
+    Some(match usize::try_from(length) {
+        Ok(length) => {
+            let (value, rest) = rest.split_at(length);
+            (Ok(value), rest)
+        }
+        Err(_) => (Err(length), rest),
+    })
 }
 
 /// Cells with their lengths, as they are.
@@ -283,17 +305,13 @@ pub struct Cells<'a>(pub &'a [u8]);
 impl Cells<'_> {
     fn write(&self, writer: &mut RowWriter) -> Result<(), SerializationError> {
         let mut cells = self.0;
-        while let Some((length, rest)) = cells.split_first_chunk::<4>() {
+        while let Some((cell, rest)) = split_cell(cells) {
             cells = rest;
-            let cell = writer.make_cell_writer();
-            match i32::from_be_bytes(*length) {
-                NULL => cell.set_null(),
-                UNSET => cell.set_unset(),
-                length => {
-                    let (value, rest) = cells.split_at(length as usize);
-                    cells = rest;
-                    cell.set_value(value).map_err(SerializationError::new)?
-                }
+            let to = writer.make_cell_writer();
+            match cell {
+                Ok(value) => to.set_value(value).map_err(SerializationError::new)?,
+                Err(UNSET) => to.set_unset(),
+                Err(_) => to.set_null(),
             };
         }
         Ok(())

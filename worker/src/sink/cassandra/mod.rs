@@ -2,8 +2,12 @@
 
 mod bind;
 mod encode;
+mod group;
+mod limit;
+mod route;
 mod session;
 mod state;
+mod throttle;
 mod write;
 
 pub use bind::BoundRows;
@@ -58,7 +62,8 @@ impl CassandraSink {
         let binder = Binder::new(plan, &to.table, timestamp_base)?;
         let insert = insert_statement(&to.keyspace, &to.table.name, binder.columns(), ttl_seconds);
         let prepared = prepare(&session, &insert, to.consistency, &status).await;
-        let writer = Writer::new(session, insert, prepared, status, metrics);
+        let writes = metrics.writes("rows");
+        let writer = Writer::new(session, insert, prepared, status, metrics, writes);
         Ok(CassandraSink { binder, writer })
     }
 }

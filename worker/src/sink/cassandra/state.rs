@@ -128,26 +128,27 @@ impl StateTable {
             beside.keyspace, beside.table.name
         );
         let (write, read) = levels(beside.consistency);
-        let writer = |statement, prepared| {
+        let writer = |statement, prepared, kind| {
             Writer::new(
                 session.clone(),
                 statement,
                 prepared,
                 status.clone(),
                 metrics.clone(),
+                metrics.writes(kind),
             )
         };
         let states = prepare(&session, &insert, write, &status).await;
         let rows = match plan.has_having() {
             true => {
                 let prepared = prepare(&session, &delete, beside.consistency, &status).await;
-                Some(writer(delete, prepared))
+                Some(writer(delete, prepared, "deletions"))
             }
             false => None,
         };
         Ok(StateTable {
             select: prepare(&session, &select, read, &status).await,
-            states: writer(insert, states),
+            states: writer(insert, states, "states"),
             rows,
             fingerprint: plan.state_fingerprint(owner).unwrap_or_default(),
             table,

@@ -1,9 +1,9 @@
-//! Bound rows to Cassandra: in unlogged batches by replica set, for as long as it takes.
+//! Bound rows to Cassandra: in unlogged batches by partition and replica set, as many at once as
+//! it takes, for as long as it takes.
 
 use std::{
-    collections::HashMap,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -18,27 +18,24 @@ use scylla::{
         prepared::PreparedStatement,
     },
 };
-use tokio::sync::Semaphore;
-use uuid::Uuid;
 
 use crate::{
     batch::Rejected,
-    metrics::StageMetrics,
+    metrics::{StageMetrics, WriteMetrics},
     retry::Delays,
     sink::cassandra::{
         CASSANDRA,
         bind::{BoundRows, Values},
+        group::{BATCH_ROWS, Place, group},
+        limit::Outcome,
+        route::{PartitionKey, ReplicaSets},
+        throttle::Throttle,
     },
     status::StatusPart,
 };
 
-/// As much as Cassandra takes without a warning: 10 partitions, 5 KiB.
-const BATCH_ROWS: usize = 10;
-const BATCH_BYTES: usize = 5 * 1024;
 /// What Cassandra counts for a cell beside its value; measured.
 const CELL_BYTES: usize = 20;
-/// Requests of a sink that are in flight at once.
-const IN_FLIGHT: usize = 64;
 /// Between attempts; short, for a whole table waits.
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
 
@@ -46,9 +43,10 @@ pub struct Writer {
     session: Arc<Session>,
     insert: String,
     prepared: PreparedStatement,
+    key: PartitionKey,
     /// Batches of 2 rows and more, by their number.
-    batches: Vec<Batch>,
-    in_flight: Semaphore,
+    batches: Vec<OnceLock<Batch>>,
+    throttle: Throttle,
     /// Writes that are being repeated.
     failing: AtomicUsize,
     status: StatusPart,
@@ -62,14 +60,16 @@ impl Writer {
         prepared: PreparedStatement,
         status: StatusPart,
         metrics: StageMetrics,
+        writes: WriteMetrics,
     ) -> Self {
-        let batches = (0..=BATCH_ROWS).map(|rows| batch_of(&prepared, rows));
+        let table = prepared.get_table_name().unwrap_or_default();
         Writer {
-            batches: batches.collect(),
+            throttle: Throttle::new(table, writes),
+            key: PartitionKey::new(&prepared),
+            batches: (0..=BATCH_ROWS).map(|_| OnceLock::new()).collect(),
             session,
             insert,
             prepared,
-            in_flight: Semaphore::new(IN_FLIGHT),
             failing: AtomicUsize::new(0),
             status,
             metrics,
@@ -78,40 +78,42 @@ impl Writer {
 
     /// Writes rows; returns when each is acknowledged or can never be written.
     pub async fn write(&self, rows: &BoundRows) -> Vec<Rejected> {
-        let cells = self.prepared.get_variable_col_specs().len();
-        let batches = split(self.by_replicas(rows), cells * CELL_BYTES);
-        let writes = batches.into_iter().map(|rows| self.write_batch(rows));
+        let batches = self.batches(rows).into_iter();
+        let writes = batches.map(|rows| self.write_batch(rows));
         writes.collect::<FuturesUnordered<_>>().concat().await
     }
 
-    /// Rows that the same nodes hold travel together.
-    fn by_replicas<'a>(&self, rows: &'a BoundRows) -> Vec<Vec<Values<'a>>> {
-        let cluster = self.session.get_cluster_state();
-        if cluster.get_nodes_info().len() <= 1 {
-            return vec![rows.values().collect()];
-        }
-        let keyspace = self.prepared.get_keyspace_name().unwrap_or_default();
-        let table = self.prepared.get_table_name().unwrap_or_default();
-        let mut groups: HashMap<Vec<Uuid>, Vec<Values<'a>>> = HashMap::new();
-        for row in rows.values() {
-            let token = self.prepared.calculate_token(&row).ok().flatten();
-            let mut replicas: Vec<_> = token
-                .map(|token| cluster.get_token_endpoints(keyspace, table, token))
-                .unwrap_or_default()
-                .iter()
-                .map(|(node, _)| node.host_id)
-                .collect();
-            replicas.sort_unstable();
-            groups.entry(replicas).or_default().push(row);
-        }
-        groups.into_values().collect()
+    fn batches<'a>(&self, rows: &'a BoundRows) -> Vec<Vec<Values<'a>>> {
+        let rows: Vec<_> = rows.values().collect();
+        let mut sets = ReplicaSets::new(&self.session, &self.prepared);
+        let places = rows.iter().enumerate().map(|(row, values)| {
+            let token = self.key.token(values);
+            Place {
+                replicas: sets.of(token),
+                token: token.value(),
+                row,
+                bytes: self.size(values),
+            }
+        });
+        let mut places: Vec<_> = places.collect();
+        let batches = group(&mut places, self.throttle.batch_bytes()).into_iter();
+        batches
+            .map(|batch| places[batch].iter().map(|place| rows[place.row]).collect())
+            .collect()
     }
 
-    /// Writes the rows of one batch. One that Cassandra calls invalid is halved until the row that
-    /// it means stands alone.
+    /// What Cassandra counts for a row.
+    fn size(&self, row: &Values<'_>) -> usize {
+        row.len() + self.prepared.get_variable_col_specs().len() * CELL_BYTES
+    }
+
+    fn size_of(&self, rows: &[Values<'_>]) -> usize {
+        rows.iter().map(|row| self.size(row)).sum()
+    }
+
+    /// Writes the rows of one batch. One that can't be written as a whole is halved, until a row
+    /// that Cassandra calls invalid stands alone.
     async fn write_batch(&self, rows: Vec<Values<'_>>) -> Vec<Rejected> {
-        // The semaphore is never closed; without a permit the write would only be less bounded.
-        let _permit = self.in_flight.acquire().await.ok();
         let mut rejected = Vec::new();
         let mut parts = vec![rows.as_slice()];
         while let Some(part) = parts.pop() {
@@ -132,18 +134,23 @@ impl Writer {
         rejected
     }
 
-    /// Writes rows, for as long as it takes; the error is why they can never be written.
+    /// Writes rows, for as long as it takes; the error is why they can't be written together, or
+    /// why a single one can never be written.
     async fn write_part(&self, rows: &[Values<'_>]) -> Result<(), String> {
+        let several = rows.len() > 1;
         let mut delays = Delays::up_to(LONGEST_DELAY);
         let mut failing = None;
         loop {
-            let error = match self.send(rows).await {
+            let error = match self.attempt(rows).await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
+            if several && too_large(&error) {
+                return Err(error.to_string());
+            }
             if let Some(reason) = invalid(&error) {
                 // A table that is gone makes every row invalid, but is no reason to give them up.
-                if rows.len() > 1 || self.session.prepare(self.insert.as_str()).await.is_ok() {
+                if several || self.session.prepare(self.insert.as_str()).await.is_ok() {
                     return Err(reason);
                 }
             }
@@ -152,7 +159,27 @@ impl Writer {
             self.status
                 .fail(CASSANDRA, format!("can't write to Cassandra: {error}"));
             delays.wait().await;
+            // It was cut when Cassandra took larger ones.
+            if several && self.size_of(rows) > self.throttle.batch_bytes() {
+                return Err(error.to_string());
+            }
         }
+    }
+
+    /// Sends rows when there is a slot for it. None is kept between attempts, so that they too are
+    /// as many at once as the limit says.
+    async fn attempt(&self, rows: &[Values<'_>]) -> Result<(), ExecutionError> {
+        let slot = self.throttle.slot().await;
+        let result = self.send(rows).await;
+        match &result {
+            Ok(()) => slot.settle(Outcome::Taken),
+            Err(error) if overloaded(error) => slot.settle(Outcome::Overloaded),
+            Err(error) if rows.len() > 1 && too_large(error) => {
+                slot.settle(Outcome::TooLarge(self.size_of(rows)));
+            }
+            Err(_) => {}
+        }
+        result
     }
 
     async fn send(&self, rows: &[Values<'_>]) -> Result<(), ExecutionError> {
@@ -162,7 +189,9 @@ impl Writer {
                 self.session.execute_unpaged(&self.prepared, row).await?;
             }
             rows => {
-                self.session.batch(&self.batches[rows.len()], rows).await?;
+                let batch =
+                    self.batches[rows.len()].get_or_init(|| batch_of(&self.prepared, rows.len()));
+                self.session.batch(batch, rows).await?;
             }
         }
         Ok(())
@@ -197,29 +226,6 @@ fn batch_of(prepared: &PreparedStatement, rows: usize) -> Batch {
     batch
 }
 
-/// Cuts groups of rows into batches; every row counts so many bytes beside its values.
-fn split(groups: Vec<Vec<Values<'_>>>, overhead: usize) -> Vec<Vec<Values<'_>>> {
-    let mut batches = Vec::new();
-    for group in groups {
-        let mut batch = Vec::with_capacity(BATCH_ROWS.min(group.len()));
-        let mut bytes = 0;
-        for row in group {
-            let size = row.len() + overhead;
-            let full = batch.len() == BATCH_ROWS || bytes + size > BATCH_BYTES;
-            if full && !batch.is_empty() {
-                batches.push(std::mem::take(&mut batch));
-                bytes = 0;
-            }
-            bytes += size;
-            batch.push(row);
-        }
-        if !batch.is_empty() {
-            batches.push(batch);
-        }
-    }
-    batches
-}
-
 /// Why Cassandra will never take a request, if it says so.
 fn invalid(error: &ExecutionError) -> Option<String> {
     match error {
@@ -229,5 +235,79 @@ fn invalid(error: &ExecutionError) -> Option<String> {
         )) => Some(message.clone()),
         ExecutionError::BadQuery(error) => Some(error.to_string()),
         _ => None,
+    }
+}
+
+/// Whether Cassandra had more to do than it could.
+fn overloaded(error: &ExecutionError) -> bool {
+    use RequestAttemptError::{DbError as Answer, UnableToAllocStreamId};
+    match error {
+        ExecutionError::RequestTimeout(_) => true,
+        ExecutionError::LastAttemptError(error) => matches!(
+            error,
+            UnableToAllocStreamId
+                | Answer(
+                    DbError::Overloaded
+                        | DbError::WriteTimeout { .. }
+                        | DbError::RateLimitReached { .. },
+                    _
+                )
+        ),
+        _ => false,
+    }
+}
+
+/// Whether Cassandra takes only a smaller batch; there is no code for it.
+fn too_large(error: &ExecutionError) -> bool {
+    match error {
+        ExecutionError::LastAttemptError(RequestAttemptError::DbError(
+            DbError::Invalid | DbError::ServerError | DbError::ProtocolError,
+            message,
+        )) => ["too large", "too big", "oversized"]
+            .iter()
+            .any(|words| message.contains(words)),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use scylla::{errors::WriteType, statement::Consistency};
+
+    use super::*;
+
+    fn answer(error: DbError, message: &str) -> ExecutionError {
+        RequestAttemptError::DbError(error, message.to_owned()).into()
+    }
+
+    #[test]
+    fn only_what_comes_of_the_load_lowers_it() {
+        let timeout = DbError::WriteTimeout {
+            consistency: Consistency::LocalQuorum,
+            received: 1,
+            required: 2,
+            write_type: WriteType::UnloggedBatch,
+        };
+        assert!(overloaded(&answer(timeout, "Operation timed out")));
+        assert!(overloaded(&answer(DbError::Overloaded, "")));
+        assert!(overloaded(&ExecutionError::RequestTimeout(Duration::ZERO)));
+        let unavailable = DbError::Unavailable {
+            consistency: Consistency::LocalQuorum,
+            required: 2,
+            alive: 1,
+        };
+        for other in [unavailable, DbError::Invalid, DbError::IsBootstrapping] {
+            assert!(!overloaded(&answer(other, "")));
+        }
+        assert!(!overloaded(&ExecutionError::EmptyPlan));
+    }
+
+    #[test]
+    fn a_batch_that_is_too_large_is_told_from_one_that_is_invalid() {
+        let invalid = |message| too_large(&answer(DbError::Invalid, message));
+        assert!(invalid("Batch too large"));
+        assert!(invalid("Rejected an oversized mutation (60000/49152)"));
+        assert!(!invalid("Expected 4 or 0 byte int (8)"));
+        assert!(!too_large(&answer(DbError::Overloaded, "Batch too large")));
     }
 }
