@@ -40,7 +40,10 @@ use crate::{
     error::Error,
     kafka::{Kafka, KafkaError},
     metrics::{Metrics, System},
-    pipeline::{offsets::Tails, scaling::Scaler},
+    pipeline::{
+        offsets::{Offsets, Tails},
+        scaling::Scaler,
+    },
     registry::{Registry, RegistryError},
 };
 
@@ -146,6 +149,16 @@ pub struct PipelineMemory {
     pub scaler: Scaler,
     /// Identity of the topic in which every sink was found to have a place, in this visit.
     pub started: Option<String>,
+}
+
+impl PipelineMemory {
+    /// Takes note of a look at Kafka. What fails then keeps the pods as they are, whatever the step;
+    /// the autoscaler must know that there was a time of which nothing is known.
+    pub fn looked(&mut self, offsets: &Result<Option<Offsets>, Error>) {
+        if !matches!(offsets, Ok(Some(_))) {
+            self.scaler.blind();
+        }
+    }
 }
 
 impl Memory {

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
-use millstream_api::DataPipelineStatus;
+use millstream_api::condition::{READY, reason};
+use millstream_api::{DataPipeline, DataPipelineStatus};
 use millstream_e2e::{
-    Namespace, PATIENCE, alone_in_temp_namespace, eventually, is_ready, with_temp_namespace,
+    Namespace, PATIENCE, StoppedServices, alone_in_temp_namespace, await_reason, eventually,
+    is_ready, with_temp_namespace,
 };
 use serde_json::{Value, json};
 
@@ -22,7 +24,7 @@ fn scaled(namespace: &Namespace, scaling: Value) -> Value {
 }
 
 async fn status(namespace: &Namespace) -> Result<DataPipelineStatus> {
-    let pipelines = namespace.api::<millstream_api::DataPipeline>();
+    let pipelines = namespace.api::<DataPipeline>();
     Ok(pipelines.get(ORDERS).await?.status.unwrap_or_default())
 }
 
@@ -123,6 +125,49 @@ fn records_at_zero_start_pods_and_none_are_left_after() {
     });
 }
 
+/// So many process pods the Deployment asks for.
+async fn wanted(namespace: &Namespace) -> Result<Option<i32>> {
+    let name = format!("{ORDERS}-process");
+    let found = namespace.api::<Deployment>().get(&name).await?;
+    Ok(found.spec.and_then(|spec| spec.replicas))
+}
+
+#[test]
+fn while_kafka_is_away_no_pod_is_taken_away() {
+    alone_in_temp_namespace("scaling", async |namespace| {
+        let window = Duration::from_secs(45);
+        let scaling = json!({"minReplicas": 0, "stabilization": {"down": "45s"}});
+        namespace
+            .apply(&scaled(namespace, scaling).to_string())
+            .await?;
+        namespace.ready(ORDERS).await?;
+        orders::store(namespace, 0..100).await?;
+        settles_at(namespace, 1, PATIENCE).await?;
+
+        let stopped = StoppedServices::stop(&["kafka"])?;
+        let pipelines = namespace.api::<DataPipeline>();
+        let unseen = reason::KAFKA_UNREACHABLE;
+        await_reason(&pipelines, ORDERS, READY, unseen, PATIENCE).await?;
+        let back = Instant::now();
+        drop(stopped);
+        // Nothing would bring a pod back that was taken away: there is no record left to process.
+        assert_eq!(wanted(namespace).await?, Some(1));
+        eventually(PATIENCE + window, async || {
+            let wanted = wanted(namespace).await?;
+            ensure!(wanted == Some(0), "{wanted:?} process pods are wanted");
+            Ok(())
+        })
+        .await?;
+        let lasted = back.elapsed();
+        assert!(
+            lasted >= window,
+            "the pod was taken away {lasted:?} after Kafka had come back: what was seen before counted"
+        );
+        namespace.ready(ORDERS).await?;
+        Ok(())
+    });
+}
+
 #[test]
 fn kubectl_scale_is_told_that_scaling_decides() {
     with_temp_namespace("scaling", async |namespace| {
@@ -141,8 +186,7 @@ fn kubectl_scale_is_told_that_scaling_decides() {
         let deployment = ["scale", "deployment", &name, "--replicas=4"];
         namespace.kubectl(&deployment).await?.ok()?;
         eventually(PATIENCE, async || {
-            let found = namespace.api::<Deployment>().get(&name).await?;
-            let replicas = found.spec.and_then(|spec| spec.replicas);
+            let replicas = wanted(namespace).await?;
             ensure!(replicas <= Some(2), "{replicas:?} replicas");
             Ok(())
         })

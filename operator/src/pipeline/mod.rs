@@ -104,6 +104,10 @@ impl Reconcile for DataPipeline {
         context.hold(self, FINALIZER, deletes).await?;
         let mut runs = Runs::look(self, context).await?;
         let offsets = look(self, context).await;
+        let uid = self.uid().unwrap_or_default();
+        context
+            .memory
+            .of_pipeline(&uid, |memory| memory.looked(&offsets));
         let keyspaces = keyspaces(self, context);
         let accepted = accept(self, &keyspaces).map_err(Error::from);
         let outcome = match accepted {

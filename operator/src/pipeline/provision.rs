@@ -206,21 +206,14 @@ async fn process_replicas(
     let name = Stage::Process.object_name(pipeline);
     let api = context.api::<Deployment>(&namespace(pipeline));
     let pods = pods(api.get_opt(&name).await?);
-    let slowest = offsets.slowest();
-    let load = Load {
-        records: offsets.end(),
-        lag: slowest.map_or(0, |sink| sink.lag),
-        failing: failing(pipeline),
-    };
+    let load = Load::of(offsets, failing(pipeline));
     let bounds = Bounds::new(scaling, topic.partitions);
     let uid = pipeline.uid().unwrap_or_default();
     let replicas = context.memory.of_pipeline(&uid, |memory| {
-        memory
-            .scaler
-            .decide(Instant::now(), Some(load), pods, &bounds)
+        memory.scaler.decide(Instant::now(), load, pods, &bounds)
     });
     if replicas != pods.wanted {
-        let sink = slowest.map_or("", |sink| sink.name.as_str());
+        let sink = offsets.slowest().map_or("", |sink| sink.name.as_str());
         let note = format!(
             "process pods: {} → {replicas}; lag: {} (sink `{sink}`)",
             pods.wanted, load.lag

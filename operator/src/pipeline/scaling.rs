@@ -13,6 +13,8 @@ use std::{
 
 use millstream_api::scaling::Scaling;
 
+use super::offsets::Offsets;
+
 /// Between a step and one that adds pods, while the partitions settle.
 const SETTLE_UP: Duration = Duration::from_secs(5);
 
@@ -46,6 +48,17 @@ pub struct Load {
     pub lag: i64,
     /// Whether a worker reports an error: more pods wouldn't help.
     pub failing: bool,
+}
+
+impl Load {
+    /// The load as Kafka's offsets tell it.
+    pub fn of(offsets: &Offsets, failing: bool) -> Self {
+        Load {
+            records: offsets.end(),
+            lag: offsets.slowest().map_or(0, |sink| sink.lag),
+            failing,
+        }
+    }
 }
 
 /// The process pods at one moment.
@@ -117,13 +130,16 @@ struct Sample {
 }
 
 impl Scaler {
-    /// The number of pods that there should be now. Without a load, as many as there are.
-    pub fn decide(&mut self, now: Instant, load: Option<Load>, pods: Pods, bounds: &Bounds) -> i32 {
+    /// The load isn't known now. What was seen before says nothing about a window with such a part,
+    /// so windows begin anew.
+    pub fn blind(&mut self) {
+        self.samples.clear();
+    }
+
+    /// The number of pods that there should be now.
+    pub fn decide(&mut self, now: Instant, load: Load, pods: Pods, bounds: &Bounds) -> i32 {
         let current = pods.wanted;
-        match load {
-            Some(load) => self.observe(now, load, pods, bounds),
-            None => self.samples.clear(),
-        }
+        self.observe(now, load, pods, bounds);
         let next = self.step(now, pods, bounds).clamp(bounds.min, bounds.max);
         if next != current {
             self.stepped(now, next > current, bounds);

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::{context::PipelineMemory, error::Error, pipeline::offsets::SinkOffsets};
 
 fn bounds(min: i32, max: i32) -> Bounds {
     Bounds {
@@ -28,12 +29,23 @@ fn running(pods: i32) -> Pods {
     }
 }
 
+/// A visit: what is seen, if anything is, and the number that is decided.
+fn visit(scaler: &mut Scaler, now: Instant, load: Option<Load>, pods: Pods, b: &Bounds) -> i32 {
+    match load {
+        Some(load) => scaler.decide(now, load, pods, b),
+        None => {
+            scaler.blind();
+            pods.wanted
+        }
+    }
+}
+
 /// Visits every five seconds: what is seen, and the number that is decided.
 fn decide_all(loads: &[Option<Load>], pods: Pods, bounds: &Bounds) -> Vec<i32> {
     let (mut scaler, start) = (Scaler::default(), Instant::now());
     let visits = loads.iter().enumerate().map(|(visit, load)| {
         let now = start + Duration::from_secs(5) * visit as u32;
-        scaler.decide(now, *load, pods, bounds)
+        visit(&mut scaler, now, *load, pods, bounds)
     });
     visits.collect()
 }
@@ -44,7 +56,7 @@ fn starts_at_once_and_goes_on_in_steps_when_the_pods_are_there() {
     let (mut scaler, start) = (Scaler::default(), Instant::now());
     let mut at = |second, pods| {
         let now = start + Duration::from_secs(second);
-        scaler.decide(now, load(500_000, 500_000), pods, &b)
+        visit(&mut scaler, now, load(500_000, 500_000), pods, &b)
     };
     assert_eq!(at(0, running(0)), 1);
     let starting = Pods {
@@ -89,10 +101,65 @@ fn a_loss_of_the_metric_takes_nothing_away_and_the_window_begins_anew() {
     assert_eq!(decided, [3; 53]);
 }
 
+/// What Kafka tells of sinks that lag so much.
+fn offsets(end: i64, lags: &[i64]) -> Offsets {
+    let sink = |(number, lag): (usize, &i64)| SinkOffsets {
+        name: format!("sink-{number}"),
+        lag: *lag,
+        ..SinkOffsets::default()
+    };
+    Offsets {
+        ends: vec![end],
+        sinks: lags.iter().enumerate().map(sink).collect(),
+        ..Offsets::default()
+    }
+}
+
+#[test]
+fn a_look_that_fails_makes_the_window_begin_anew() {
+    let (b, start) = (bounds(0, 4), Instant::now());
+    let mut memory = PipelineMemory::default();
+    let idle = |memory: &mut PipelineMemory, second| {
+        memory.looked(&Ok(Some(offsets(7, &[0]))));
+        let load = Load::of(&offsets(7, &[0]), false);
+        let now = start + Duration::from_secs(second);
+        memory.scaler.decide(now, load, running(1), &b)
+    };
+    for second in (0..=45).step_by(5) {
+        assert_eq!(idle(&mut memory, second), 1);
+    }
+    // For less time than what makes the samples too old by itself.
+    memory.looked(&Err(Error::Waiting("Kafka is away".into())));
+    for second in (60..=115).step_by(5) {
+        assert_eq!(idle(&mut memory, second), 1, "{second}");
+    }
+    assert_eq!(idle(&mut memory, 120), 0);
+}
+
+#[test]
+fn the_sink_that_lags_most_is_followed() {
+    let (b, start) = (bounds(0, 4), Instant::now());
+    let mut scaler = Scaler::default();
+    let mut at = |second, lags: &[i64], pods| {
+        let load = Load::of(&offsets(90_000, lags), false);
+        let now = start + Duration::from_secs(second);
+        scaler.decide(now, load, running(pods), &b)
+    };
+    assert_eq!(at(0, &[0, 0, 0], 1), 1);
+    assert_eq!(
+        at(5, &[0, 35_000, 9_000], 1),
+        2,
+        "not the first, nor the mean"
+    );
+    assert_eq!(at(10, &[0, 35_000, 9_000], 2), 4);
+    assert_eq!(at(60, &[0, 35_000, 0], 4), 4, "two have nothing to do");
+}
+
 #[test]
 fn what_a_person_bounds_holds_whatever_is_seen() {
-    assert_eq!(decide_all(&[None], running(9), &bounds(0, 4)), [4]);
-    assert_eq!(decide_all(&[None], running(0), &bounds(2, 4)), [2]);
+    let idle = [load(0, 0)];
+    assert_eq!(decide_all(&idle, running(9), &bounds(0, 4)), [4]);
+    assert_eq!(decide_all(&idle, running(0), &bounds(2, 4)), [2]);
     let scaling = |min, max| {
         let text = match max {
             Some(max) => format!("{{minReplicas: {min}, maxReplicas: {max}}}"),
@@ -192,7 +259,8 @@ fn simulate(world: &World, seconds: u64, bounds: &Bounds) -> Course {
                 ready,
             };
             let seen = load(end as i64, (end - committed) as i64);
-            let next = scaler.decide(start + Duration::from_secs(second), seen, pods, bounds);
+            let now = start + Duration::from_secs(second);
+            let next = visit(&mut scaler, now, seen, pods, bounds);
             assert!((bounds.min..=bounds.max).contains(&next), "{next}");
             if next != wanted {
                 (wanted, changed) = (next, second);
@@ -255,21 +323,25 @@ proptest! {
         prop_assert!(f64::from(pods) <= (steady.mean / HEADROOM).ceil() + 1.0, "{pods} pods");
     }
 
-    /// Whatever is seen and lost, a step is within the bounds, and blindness takes nothing away.
+    /// Whatever is seen and lost, a step is within the bounds, and pods are taken away only after a
+    /// window that was seen as a whole.
     #[test]
     fn blind_it_never_scales_down(
         seen in prop::collection::vec((prop::option::of((0..1_000_000i64, 0..500_000i64)), 1..40u64), 1..60),
         pods in 0..8i32,
     ) {
         let (mut scaler, mut now, mut wanted) = (Scaler::default(), Instant::now(), pods);
+        let (mut sighted, bounds) = (None, bounds(0, 8));
         for (seen, seconds) in seen {
             now += Duration::from_secs(seconds);
             let load = seen.and_then(|(records, lag)| load(records, lag));
-            let next = scaler.decide(now, load, running(wanted), &bounds(0, 8));
+            sighted = load.map(|_| sighted.unwrap_or(now));
+            let next = visit(&mut scaler, now, load, running(wanted), &bounds);
             prop_assert!((0..=8).contains(&next));
             prop_assert!(next <= (wanted * 2).max(1) && next >= wanted / 2);
-            if load.is_none() {
-                prop_assert_eq!(next, wanted);
+            if next < wanted {
+                let seen = sighted.map(|since| now.duration_since(since));
+                prop_assert!(seen >= Some(bounds.down), "{seen:?}");
             }
             wanted = next;
         }
