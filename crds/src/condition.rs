@@ -12,7 +12,8 @@ pub const READY: &str = "Ready";
 pub const ACCEPTED: &str = "Accepted";
 /// What the spec declares exists in Kafka and Cassandra.
 pub const PROVISIONED: &str = "Provisioned";
-/// Records are gone that a sink hasn't read (`DataPipeline` only). `False` is the good state.
+/// Records are gone that a sink hasn't read, or the source's own topic had before they were copied
+/// (`DataPipeline` only). `False` is the good state.
 pub const DATA_GAP: &str = "DataGap";
 /// The worker pods run and make progress (`DataPipeline` only).
 pub const RUNNING: &str = "Running";

@@ -364,6 +364,20 @@ pub struct WorkerStatus {
     /// What is not as it should be though the work goes on, under the same names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub warnings: BTreeMap<String, String>,
+    /// Records that the source's topic has lost before they were read, where reading stops at that.
+    /// It is an error too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<SourceGap>,
+}
+
+/// Records of a source's topic that are gone.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceGap {
+    /// Why they are gone: one of those that the condition `DataGap` has for the pipeline's own topic.
+    pub reason: String,
+    /// What is gone.
+    pub lost: String,
 }
 
 /// How far a run is: kept with the source's position, so that it moves exactly when that does.

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millstream_api::worker::WorkerStatus;
+use millstream_api::worker::{SourceGap, WorkerStatus};
 
 /// A loop that hasn't turned for so long is stuck.
 const STUCK: Duration = Duration::from_secs(30);
@@ -29,6 +29,7 @@ struct State {
     complete: bool,
     errors: BTreeMap<(String, Concern), String>,
     warnings: BTreeMap<(String, Concern), String>,
+    gaps: BTreeMap<(String, Concern), SourceGap>,
     ready: BTreeMap<String, bool>,
     turned: BTreeMap<String, Instant>,
 }
@@ -50,6 +51,7 @@ impl Status {
             complete: state.complete,
             errors: by_part(&state.errors),
             warnings: by_part(&state.warnings),
+            gap: first_of(&state.gaps),
         }
     }
 
@@ -90,6 +92,15 @@ fn by_part(messages: &BTreeMap<(String, Concern), String>) -> BTreeMap<String, S
     parts
 }
 
+/// The first of several gaps, which tells how many there are.
+fn first_of(gaps: &BTreeMap<(String, Concern), SourceGap>) -> Option<SourceGap> {
+    let mut first = gaps.values().next()?.clone();
+    if gaps.len() > 1 {
+        first.lost = format!("{}, and so in {} more", first.lost, gaps.len() - 1);
+    }
+    Some(first)
+}
+
 /// The part of the status that belongs to `ingest` or to a sink.
 #[derive(Clone)]
 pub struct StatusPart {
@@ -113,6 +124,15 @@ impl StatusPart {
         });
     }
 
+    /// Shows an error by which records are gone, until [`StatusPart::clear`] is called for the same
+    /// concern.
+    pub fn gap(&self, concern: impl Into<Concern>, message: impl ToString, gap: SourceGap) {
+        let concern = concern.into();
+        let key = (self.name.clone(), concern.clone());
+        self.status.state().gaps.insert(key, gap);
+        self.fail(concern, message);
+    }
+
     fn show(
         &self,
         concern: Concern,
@@ -132,6 +152,7 @@ impl StatusPart {
         let key = (self.name.clone(), concern.into());
         let mut state = self.status.state();
         let shown = [state.errors.remove(&key), state.warnings.remove(&key)];
+        state.gaps.remove(&key);
         drop(state);
         if shown.iter().any(Option::is_some) {
             tracing::info!(part = self.name, "recovered: {}", key.1);
@@ -202,6 +223,25 @@ mod tests {
         assert_eq!(report.warnings["ingest"], "Redis is away");
         assert!(report.errors.is_empty());
         ingest.clear("cache");
+        assert_eq!(status.report(), WorkerStatus::default());
+    }
+
+    #[test]
+    fn a_gap_is_an_error_with_a_reason() {
+        let status = Arc::new(Status::default());
+        let ingest = status.part("ingest");
+        let gap = |lost: &str| SourceGap {
+            reason: "TopicRecreated".into(),
+            lost: lost.into(),
+        };
+        ingest.gap("partition 0", "DataGap: this", gap("this"));
+        ingest.gap("partition 2", "DataGap: that", gap("that"));
+        let report = status.report();
+        assert_eq!(report.errors["ingest"], "DataGap: this; DataGap: that");
+        assert_eq!(report.gap, Some(gap("this, and so in 1 more")));
+        ingest.clear("partition 0");
+        assert_eq!(status.report().gap, Some(gap("that")));
+        ingest.clear("partition 2");
         assert_eq!(status.report(), WorkerStatus::default());
     }
 

@@ -1,11 +1,12 @@
-//! Records that are gone before a sink has read them. Pure: no client, no clock.
+//! Records that are gone before a sink has read them, or the ingest stage. Pure: no client, no clock.
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use millstream_api::{
     DataPipelineStatus,
     condition::{self, reason},
-    worker::TopicRef,
+    worker::{SourceGap, TopicRef},
 };
 
 use super::offsets::{Offsets, SinkOffsets};
@@ -13,6 +14,22 @@ use crate::conditions;
 
 /// What a person can do.
 const WAY_OUT: &str = "the process pods are stopped; with spec.onDataGap: Continue the pipeline goes on from the first record that is there";
+
+/// What a person can do about what the source's own topic has lost.
+const WAY_OUT_OF_SOURCE: &str = "nothing more is read there; with spec.source.topic.onGap: Continue the source goes on from the first record that is there";
+
+/// How the condition begins where it is about the source's own topic.
+const OF_SOURCE: &str = "the source: ";
+
+/// What the condition says of records that the source's own topic has lost.
+pub fn message_of_source(gap: &SourceGap) -> String {
+    format!("{OF_SOURCE}{}; {WAY_OUT_OF_SOURCE}", gap.lost)
+}
+
+/// Whether a condition tells that the source's own topic has lost records.
+pub fn is_of_source(condition: &Condition) -> bool {
+    condition.status == "True" && condition.message.starts_with(OF_SOURCE)
+}
 
 /// Records are gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +84,8 @@ pub fn find(before: &DataPipelineStatus, topic: &TopicRef, offsets: &Offsets) ->
     }
     // A truncated log grows past the committed offset again, over records that nobody has read.
     let last = conditions::find(&before.conditions, condition::DATA_GAP)?;
-    (last.status == "True" && last.reason == reason::LOG_TRUNCATED).then(|| DataGap {
+    let truncated = last.status == "True" && last.reason == reason::LOG_TRUNCATED;
+    (truncated && !is_of_source(last)).then(|| DataGap {
         reason: reason::LOG_TRUNCATED,
         lost: last.message.replace(&format!("; {WAY_OUT}"), ""),
         places: everywhere(&all),
@@ -129,10 +147,7 @@ fn forgotten(before: &DataPipelineStatus, offsets: &Offsets, sink: &SinkOffsets)
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::{
-        apimachinery::pkg::apis::meta::v1::{Condition, Time},
-        jiff::Timestamp,
-    };
+    use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
     use millstream_api::pipeline::SinkStatus;
 
     use super::*;
@@ -263,8 +278,12 @@ mod tests {
         .unwrap();
         assert_eq!(grown.reason, reason::LOG_TRUNCATED);
         assert_eq!(grown.message(), truncated.message());
-        before.conditions[0].status = "False".into();
         let fine = offsets([0, 0], [Some(11), Some(5)], [20, 9]);
+        // The topic of the source is another one.
+        before.conditions[0].message = message_of_source(&SourceGap::default());
+        assert_eq!(find(&before, &topic(), &fine), None);
+        before.conditions[0].message = truncated.message();
+        before.conditions[0].status = "False".into();
         assert_eq!(find(&before, &topic(), &fine), None);
     }
 }

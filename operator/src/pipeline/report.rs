@@ -10,11 +10,13 @@ use millstream_api::{
     condition::{self, reason},
     pipeline::{SinkStatus, SourceStatus},
     schedule::{RunOutcome, RunSinkStatus, RunStatus},
+    source::OnGap,
     worker::{CommitMetadata, SERVE_PART},
 };
 
 use super::{
     children::{Stage, process_selector},
+    gap,
     observe::{Observed, ObservedStage},
     runs::{self, Seen},
     serve,
@@ -146,7 +148,7 @@ fn status(
         Err(error) => Err(error),
     };
     let mut verdicts = conditions::accepted_and_provisioned(provisioned);
-    verdicts.push(data_gap(before, outcome, observed.started.is_some()));
+    verdicts.push(data_gap(pipeline, before, outcome, observed));
     let running = match outcome {
         Err(Error::DataGap { reason, .. }) => Verdict::new(
             condition::RUNNING,
@@ -202,23 +204,65 @@ fn status(
 }
 
 /// Whether records are gone. Where it wasn't looked, what was known last holds on.
-fn data_gap(before: &DataPipelineStatus, outcome: &Result<(), Error>, started: bool) -> Verdict {
+fn data_gap(
+    pipeline: &DataPipeline,
+    before: &DataPipelineStatus,
+    outcome: &Result<(), Error>,
+    observed: &Observed,
+) -> Verdict {
     let say = |holds, reason: &str, message: &str| {
         Verdict::new(condition::DATA_GAP, holds, reason, message)
     };
-    match outcome {
-        _ if started => say(Holds::False, reason::COMPLETE, "no record is missing"),
-        Err(Error::DataGap { reason, message }) => say(Holds::True, reason, message),
-        _ => match conditions::find(&before.conditions, condition::DATA_GAP) {
-            Some(last) if last.status == "True" => say(Holds::True, &last.reason, &last.message),
-            Some(last) if last.status == "False" => say(Holds::False, &last.reason, &last.message),
-            _ => say(
-                Holds::Unknown,
-                reason::WAITING,
-                "looked for when topic and tables are there",
-            ),
-        },
+    if let Err(Error::DataGap { reason, message }) = outcome {
+        return say(Holds::True, reason, message);
     }
+    let last = conditions::find(&before.conditions, condition::DATA_GAP);
+    let of_sinks = last.filter(|last| last.status == "True" && !gap::is_of_source(last));
+    // The condition may be all that tells of it: what the source has lost must not take its place.
+    if let (Some(last), None) = (of_sinks, &observed.started) {
+        return say(Holds::True, &last.reason, &last.message);
+    }
+    if let Some((reason, message)) = source_gap(pipeline, before, observed) {
+        return say(Holds::True, &reason, &message);
+    }
+    if observed.started.is_some() {
+        return say(Holds::False, reason::COMPLETE, "no record is missing");
+    }
+    match last {
+        Some(last) if last.status == "True" => say(Holds::True, &last.reason, &last.message),
+        Some(last) if last.status == "False" => say(Holds::False, &last.reason, &last.message),
+        _ => say(
+            Holds::Unknown,
+            reason::WAITING,
+            "looked for when topic and tables are there",
+        ),
+    }
+}
+
+/// The reason and the message where the source's own topic has lost records, and reading stops at
+/// that.
+fn source_gap(
+    pipeline: &DataPipeline,
+    before: &DataPipelineStatus,
+    observed: &Observed,
+) -> Option<(String, String)> {
+    let topic = pipeline.spec.source.topic.as_ref()?;
+    if topic.on_gap == OnGap::Continue {
+        return None;
+    }
+    let workers = observed.workers.iter();
+    let ingest = workers.filter(|(stage, _)| *stage == Stage::Ingest);
+    let mut ingest = ingest.map(|(_, status)| status);
+    if let Some(gap) = ingest.clone().find_map(|status| status.gap.as_ref()) {
+        return Some((gap.reason.clone(), gap::message_of_source(gap)));
+    }
+    // One that has an error may not have come to look at the topic.
+    if ingest.any(|status| !status.errors.contains_key("ingest")) {
+        return None;
+    }
+    let last = conditions::find(&before.conditions, condition::DATA_GAP);
+    let last = last.filter(|last| gap::is_of_source(last))?;
+    Some((last.reason.clone(), last.message.clone()))
 }
 
 /// Errors of the workers by sink, or `ingest`.

@@ -1,4 +1,7 @@
-use millstream_api::{pipeline::ExpectationStatus, worker::WorkerStatus};
+use millstream_api::{
+    pipeline::ExpectationStatus,
+    worker::{SourceGap, WorkerStatus},
+};
 use millstream_plan::Refusal;
 
 use super::*;
@@ -241,6 +244,72 @@ fn a_gap_is_remembered_until_it_is_passed_over() {
     assert_eq!(passed.topic_id.as_deref(), Some("two"));
     let condition = conditions::find(&passed.conditions, condition::DATA_GAP).unwrap();
     assert_eq!(condition.status, "False");
+}
+
+/// The condition `DataGap` in short.
+fn gap_of(status: &DataPipelineStatus) -> (&str, &str, &str) {
+    let gap = conditions::find(&status.conditions, condition::DATA_GAP).unwrap();
+    (&gap.status, &gap.reason, &gap.message)
+}
+
+#[test]
+fn records_that_the_topic_of_the_source_has_lost_are_a_gap() {
+    let mut pipeline = pipeline();
+    pipeline.spec.source = serde_saphyr::from_str("{topic: {name: t}}").unwrap();
+    let seen = |workers: Vec<WorkerStatus>| Observed {
+        workers: workers.into_iter().map(|w| (Stage::Ingest, w)).collect(),
+        ..healthy()
+    };
+    let lost = "topic t, partition 0 is to be read from offset 5 on, but holds 0 to 3";
+    let stopped = WorkerStatus {
+        errors: BTreeMap::from([("ingest".into(), format!("DataGap: {lost}"))]),
+        gap: Some(SourceGap {
+            reason: reason::LOG_TRUNCATED.into(),
+            lost: lost.into(),
+        }),
+        ..WorkerStatus::default()
+    };
+    let away = WorkerStatus {
+        gap: None,
+        ..stopped.clone()
+    };
+    let none = DataPipelineStatus::default();
+    let gone = status(&pipeline, &none, &Ok(()), &seen(vec![stopped.clone()]));
+    let says = format!(
+        "the source: {lost}; nothing more is read there; with spec.source.topic.onGap: Continue the source goes on from the first record that is there"
+    );
+    assert_eq!(gap_of(&gone), ("True", "LogTruncated", says.as_str()));
+    let ready = conditions::find(&gone.conditions, condition::READY).unwrap();
+    assert_eq!(
+        (ready.status.as_str(), ready.reason.as_str()),
+        ("False", "LogTruncated")
+    );
+    // Nobody to ask, or one that can't know.
+    for workers in [vec![], vec![away]] {
+        let later = status(&pipeline, &gone, &Ok(()), &seen(workers));
+        assert_eq!(gap_of(&later), gap_of(&gone));
+    }
+    // Of the sinks' own topic there is more to say.
+    let of_sink = Err(Error::DataGap {
+        reason: reason::TOPIC_RECREATED,
+        message: "it was made anew".into(),
+    });
+    let both = status(&pipeline, &gone, &of_sink, &seen(vec![stopped.clone()]));
+    assert_eq!(
+        gap_of(&both),
+        ("True", "TopicRecreated", "it was made anew")
+    );
+
+    let fine = status(
+        &pipeline,
+        &gone,
+        &Ok(()),
+        &seen(vec![WorkerStatus::default()]),
+    );
+    assert_eq!(gap_of(&fine).0, "False");
+    pipeline.spec.source = serde_saphyr::from_str("{topic: {name: t, onGap: Continue}}").unwrap();
+    let told = status(&pipeline, &gone, &Ok(()), &seen(vec![stopped]));
+    assert_eq!(gap_of(&told).0, "False", "the pod is about to be replaced");
 }
 
 #[test]

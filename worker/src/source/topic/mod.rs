@@ -2,8 +2,9 @@
 //!
 //! The topic is copied into the pipeline's own: that gives the records the pipeline's key and
 //! encoding, and leaves one way from there to the sinks. The position is the offset of the next
-//! record of each topic partition. No consumer group is joined: there is one reader, and its place
-//! is kept with the pipeline.
+//! record of each topic partition, with the time of the last one: that is read again first, as a topic
+//! that was made anew has another record there. No consumer group is joined: there is one reader, and
+//! its place is kept with the pipeline.
 
 mod place;
 mod record;
@@ -17,16 +18,19 @@ use std::{
 use anyhow::Context;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, stream};
-use millstream_api::source::{OnGap, Start, TopicSource};
+use millstream_api::{
+    source::{OnGap, Start, TopicSource},
+    worker::SourceGap,
+};
 use rdkafka::{
-    Message, Offset,
+    Message, Offset, TopicPartitionList,
     consumer::{Consumer, StreamConsumer},
     error::{KafkaError, RDKafkaErrorCode},
     message::OwnedMessage,
 };
 
 use self::{
-    place::{Gap, Places, Watermarks},
+    place::{Gap, Places, Taken, Watermarks},
     record::Convert,
 };
 use crate::{
@@ -194,9 +198,17 @@ impl Mirror {
             };
             match next {
                 Some(Ok(message)) => {
-                    if self.places.advance((message.partition(), message.offset())) {
-                        bytes += message.payload_len();
-                        messages.push(message.detach());
+                    let at = (message.partition(), message.offset());
+                    match self.places.take(at, message.timestamp().to_millis()) {
+                        Taken::Next => {
+                            bytes += message.payload_len();
+                            messages.push(message.detach());
+                        }
+                        Taken::Known => {}
+                        Taken::Another => {
+                            self.looked = None;
+                            return;
+                        }
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
@@ -330,8 +342,16 @@ impl Mirror {
     /// Finds the topic's partitions and what they hold, and reads each from its place on.
     async fn look(&mut self) -> anyhow::Result<()> {
         let (consumer, topic) = (self.consumer.clone(), self.spec.name.clone());
-        let watermarks =
-            tokio::task::spawn_blocking(move || watermarks(&consumer, &topic)).await??;
+        let found = tokio::task::spawn_blocking(move || watermarks(&consumer, &topic));
+        let mut watermarks = found.await??;
+        for marks in &mut watermarks {
+            if let Some(last) = self.places.beyond(marks.partition, marks.high) {
+                let (consumer, topic) = (self.consumer.clone(), self.spec.name.clone());
+                let partition = marks.partition;
+                let newer = move || holds_newer(&consumer, &topic, partition, last);
+                marks.newer = tokio::task::spawn_blocking(newer).await??;
+            }
+        }
         let start = match self.places.begun() {
             true => Start::Earliest,
             false => self.spec.start,
@@ -363,17 +383,19 @@ impl Mirror {
 
     /// Stops in a partition with a gap, or goes on behind it. Whether another offset is read now.
     fn face(&mut self, gap: &Gap) -> bool {
-        let message = format!("DataGap: topic {}, {gap}", self.spec.name);
+        let lost = format!("topic {}, {gap}", self.spec.name);
         match self.spec.on_gap {
             OnGap::Continue => {
-                tracing::warn!("{message}; going on with what is there");
+                tracing::warn!("DataGap: {lost}; going on with what is there");
                 self.places.skip(gap);
                 true
             }
             OnGap::Stop => {
                 let way_out = "set source.topic.onGap to Continue to go on with what is there";
-                self.status
-                    .fail(concern(gap.partition), format!("{message}; {way_out}"));
+                let message = format!("DataGap: {lost}; {way_out}");
+                let reason = gap.reason().to_owned();
+                let of_source = SourceGap { reason, lost };
+                self.status.gap(concern(gap.partition), message, of_source);
                 self.places.stop(gap.partition)
             }
         }
@@ -405,7 +427,27 @@ fn watermarks(consumer: &StreamConsumer<Reports>, topic: &str) -> anyhow::Result
             partition,
             low,
             high,
+            newer: false,
         })
     });
     marks.collect()
+}
+
+/// Whether a partition holds a record that is newer than that. Blocks.
+fn holds_newer(
+    consumer: &StreamConsumer<Reports>,
+    topic: &str,
+    partition: i32,
+    than: i64,
+) -> anyhow::Result<bool> {
+    let mut list = TopicPartitionList::new();
+    // A time goes where an offset is: what is found is the first offset of that time or later.
+    list.add_partition_offset(topic, partition, Offset::Offset(than + 1))?;
+    let found = consumer.offsets_for_times(list, TIMEOUT)?;
+    let elements = found.elements();
+    let element = elements
+        .first()
+        .context("Kafka doesn't tell of the partition")?;
+    element.error()?;
+    Ok(matches!(element.offset(), Offset::Offset(_)))
 }

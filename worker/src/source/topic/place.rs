@@ -1,14 +1,15 @@
 //! Where each partition of the source's topic is read.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::{collections::BTreeMap, fmt};
 
 use anyhow::Context;
-use millstream_api::source::Start;
+use millstream_api::{condition::reason, source::Start};
 use rdkafka::{Offset, TopicPartitionList, error::KafkaResult};
 use serde_json::{Value, json};
+
+/// What a position may take of the 4,096 bytes that Kafka keeps beside an offset. Of a topic with many
+/// partitions the last records aren't kept: their offsets come first.
+const MAX_BYTES: usize = 3_500;
 
 /// The offsets that a topic partition holds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,6 +19,9 @@ pub struct Watermarks {
     pub low: i64,
     /// After the last.
     pub high: i64,
+    /// Whether there is a record that is newer than the last one that was read, though all offsets
+    /// are before that: then it is another log.
+    pub newer: bool,
 }
 
 /// Records that are gone before they were read.
@@ -26,6 +30,21 @@ pub struct Gap {
     pub partition: i32,
     next: i64,
     marks: Option<Watermarks>,
+    /// Whether there are other records than those that were read.
+    anew: bool,
+}
+
+impl Gap {
+    /// Why they are gone.
+    pub fn reason(&self) -> &'static str {
+        match self.marks {
+            // A partition goes only with its topic; an offset of 0 at the end is that of a new one.
+            None | Some(Watermarks { high: 0, .. }) => reason::TOPIC_RECREATED,
+            Some(marks) if self.anew || marks.newer => reason::TOPIC_RECREATED,
+            Some(marks) if self.next < marks.low => reason::RETENTION_PASSED,
+            Some(_) => reason::LOG_TRUNCATED,
+        }
+    }
 }
 
 impl fmt::Display for Gap {
@@ -38,24 +57,103 @@ impl fmt::Display for Gap {
             "partition {partition} is to be read from offset {next} on, "
         )?;
         match self.marks {
+            Some(_) if self.anew => {
+                f.write_str("but the records before that aren't those that were read")
+            }
             Some(Watermarks { low, high, .. }) => write!(f, "but holds {low} to {high}"),
             None => f.write_str("but isn't there any more"),
         }
     }
 }
 
-/// The offset of the next record by partition.
+/// The last record that was read of a partition. One of another time at its offset is another record,
+/// and so the log is another.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Last {
+    offset: i64,
+    /// Milliseconds since 1970.
+    timestamp: i64,
+}
+
+/// What a record is to a partition.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Taken {
+    /// It comes next.
+    Next,
+    /// It was read before, or isn't to be read.
+    Known,
+    /// It isn't the one that was read before, though it has its place.
+    Another,
+}
+
+/// The place in a partition.
+#[derive(Debug)]
+struct Place {
+    /// The offset of the next record.
+    next: i64,
+    last: Option<Last>,
+    /// Whether the last record is read again first, to see whether the log is still the same.
+    doubted: bool,
+    /// Whether the log is another one.
+    anew: bool,
+    /// Whether it isn't read any more, as it has a gap.
+    stopped: bool,
+}
+
+impl Place {
+    fn new(next: i64, last: Option<Last>) -> Self {
+        Place {
+            next,
+            last,
+            doubted: last.is_some(),
+            anew: false,
+            stopped: false,
+        }
+    }
+
+    /// From where on it is to be read.
+    fn reads_from(&self) -> i64 {
+        let last = self.last.filter(|_| self.doubted);
+        last.map_or(self.next, |last| last.offset)
+    }
+
+    fn take(&mut self, offset: i64, timestamp: Option<i64>) -> Taken {
+        if self.anew || offset < self.reads_from() {
+            // Fetched before the consumer was sent elsewhere.
+            return Taken::Known;
+        }
+        if let Some(last) = self.last.filter(|_| self.doubted) {
+            self.doubted = false;
+            // Between the last record and the next there was none. Where one that comes later is the
+            // first that is found, compaction may have removed the last one: that tells nothing.
+            self.anew = match offset == last.offset {
+                true => timestamp != Some(last.timestamp),
+                false => offset < self.next,
+            };
+        }
+        if self.anew {
+            return Taken::Another;
+        }
+        if offset < self.next {
+            return Taken::Known;
+        }
+        self.next = offset + 1;
+        self.last = timestamp.map(|timestamp| Last { offset, timestamp });
+        Taken::Next
+    }
+}
+
+/// The places in all partitions.
 #[derive(Debug, Default)]
 pub struct Places {
-    next: BTreeMap<i32, i64>,
+    places: BTreeMap<i32, Place>,
     /// Whether the topic was read before.
     begun: bool,
-    /// Partitions with a gap, which aren't read.
-    stopped: BTreeSet<i32>,
 }
 
 impl Places {
-    /// The places of a position: an array with the offset for each partition.
+    /// The places of a position: an array with the offset for each partition, and one with the last
+    /// record before it, where that is known: how far before, and its timestamp.
     pub fn new(position: Option<&Value>) -> anyhow::Result<Self> {
         let Some(position) = position else {
             return Ok(Places::default());
@@ -63,22 +161,39 @@ impl Places {
         let offsets = position["offsets"]
             .as_array()
             .with_context(|| format!("`{position}` isn't a position in a topic"))?;
-        let next = (0..).zip(offsets);
-        let next = next.filter_map(|(partition, offset)| Some((partition, offset.as_i64()?)));
+        let places = (0..).zip(offsets).enumerate();
+        let places = places.filter_map(|(index, (partition, offset))| {
+            let next = offset.as_i64()?;
+            let last = &position["last"][index];
+            let last = last[0].as_i64().zip(last[1].as_i64());
+            let last = last.map(|(before, timestamp)| Last {
+                offset: next - before,
+                timestamp,
+            });
+            Some((partition, Place::new(next, last)))
+        });
         Ok(Places {
-            next: next.collect(),
+            places: places.collect(),
             begun: true,
-            stopped: BTreeSet::new(),
         })
     }
 
     /// The position from which [`Places::new`] goes on.
     pub fn position(&self) -> Value {
-        let partitions = self.next.keys().last().map_or(0, |last| last + 1);
-        let offsets: Vec<_> = (0..partitions)
-            .map(|partition| self.next.get(&partition))
-            .collect();
-        json!({"offsets": offsets})
+        let partitions = self.places.keys().last().map_or(0, |last| last + 1);
+        let places = (0..partitions).map(|partition| self.places.get(&partition));
+        let offsets: Vec<_> = places.clone().map(|place| place.map(|p| p.next)).collect();
+        let last = places.map(|place| {
+            let place = place?;
+            let last = place.last?;
+            Some([place.next - last.offset, last.timestamp])
+        });
+        let last: Vec<_> = last.collect();
+        let position = json!({"offsets": offsets, "last": last});
+        match last.iter().any(Option::is_some) && position.to_string().len() <= MAX_BYTES {
+            true => position,
+            false => json!({"offsets": offsets}),
+        }
     }
 
     /// Whether the topic was read before.
@@ -88,75 +203,85 @@ impl Places {
 
     /// Number of partitions.
     pub fn len(&self) -> usize {
-        self.next.len()
+        self.places.len()
     }
 
     /// Adds a partition that isn't known yet; whether it wasn't. One that is begun at its end is
     /// begun so many offsets before it.
     pub fn add(&mut self, marks: &Watermarks, start: Start, last: i64) -> bool {
-        if self.next.contains_key(&marks.partition) {
+        if let Some(place) = self.places.get_mut(&marks.partition) {
+            // Retention has removed it.
+            place.doubted = place.doubted && place.reads_from() >= marks.low;
             return false;
         }
         let offset = match start {
             Start::Earliest => marks.low,
             Start::Latest => marks.high.saturating_sub(last).max(marks.low),
         };
-        self.next.insert(marks.partition, offset);
+        self.places
+            .insert(marks.partition, Place::new(offset, None));
         self.begun = true;
         true
     }
 
     /// All partitions that are known.
     pub fn partitions(&self) -> Vec<i32> {
-        self.next.keys().copied().collect()
+        self.places.keys().copied().collect()
+    }
+
+    /// The timestamp of the last record that was read of a partition, if that ends before it.
+    pub fn beyond(&self, partition: i32, high: i64) -> Option<i64> {
+        let place = self.places.get(&partition)?;
+        let last = place.last.filter(|_| place.next > high)?;
+        Some(last.timestamp)
     }
 
     /// What is missing in a partition that holds this; none holds anything where it is gone.
     pub fn gap(&self, partition: i32, marks: Option<&Watermarks>) -> Option<Gap> {
-        let next = self.next.get(&partition).copied()?;
+        let Place { next, anew, .. } = *self.places.get(&partition)?;
         let there = marks.is_some_and(|marks| (marks.low..=marks.high).contains(&next));
-        (!there).then_some(Gap {
+        (anew || !there).then_some(Gap {
             partition,
             next,
             marks: marks.copied(),
+            anew,
         })
     }
 
     /// Goes on with what there is.
     pub fn skip(&mut self, gap: &Gap) {
         match gap.marks {
-            Some(marks) => self.next.insert(gap.partition, marks.low),
-            None => self.next.remove(&gap.partition),
+            Some(marks) => {
+                let place = Place::new(marks.low, None);
+                self.places.insert(gap.partition, place)
+            }
+            None => self.places.remove(&gap.partition),
         };
     }
 
     /// Stops reading a partition; whether it was read.
     pub fn stop(&mut self, partition: i32) -> bool {
-        self.stopped.insert(partition)
+        let place = self.places.get_mut(&partition);
+        place.is_some_and(|place| !std::mem::replace(&mut place.stopped, true))
     }
 
     /// Reads a partition again; whether it was stopped.
     pub fn resume(&mut self, partition: i32) -> bool {
-        self.stopped.remove(&partition)
+        let place = self.places.get_mut(&partition);
+        place.is_some_and(|place| std::mem::take(&mut place.stopped))
     }
 
-    /// Takes note of a record; whether it is one that comes next.
-    pub fn advance(&mut self, (partition, offset): (i32, i64)) -> bool {
-        match self.next.get_mut(&partition) {
-            Some(next) if offset >= *next => {
-                *next = offset + 1;
-                true
-            }
-            // Fetched before the consumer was sent elsewhere.
-            _ => false,
-        }
+    /// Takes note of a record and its timestamp, and says what it is.
+    pub fn take(&mut self, (partition, offset): (i32, i64), timestamp: Option<i64>) -> Taken {
+        let place = self.places.get_mut(&partition);
+        place.map_or(Taken::Known, |place| place.take(offset, timestamp))
     }
 
     /// Takes note that there is no record before this offset that wasn't read; whether that is new.
     pub fn pass(&mut self, partition: i32, to: i64) -> bool {
-        match self.next.get_mut(&partition) {
-            Some(next) if to > *next && !self.stopped.contains(&partition) => {
-                *next = to;
+        match self.places.get_mut(&partition) {
+            Some(place) if to > place.next && !place.stopped && !place.anew => {
+                place.next = to;
                 true
             }
             _ => false,
@@ -166,9 +291,9 @@ impl Places {
     /// What is to be read, and from where.
     pub fn list(&self, topic: &str) -> KafkaResult<TopicPartitionList> {
         let mut list = TopicPartitionList::new();
-        for (partition, offset) in &self.next {
-            if !self.stopped.contains(partition) {
-                list.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
+        for (partition, place) in &self.places {
+            if !place.stopped {
+                list.add_partition_offset(topic, *partition, Offset::Offset(place.reads_from()))?;
             }
         }
         Ok(list)
@@ -184,7 +309,19 @@ mod tests {
             partition,
             low,
             high,
+            newer: false,
         }
+    }
+
+    /// Takes a record of time 7; whether it comes next.
+    fn advance(places: &mut Places, at: (i32, i64)) -> bool {
+        places.take(at, Some(7)) == Taken::Next
+    }
+
+    /// From where each partition is read.
+    fn read_from(places: &Places) -> Vec<Offset> {
+        let list = places.list("t").unwrap();
+        list.elements().iter().map(|at| at.offset()).collect()
     }
 
     #[test]
@@ -195,17 +332,18 @@ mod tests {
         assert!(places.add(&marks(2, 5, 9), Start::Earliest, 0));
         assert!(!places.add(&marks(0, 3, 10), Start::Latest, 0));
         assert_eq!(places.position(), json!({"offsets": [9, null, 5]}));
-        assert!(places.advance((2, 7)));
-        assert!(!places.advance((2, 7)), "it was read already");
-        assert!(!places.advance((1, 0)), "it isn't read at all");
+        assert!(advance(&mut places, (2, 7)));
+        assert!(!advance(&mut places, (2, 7)), "it was read already");
+        assert!(!advance(&mut places, (1, 0)), "it isn't read at all");
         assert!(
             places.pass(0, 9) | places.pass(0, 11),
             "a marker at 9 and 10"
         );
         assert!(!places.pass(0, 11) && !places.pass(2, 3) && !places.pass(1, 4));
-        assert_eq!(places.position(), json!({"offsets": [11, null, 8]}));
-        let again = Places::new(Some(&places.position())).unwrap();
-        assert_eq!(again.position(), json!({"offsets": [11, null, 8]}));
+        let position = json!({"offsets": [11, null, 8], "last": [null, null, [1, 7]]});
+        assert_eq!(places.position(), position);
+        let again = Places::new(Some(&position)).unwrap();
+        assert_eq!(again.position(), position);
         assert!(Places::new(Some(&json!({"next": 5}))).is_err());
     }
 
@@ -216,6 +354,92 @@ mod tests {
         assert!(places.add(&marks(1, 3, 9), Start::Latest, 100));
         assert!(places.add(&marks(2, 3, 9), Start::Earliest, 4));
         assert_eq!(places.position(), json!({"offsets": [5, 3, 3]}));
+    }
+
+    /// A partition of which the records up to offset 5 were read, and passed what came then up to 8.
+    fn resumed() -> Places {
+        let position = json!({"offsets": [8], "last": [[3, 7]]});
+        let mut places = Places::new(Some(&position)).unwrap();
+        assert!(!places.add(&marks(0, 0, 20), Start::Earliest, 0));
+        assert_eq!(read_from(&places), [Offset::Offset(5)]);
+        places
+    }
+
+    #[test]
+    fn a_log_is_known_again_by_the_last_record() {
+        let mut places = resumed();
+        assert_eq!(places.take((0, 5), Some(7)), Taken::Known);
+        assert_eq!(read_from(&places), [Offset::Offset(8)]);
+        assert_eq!(places.take((0, 9), Some(6)), Taken::Next);
+        assert_eq!(
+            places.position(),
+            json!({"offsets": [10], "last": [[1, 6]]})
+        );
+        assert_eq!(places.take((0, 10), None), Taken::Next);
+        assert_eq!(
+            places.position(),
+            json!({"offsets": [11]}),
+            "it has no time"
+        );
+
+        let mut compacted = resumed();
+        assert_eq!(compacted.take((0, 8), Some(9)), Taken::Next);
+        let mut retained = resumed();
+        retained.add(&marks(0, 6, 20), Start::Earliest, 0);
+        assert_eq!(read_from(&retained), [Offset::Offset(8)]);
+        let old = Places::new(Some(&json!({"offsets": [8]}))).unwrap();
+        assert_eq!(read_from(&old), [Offset::Offset(8)]);
+    }
+
+    #[test]
+    fn another_record_in_the_place_of_the_last_one_tells_of_another_log() {
+        for (offset, timestamp) in [(5, Some(8)), (5, None), (6, Some(7))] {
+            let mut places = resumed();
+            assert_eq!(places.take((0, offset), timestamp), Taken::Another);
+            assert_eq!(places.take((0, 9), Some(9)), Taken::Known, "it isn't read");
+            assert!(!places.pass(0, 9));
+            let marks = marks(0, 0, 20);
+            let gap = places.gap(0, Some(&marks)).unwrap();
+            assert_eq!(gap.reason(), reason::TOPIC_RECREATED);
+            let position = json!({"offsets": [8], "last": [[3, 7]]});
+            assert_eq!(
+                places.position(),
+                position,
+                "so the next worker sees it too"
+            );
+            places.skip(&gap);
+            assert_eq!(places.position(), json!({"offsets": [0]}));
+            assert_eq!(places.gap(0, Some(&marks)), None);
+        }
+    }
+
+    #[test]
+    fn the_reason_of_a_gap() {
+        let reason = |marks: Option<Watermarks>| resumed().gap(0, marks.as_ref()).unwrap().reason();
+        let newer = Watermarks {
+            newer: true,
+            ..marks(0, 0, 7)
+        };
+        assert_eq!(reason(Some(marks(0, 9, 20))), reason::RETENTION_PASSED);
+        assert_eq!(reason(Some(marks(0, 0, 7))), reason::LOG_TRUNCATED);
+        assert_eq!(reason(Some(newer)), reason::TOPIC_RECREATED);
+        assert_eq!(reason(Some(marks(0, 0, 0))), reason::TOPIC_RECREATED);
+        assert_eq!(reason(None), reason::TOPIC_RECREATED);
+        assert_eq!(resumed().beyond(0, 7), Some(7));
+        assert_eq!(resumed().beyond(0, 8), None);
+    }
+
+    #[test]
+    fn the_offsets_of_many_partitions_come_before_their_last_records() {
+        let mut places = Places::default();
+        for partition in 0..250 {
+            places.add(&marks(partition, 0, 0), Start::Earliest, 0);
+            let at = (partition, 9_999_999_999);
+            assert_eq!(places.take(at, Some(1_700_000_000_000)), Taken::Next);
+        }
+        let position = places.position();
+        assert_eq!(position["last"], Value::Null);
+        assert!(position.to_string().len() <= MAX_BYTES);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use millstream_api::worker::CommitMetadata;
+use millstream_api::{condition::reason, worker::CommitMetadata};
 use serde_json::{Value, json};
 
 use super::{
@@ -62,6 +62,21 @@ fn source(upstream: &Upstream, more: Value) -> Value {
     json!({"topic": topic})
 }
 
+/// Waits until this is where the source's topic is read on.
+async fn await_offsets(pipeline: &Pipeline, offsets: Value) {
+    let there = |kept: &Value| kept["position"]["offsets"] == offsets;
+    pipeline.await_kept(there).await;
+}
+
+/// Waits until the worker tells of a gap, and gives the reason.
+async fn gap(ingest: &Worker) -> String {
+    let status = ingest.await_status(|status| status.gap.is_some()).await;
+    let gap = status.gap.unwrap_or_default();
+    let error = &status.errors["ingest"];
+    assert!(error.contains(&gap.lost), "{}: {error}", gap.lost);
+    gap.reason
+}
+
 async fn ingest_error(ingest: &Worker, says: &str) {
     let says = says.to_owned();
     ingest
@@ -94,9 +109,7 @@ async fn an_ingest_that_is_killed_loses_nothing() {
     }
     await_ids(&pipeline, 0..9_000).await;
     // One that starts again goes on where it was: once that is kept, nothing is copied again.
-    pipeline
-        .await_position(json!({"offsets": [3_000, 3_000, 3_000]}))
-        .await;
+    await_offsets(&pipeline, json!([3_000, 3_000, 3_000])).await;
     ingest.terminate().await;
     pipeline.await_commits().await;
     let before = pipeline.progress().await.0.rows;
@@ -118,7 +131,7 @@ async fn a_topic_may_be_begun_at_its_end_and_grow() {
     let process = pipeline.process();
     let ingest = pipeline.ingest(source.clone());
     // Where it begins is kept before anything is read.
-    pipeline.await_position(json!({"offsets": [100]})).await;
+    await_offsets(&pipeline, json!([100])).await;
     ingest.kill();
     upstream.write_ids(0, 100..200).await;
     let ingest = pipeline.ingest(source);
@@ -140,7 +153,7 @@ async fn records_that_are_gone_stop_their_partition_until_told_otherwise() {
     let process = pipeline.process();
     let ingest = pipeline.ingest(stop.clone());
     await_ids(&pipeline, 0..10).await;
-    pipeline.await_position(json!({"offsets": [10, 0]})).await;
+    await_offsets(&pipeline, json!([10, 0])).await;
     ingest.terminate().await;
     upstream.write_ids(0, 10..30).await;
     upstream.delete_before(20).await;
@@ -151,6 +164,7 @@ async fn records_that_are_gone_stop_their_partition_until_told_otherwise() {
         upstream.name
     );
     ingest_error(&ingest, &says).await;
+    assert_eq!(gap(&ingest).await, reason::RETENTION_PASSED);
     // The other partition goes on.
     upstream.write_ids(1, 100..110).await;
     await_ids(&pipeline, (0..10).chain(100..110)).await;
@@ -158,7 +172,8 @@ async fn records_that_are_gone_stop_their_partition_until_told_otherwise() {
 
     let ingest = pipeline.ingest(source(&upstream, json!({"onGap": "Continue"})));
     await_ids(&pipeline, (0..10).chain(20..30).chain(100..110)).await;
-    ingest.await_status(|status| status.errors.is_empty()).await;
+    let status = ingest.await_status(|status| status.errors.is_empty()).await;
+    assert_eq!(status.gap, None);
     drop(process);
 }
 
@@ -172,10 +187,10 @@ async fn markers_behind_the_last_record_are_no_gap() {
     let ingest = pipeline.ingest(source.clone());
     upstream.write_in_transaction(0..10, true).await;
     await_ids(&pipeline, 0..10).await;
-    pipeline.await_position(json!({"offsets": [11]})).await;
+    await_offsets(&pipeline, json!([11])).await;
     // Five records that were given up, and the marker that says so.
     upstream.write_in_transaction(10..15, false).await;
-    pipeline.await_position(json!({"offsets": [17]})).await;
+    await_offsets(&pipeline, json!([17])).await;
     ingest.terminate().await;
     upstream.delete_before(17).await;
 
@@ -196,15 +211,55 @@ async fn a_topic_that_was_made_anew_is_a_gap() {
     let process = pipeline.process();
     let ingest = pipeline.ingest(source(&upstream, json!({})));
     await_ids(&pipeline, 0..50).await;
-    pipeline.await_position(json!({"offsets": [50]})).await;
+    await_offsets(&pipeline, json!([50])).await;
     ingest.terminate().await;
     upstream.recreate(1).await;
-    upstream.write_ids(0, 100..105).await;
+    upstream.write_ids_later(100..105).await;
     let ingest = pipeline.ingest(source(&upstream, json!({})));
     ingest_error(&ingest, "is to be read from offset 50 on, but holds 0 to 5").await;
+    assert_eq!(gap(&ingest).await, reason::TOPIC_RECREATED);
     ingest.terminate().await;
     let ingest = pipeline.ingest(source(&upstream, json!({"onGap": "Continue"})));
     await_ids(&pipeline, (0..50).chain(100..105)).await;
+    drop((ingest, process));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_made_anew_and_has_grown_since_is_a_gap() {
+    let Some((upstream, pipeline)) = start(1).await else {
+        return;
+    };
+    upstream.write_ids(0, 0..50).await;
+    let process = pipeline.process();
+    let stop = source(&upstream, json!({}));
+    let ingest = pipeline.ingest(stop.clone());
+    await_ids(&pipeline, 0..50).await;
+    await_offsets(&pipeline, json!([50])).await;
+    ingest.terminate().await;
+    upstream.recreate(1).await;
+    upstream.write_ids_later(100..300).await;
+
+    let says =
+        "is to be read from offset 50 on, but the records before that aren't those that were";
+    for _ in 0..2 {
+        // Also by a worker that comes after the one that has seen it.
+        let ingest = pipeline.ingest(stop.clone());
+        ingest_error(&ingest, says).await;
+        assert_eq!(gap(&ingest).await, reason::TOPIC_RECREATED);
+        ingest.terminate().await;
+    }
+    await_ids(&pipeline, 0..50).await;
+
+    let ingest = pipeline.ingest(source(&upstream, json!({"onGap": "Continue"})));
+    await_ids(&pipeline, (0..50).chain(100..300)).await;
+    await_offsets(&pipeline, json!([200])).await;
+    // From there on the new topic is the one that is known.
+    ingest.terminate().await;
+    let ingest = pipeline.ingest(stop);
+    upstream.write_ids_later(300..310).await;
+    await_ids(&pipeline, (0..50).chain(100..310)).await;
+    let status = ingest.await_status(|_| true).await;
+    assert!(status.errors.is_empty(), "{status:?}");
     drop((ingest, process));
 }
 

@@ -15,6 +15,13 @@ use crate::support::Environment;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Of the records, in milliseconds since 1970.
+const TIME: i64 = 1_700_000_000_123;
+
+fn record(id: i64) -> Vec<u8> {
+    format!(r#"{{"id": {id}, "name": "n{id}"}}"#).into_bytes()
+}
+
 /// The environment's Kafka, without a login.
 pub fn plain(environment: &Environment) -> ClientConfig {
     let mut config = ClientConfig::new();
@@ -78,6 +85,15 @@ impl Upstream {
 
     /// Writes records, in this order in each partition.
     pub async fn write(&self, records: impl IntoIterator<Item = (i32, Option<Vec<u8>>)>) {
+        self.write_at(TIME, records).await;
+    }
+
+    /// Writes records of that time in milliseconds, in this order in each partition.
+    async fn write_at(
+        &self,
+        timestamp: i64,
+        records: impl IntoIterator<Item = (i32, Option<Vec<u8>>)>,
+    ) {
         let producer: FutureProducer = self.config.create().unwrap();
         let sent = records.into_iter().map(|(partition, value)| {
             let producer = producer.clone();
@@ -87,7 +103,7 @@ impl Upstream {
                     let mut record = FutureRecord::<[u8], [u8]>::to(&self.name)
                         .partition(partition)
                         .key(b"k\xff")
-                        .timestamp(1_700_000_000_123)
+                        .timestamp(timestamp)
                         .headers(OwnedHeaders::new().insert(rdkafka::message::Header {
                             key: "trace",
                             value: Some("t-1"),
@@ -109,10 +125,16 @@ impl Upstream {
 
     /// Writes JSON records with these ids into a partition.
     pub async fn write_ids(&self, partition: i32, ids: std::ops::Range<i64>) {
-        let record = |id| format!(r#"{{"id": {id}, "name": "n{id}"}}"#).into_bytes();
         self.write(ids.map(|id| (partition, Some(record(id)))))
             .await;
     }
+
+    /// Writes such records into partition 0, an hour later.
+    pub async fn write_ids_later(&self, ids: std::ops::Range<i64>) {
+        let records = ids.map(|id| (0, Some(record(id))));
+        self.write_at(TIME + 3_600_000, records).await;
+    }
+
     /// Writes such records into partition 0 in a transaction, which is committed or given up.
     pub async fn write_in_transaction(&self, ids: std::ops::Range<i64>, commit: bool) {
         let mut config = self.config.clone();
@@ -120,9 +142,8 @@ impl Upstream {
         let producer: FutureProducer = config.create().unwrap();
         tokio::task::block_in_place(|| producer.init_transactions(TIMEOUT)).unwrap();
         producer.begin_transaction().unwrap();
-        let records = ids.map(|id| format!(r#"{{"id": {id}, "name": "n{id}"}}"#));
-        for record in records.collect::<Vec<_>>() {
-            let record = FutureRecord::<[u8], str>::to(&self.name)
+        for record in ids.map(record).collect::<Vec<_>>() {
+            let record = FutureRecord::<[u8], [u8]>::to(&self.name)
                 .partition(0)
                 .payload(&record);
             producer.send(record, TIMEOUT).await.unwrap();
