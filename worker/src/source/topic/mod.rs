@@ -284,7 +284,11 @@ impl Mirror {
     fn report(&mut self, error: &KafkaError) {
         use RDKafkaErrorCode as Code;
         match error.rdkafka_error_code() {
-            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => self.looked = None,
+            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
+                // A topic that was made anew may have grown past the offset before it is looked at.
+                self.places.doubt();
+                self.looked = None;
+            }
             Some(Code::AllBrokersDown | Code::BrokerTransportFailure | Code::Resolve) => {
                 tracing::debug!(%error, "source topic");
             }

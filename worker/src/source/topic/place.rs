@@ -265,6 +265,13 @@ impl Places {
         place.is_some_and(|place| !std::mem::replace(&mut place.stopped, true))
     }
 
+    /// The log may be another one: the last records are read again first.
+    pub fn doubt(&mut self) {
+        for place in self.places.values_mut() {
+            place.doubted = place.last.is_some();
+        }
+    }
+
     /// Reads a partition again; whether it was stopped.
     pub fn resume(&mut self, partition: i32) -> bool {
         let place = self.places.get_mut(&partition);
@@ -381,6 +388,11 @@ mod tests {
             json!({"offsets": [11]}),
             "it has no time"
         );
+
+        assert_eq!(places.take((0, 12), Some(8)), Taken::Next);
+        places.doubt();
+        assert_eq!(read_from(&places), [Offset::Offset(12)]);
+        assert_eq!(places.take((0, 12), Some(9)), Taken::Another);
 
         let mut compacted = resumed();
         assert_eq!(compacted.take((0, 8), Some(9)), Taken::Next);
