@@ -9,7 +9,7 @@ use rdkafka::admin::{
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message, OwnedMessage};
 use rdkafka::producer::future_producer::DeliveryFuture;
@@ -271,6 +271,17 @@ impl Kafka {
             .set("fetch.message.max.bytes", MAX_MESSAGE_BYTES)
             .create()?;
         Ok(consumer)
+    }
+
+    /// Commits an offset of partition 0 for a group without members, as if it had read up to there.
+    ///
+    /// # Errors
+    /// When the group has members, or Kafka refuses.
+    pub fn commit(&self, group: &str, topic: &str, offset: i64) -> Result<()> {
+        let mut offsets = TopicPartitionList::new();
+        offsets.add_partition_offset(topic, 0, Offset::Offset(offset))?;
+        self.consumer(group)?.commit(&offsets, CommitMode::Sync)?;
+        Ok(())
     }
 
     /// Removes the records of partition 0 before an offset, as retention does.

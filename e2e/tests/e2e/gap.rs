@@ -6,8 +6,11 @@ use anyhow::{Result, ensure};
 use millstream_api::{
     DataPipeline,
     condition::{self, reason},
+    worker::PipelineRef,
 };
-use millstream_e2e::{Namespace, PATIENCE, condition, eventually, with_temp_namespace};
+use millstream_e2e::{
+    Namespace, PATIENCE, await_reason, condition, eventually, with_temp_namespace,
+};
 use serde_json::{Value, json};
 
 use crate::orders::{self, ORDERS};
@@ -19,9 +22,9 @@ fn pipeline(namespace: &Namespace, spec: Value) -> Value {
     pipeline
 }
 
-/// Waits for the gap: the pipeline isn't ready for that reason, and no process pod is left.
-async fn stops(namespace: &Namespace, reason: &str) -> Result<String> {
-    let message = eventually(PATIENCE + Duration::from_secs(30), async || {
+/// Waits for the gap: the pipeline isn't ready for that reason.
+async fn gap(namespace: &Namespace, reason: &str) -> Result<String> {
+    eventually(PATIENCE + Duration::from_secs(30), async || {
         let pipeline = namespace.api::<DataPipeline>().get(ORDERS).await?;
         let gap = condition(&pipeline, condition::DATA_GAP)?;
         ensure!(
@@ -34,7 +37,12 @@ async fn stops(namespace: &Namespace, reason: &str) -> Result<String> {
         ensure!(ready.status == "False" && ready.reason == reason);
         Ok(gap.message)
     })
-    .await?;
+    .await
+}
+
+/// Waits for the gap, and until no process pod is left.
+async fn stops(namespace: &Namespace, reason: &str) -> Result<String> {
+    let message = gap(namespace, reason).await?;
     namespace.ready_pods(ORDERS, "process", 0).await?;
     Ok(message)
 }
@@ -69,6 +77,129 @@ fn retention_that_overtakes_a_sink_at_zero_is_seen() {
             "{message}"
         );
         goes_on(namespace, 70).await
+    });
+}
+
+#[test]
+fn retention_that_overtakes_a_sink_that_stands_still_is_seen() {
+    with_temp_namespace("gap", async |namespace| {
+        let topic = orders::topic(namespace);
+        let mut running = pipeline(namespace, json!({}));
+        running["spec"]["sinks"][0]["expectations"] =
+            json!([{"name": "first", "check": "version = 1", "onFailure": "Fail"}]);
+        namespace.apply(&running.to_string()).await?;
+        namespace.ready(ORDERS).await?;
+        orders::store(namespace, 0..100).await?;
+        let second = json!({"id": orders::id(100), "version": 2, "name": "Jürgen"});
+        let records = std::iter::once(orders::record(&second)).chain(orders::plain(101..200));
+        namespace.kafka.produce(&topic, records).await?;
+        await_reason(
+            &namespace.api::<DataPipeline>(),
+            ORDERS,
+            condition::RUNNING,
+            reason::WORKER_ERROR,
+            PATIENCE,
+        )
+        .await?;
+        namespace.ready_pods(ORDERS, "process", 1).await?;
+        namespace.kafka.delete_records(&topic, 150).await?;
+        let message = stops(namespace, reason::RETENTION_PASSED).await?;
+        assert!(
+            message.contains("records 100 to 149 of partition 0"),
+            "{message}"
+        );
+        goes_on(namespace, 150).await
+    });
+}
+
+#[test]
+fn a_log_that_was_truncated_stops_the_pipeline() {
+    with_temp_namespace("gap", async |namespace| {
+        let topic = orders::topic(namespace);
+        let running = pipeline(namespace, json!({}));
+        namespace.apply(&running.to_string()).await?;
+        namespace.ready(ORDERS).await?;
+        orders::store(namespace, 0..100).await?;
+        let at_zero = pipeline(namespace, json!({"replicas": 0}));
+        namespace.apply(&at_zero.to_string()).await?;
+        namespace.ready_pods(ORDERS, "process", 0).await?;
+        // As after the loss of a leader that wasn't in sync: more was read than there is.
+        let group = PipelineRef {
+            namespace: namespace.name.clone(),
+            name: ORDERS.into(),
+        };
+        let group = group.sink_group(ORDERS);
+        eventually(PATIENCE, async || {
+            namespace.kafka.commit(&group, &topic, 150)
+        })
+        .await?;
+        let message = stops(namespace, reason::LOG_TRUNCATED).await?;
+        assert!(
+            message.contains("ends at offset 100, and was read up to 150"),
+            "{message}"
+        );
+        // Pods that are asked for don't come, also when the log has grown past that offset.
+        namespace
+            .kafka
+            .produce(&topic, orders::plain(100..200))
+            .await?;
+        namespace.apply(&running.to_string()).await?;
+        eventually(PATIENCE, async || {
+            let pipeline = namespace.api::<DataPipeline>().get(ORDERS).await?;
+            let records = pipeline.status.unwrap_or_default().records;
+            ensure!(records == Some(200), "the status shows {records:?} records");
+            Ok(())
+        })
+        .await?;
+        assert_eq!(stops(namespace, reason::LOG_TRUNCATED).await?, message);
+        goes_on(namespace, 200).await
+    });
+}
+
+#[test]
+fn records_that_the_topic_of_a_source_has_lost_stop_the_source() {
+    with_temp_namespace("gap", async |namespace| {
+        let upstream = namespace.unique("upstream");
+        let kafka = &namespace.kafka;
+        kafka.create_topic(&upstream, 1, &[]).await?;
+        kafka.produce(&upstream, orders::plain(0..50)).await?;
+        let source = |on_gap: &str| json!({"topic": {"name": upstream, "onGap": on_gap}});
+        let apply = async |spec| {
+            let pipeline = pipeline(namespace, spec);
+            namespace.apply(&pipeline.to_string()).await
+        };
+        let stored = async |rows: i64| {
+            eventually(PATIENCE, async || {
+                let there = namespace.cassandra.count(orders::table(namespace)).await?;
+                ensure!(there == rows, "{there} rows, not {rows}");
+                Ok(())
+            })
+            .await
+        };
+        apply(json!({"source": source("Stop")})).await?;
+        namespace.ready(ORDERS).await?;
+        stored(50).await?;
+        apply(json!({"source": source("Stop"), "paused": true})).await?;
+        namespace.ready_pods(ORDERS, "ingest", 0).await?;
+        kafka.produce(&upstream, orders::plain(50..100)).await?;
+        kafka.delete_records(&upstream, 80).await?;
+
+        apply(json!({"source": source("Stop"), "paused": false})).await?;
+        let message = gap(namespace, reason::RETENTION_PASSED).await?;
+        for words in [
+            upstream.as_str(),
+            "offset 50",
+            "spec.source.topic.onGap: Continue",
+        ] {
+            assert!(message.contains(words), "{words}: {message}");
+        }
+        // What was read before isn't affected.
+        namespace.ready_pods(ORDERS, "process", 1).await?;
+
+        apply(json!({"source": source("Continue"), "paused": false})).await?;
+        let pipeline = namespace.ready(ORDERS).await?;
+        assert_eq!(condition(&pipeline, condition::DATA_GAP)?.status, "False");
+        stored(70).await
     });
 }
 

@@ -297,6 +297,60 @@ fn another_key_of_a_topic_with_groups_is_explained_and_what_runs_goes_on() {
     });
 }
 
+/// Waits until there are more rows than now.
+async fn more_rows(namespace: &Namespace) -> Result<()> {
+    let table = orders::table(namespace);
+    let before = namespace.cassandra.count(&table).await?;
+    eventually(PATIENCE, async || {
+        let rows = namespace.cassandra.count(&table).await?;
+        ensure!(rows > before, "there are still {rows} rows");
+        Ok(())
+    })
+    .await
+}
+
+#[test]
+fn a_schema_that_cannot_read_the_topic_is_explained_and_what_runs_goes_on() {
+    with_temp_namespace("mistakes", async |namespace| {
+        let bystander = Bystander::start(namespace).await?;
+        let spec = json!({
+            "source": {"generator": {"rate": 20}},
+            "topic": {"name": orders::topic(namespace), "partitions": 1, "encoding": "avro"},
+        });
+        let mut pipeline = orders::pipeline_with(namespace, spec);
+        // The table has nothing to do with the field that changes.
+        pipeline["spec"]["sinks"][0]["sql"] = "SELECT id, name FROM records".into();
+        let right = pipeline.clone();
+        namespace.apply(&right.to_string()).await?;
+        namespace.ready(ORDERS).await?;
+        more_rows(namespace).await?;
+        let pods = async || {
+            let mut pods = namespace.ready_pods(ORDERS, "process", 1).await?;
+            pods.extend(namespace.ready_pods(ORDERS, "ingest", 1).await?);
+            anyhow::Ok(uids(&pods))
+        };
+        let before = pods().await?;
+
+        pipeline["spec"]["schema"] =
+            "id UUID, version INT, name TEXT, note TEXT, amount TEXT".into();
+        let words = ["`amount`", "take the change back"];
+        mistaken(namespace, &pipeline, reason::INCOMPATIBLE_SCHEMA, &words).await?;
+        more_rows(namespace).await?;
+        assert_eq!(pods().await?, before);
+
+        namespace.apply(&right.to_string()).await?;
+        namespace.ready(ORDERS).await?;
+        more_rows(namespace).await?;
+        assert_eq!(pods().await?, before);
+        // A field more is no mistake.
+        pipeline["spec"]["schema"] =
+            "id UUID, version INT, name TEXT, note TEXT, amount DOUBLE, colour TEXT".into();
+        namespace.apply(&pipeline.to_string()).await?;
+        namespace.ready(ORDERS).await?;
+        bystander.stays_unharmed().await
+    });
+}
+
 #[test]
 fn a_kafka_that_does_not_answer_is_named() {
     with_temp_namespace("mistakes", async |namespace| {

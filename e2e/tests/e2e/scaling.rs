@@ -7,8 +7,11 @@ use std::f64::consts::TAU;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::autoscaling::v1::ScaleSpec;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{ListParams, PostParams};
 use millstream_api::condition::{READY, reason};
 use millstream_api::{DataPipeline, DataPipelineStatus};
 use millstream_e2e::{
@@ -199,6 +202,122 @@ fn kubectl_scale_is_told_that_scaling_decides() {
             .ok()?;
         namespace.kubectl(&scale).await?.ok()?;
         settles_at(namespace, 3, PATIENCE).await
+    });
+}
+
+/// Sets the number of process pods as an autoscaler of Kubernetes does: by the scale subresource, as
+/// it is, with another number. Gives what it would look for pods by.
+async fn autoscale(namespace: &Namespace, replicas: i32) -> Result<String> {
+    let pipelines = namespace.api::<DataPipeline>();
+    eventually(PATIENCE, async || {
+        let mut scale = pipelines.get_scale(ORDERS).await?;
+        scale.spec = Some(ScaleSpec {
+            replicas: Some(replicas),
+        });
+        // Refused where the resource has changed meanwhile; the autoscaler then looks again.
+        let parameters = PostParams::default();
+        let scaled = pipelines.replace_scale(ORDERS, &parameters, &scale).await?;
+        let selector = scaled.status.and_then(|status| status.selector);
+        selector.context("the scale subresource has no selector")
+    })
+    .await
+}
+
+#[test]
+fn an_autoscaler_of_kubernetes_is_not_fought_with() {
+    with_temp_namespace("scaling", async |namespace| {
+        let manifest = orders::pipeline(namespace).to_string();
+        namespace.apply(&manifest).await?;
+        namespace.ready(ORDERS).await?;
+        let selector = autoscale(namespace, 3).await?;
+        settles_at(namespace, 3, PATIENCE).await?;
+        namespace.ready_pods(ORDERS, "process", 3).await?;
+        let seen = namespace.api::<Pod>();
+        let seen = seen.list(&ListParams::default().labels(&selector)).await?;
+        assert_eq!(seen.items.len(), 3, "{selector}");
+
+        // What the status tells of new rows was written by a visit after them.
+        let keeps_three = async |rows: u64| {
+            orders::store(namespace, rows - 100..rows).await?;
+            let expected = Some(i64::try_from(rows)?);
+            eventually(PATIENCE, async || {
+                let rows = status(namespace).await?.rows;
+                ensure!(rows == expected, "the status shows {rows:?} rows");
+                Ok(())
+            })
+            .await?;
+            let spec = namespace.api::<DataPipeline>().get(ORDERS).await?.spec;
+            ensure!(spec.replicas == 3, "{} replicas", spec.replicas);
+            let wanted = wanted(namespace).await?;
+            ensure!(wanted == Some(3), "{wanted:?} process pods are wanted");
+            anyhow::Ok(())
+        };
+        keeps_three(100).await?;
+        keeps_three(200).await?;
+        // Nor does somebody who applies the pipeline again, and doesn't say how many.
+        namespace.apply(&manifest).await?;
+        keeps_three(300).await?;
+        autoscale(namespace, 1).await?;
+        settles_at(namespace, 1, PATIENCE).await
+    });
+}
+
+#[test]
+fn the_sink_that_lags_most_is_followed() {
+    with_temp_namespace("scaling", async |namespace| {
+        let topic = orders::topic(namespace);
+        let mut manifest = scaled(namespace, json!({"minReplicas": 1, "maxReplicas": 1}));
+        // A pod takes minutes for the one, and seconds for the other.
+        manifest["spec"]["resources"] =
+            json!({"requests": {"cpu": "50m"}, "limits": {"cpu": "60m", "memory": "256Mi"}});
+        let slow = json!({
+            "name": "slow",
+            "sql": "SELECT id, version FROM records \
+                WHERE levenshtein(repeat(name, 60), repeat(name, 59)) > 0",
+            "cassandra": {
+                "keyspace": orders::keyspace(namespace),
+                "table": "slow",
+                "primaryKey": {"partitionKey": ["id"]},
+            },
+        });
+        let sinks = manifest["spec"]["sinks"].as_array_mut();
+        sinks.context("a pipeline has sinks")?.push(slow);
+        namespace.apply(&manifest.to_string()).await?;
+        namespace.ready(ORDERS).await?;
+        namespace
+            .kafka
+            .produce(&topic, orders::plain(0..20_000))
+            .await?;
+        namespace.drained(ORDERS, ORDERS, &topic, PATIENCE).await?;
+        let lag = namespace.lag(ORDERS, "slow", &topic)?;
+        ensure!(lag > 4_000, "the slow sink isn't slow: it lags by {lag}");
+
+        manifest["spec"]["scaling"] = json!({"minReplicas": 1, "targetLag": 1_000});
+        namespace.apply(&manifest.to_string()).await?;
+        eventually(PATIENCE, async || {
+            let status = status(namespace).await?;
+            ensure!(
+                status.desired_replicas > Some(1),
+                "{:?} process pods, with a lag of {:?}",
+                status.desired_replicas,
+                status.lag
+            );
+            Ok(())
+        })
+        .await?;
+        let messages = [
+            "get",
+            "events",
+            "--field-selector=reason=Scaled",
+            "-o=jsonpath={.items[*].message}",
+        ];
+        eventually(PATIENCE, async || {
+            let said = namespace.kubectl(&messages).await?.ok()?;
+            ensure!(said.contains("1 → 2; lag: "), "the events are: {said}");
+            ensure!(said.contains("(sink `slow`)"), "the events are: {said}");
+            Ok(())
+        })
+        .await
     });
 }
 
