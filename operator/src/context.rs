@@ -20,7 +20,7 @@ use kube::{
     api::{ApiResource, DynamicObject, Patch, PatchParams},
     core::DeserializeGuard,
     runtime::{
-        events::{Event, EventType, Recorder},
+        events::{Event, EventType, Recorder, Reporter},
         reflector::Store,
     },
 };
@@ -55,6 +55,9 @@ const STATUS_MANAGER: &str = "millstream-status";
 /// More objects than this are not remembered.
 const MEMORY: usize = 10_000;
 
+/// Nor more Events.
+const NOTES: usize = 1_000;
+
 /// A namespaced resource with a type of its own.
 pub trait Kind:
     Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -88,7 +91,8 @@ pub struct Context {
     pub resync: Duration,
     pub stores: Stores,
     pub metrics: Arc<Metrics>,
-    pub recorder: Recorder,
+    /// By whose name Events are told.
+    pub reporter: Reporter,
     /// For the workers' `/status`.
     pub http: reqwest::Client,
     pub kafkas: Connections<Kafka, KafkaError>,
@@ -140,6 +144,7 @@ pub struct Memory {
     malformed: Mutex<HashSet<(String, i64)>>,
     written: Mutex<HashMap<String, Instant>>,
     pipelines: Mutex<HashMap<String, PipelineMemory>>,
+    recorders: Mutex<HashMap<String, Recorder>>,
 }
 
 /// What is remembered of a pipeline.
@@ -194,6 +199,16 @@ impl Memory {
             pipelines.clear();
         }
         use_(pipelines.entry(uid.into()).or_default())
+    }
+
+    /// What publishes Events with this note. A recorder takes Events of one reason for the same,
+    /// and keeps the note of the first for minutes: so each note has one of its own.
+    fn recorder(&self, note: &str, new: impl FnOnce() -> Recorder) -> Recorder {
+        let mut recorders = lock(&self.recorders);
+        if recorders.len() > NOTES {
+            recorders.clear();
+        }
+        recorders.entry(note.into()).or_insert_with(new).clone()
     }
 
     /// Time since an object's numbers were last written.
@@ -338,8 +353,7 @@ impl Context {
         self.event_about(object, None, type_, reason, note).await;
     }
 
-    /// Likewise, of something that is about another object too. With that it is an Event of its own:
-    /// otherwise the client takes it for the last one with its reason, and keeps that one's note.
+    /// Likewise, of something that another object has to do with: the Event's `related`.
     pub async fn event_about<K: Kind>(
         &self,
         object: &K,
@@ -348,6 +362,8 @@ impl Context {
         reason: &str,
         note: String,
     ) {
+        let new = || Recorder::new(self.client.clone(), self.reporter.clone());
+        let recorder = self.memory.recorder(&note, new);
         let event = Event {
             type_,
             reason: reason.into(),
@@ -356,7 +372,7 @@ impl Context {
             secondary: other,
         };
         self.metrics.wrote(System::Kubernetes);
-        if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {
+        if let Err(error) = recorder.publish(&event, &object.object_ref(&())).await {
             tracing::warn!(%error, "an event could not be published");
         }
     }

@@ -40,7 +40,7 @@ use kube::{
     core::DeserializeGuard,
     runtime::{
         Controller, WatchStreamExt, controller as kube_controller,
-        events::{Recorder, Reporter},
+        events::Reporter,
         reflector::{self, Store, reflector},
         watcher,
     },
@@ -90,7 +90,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         resync: options.resync,
         stores,
         metrics: metrics.clone(),
-        recorder: Recorder::new(client.clone(), reporter()),
+        reporter: reporter(),
         http: reqwest::Client::builder()
             .timeout(Duration::from_secs(2))
             .build()?,
