@@ -481,11 +481,6 @@ impl Pipeline {
         }
     }
 
-    /// Waits until the ingest stage has kept a position.
-    pub async fn await_position(&self, expected: Value) {
-        self.await_kept(|kept| kept["position"] == expected).await;
-    }
-
     /// Waits until the ingest stage has kept what is wanted.
     pub async fn await_kept(&self, wanted: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + Duration::from_secs(30);
