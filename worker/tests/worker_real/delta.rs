@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
+use crate::readback::assert_read_back;
 use crate::support::{Environment, Pipeline, Settings, Worker};
 use datafusion::{arrow::array::AsArray, arrow::datatypes::Int64Type, prelude::SessionContext};
 use deltalake::DeltaTableBuilder;
@@ -122,6 +123,8 @@ async fn kills_neither_lose_nor_double_a_row() {
     assert!(compactions(folder.path()) > 0);
     let (counts, _) = pipeline.progress().await;
     assert_eq!(counts.rows, 20_000);
+    let expected = (0..20_000).map(|id| json!({"id": id, "value": id * 2}));
+    assert_read_back(&folder.path().join("table"), expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,8 +142,14 @@ async fn kills_during_merges_leave_the_newest_row_of_each_key() {
     let expected: BTreeMap<_, _> = updates.iter().copied().collect();
     killed(&pipeline, &sink, kills(), &keyed(updates.into_iter())).await;
     let there = rows(folder.path(), "SELECT id, value FROM t ORDER BY id").await;
-    assert_eq!(there, expected.into_iter().collect::<Vec<_>>());
+    assert_eq!(there, expected.clone().into_iter().collect::<Vec<_>>());
     assert!(compactions(folder.path()) > 0);
+    let versions = rows(folder.path(), "SELECT id, _version FROM t").await;
+    let versions: BTreeMap<_, _> = versions.into_iter().collect();
+    let expected = expected
+        .iter()
+        .map(|(id, value)| json!({"id": id, "value": value, "_version": versions[id]}));
+    assert_read_back(&folder.path().join("table"), expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,6 +21,7 @@ mod ports;
 #[path = "../worker_sources/postgres_server.rs"]
 mod postgres_server;
 mod replay;
+mod readback;
 mod schedule;
 mod serve;
 mod serving;

@@ -15,6 +15,9 @@ use super::{
 };
 use crate::{status::Status, transform::Transform};
 
+#[path = "../../../tests/worker_real/readback.rs"]
+mod readback;
+
 const SCHEMA: &str = "id BIGINT, name TEXT, at TIMESTAMP, tags ARRAY<TEXT>, price DECIMAL(10, 2)";
 
 /// A sink into a folder, and what it reads.
@@ -296,6 +299,54 @@ fn eager(mut sink: Value) -> Value {
 
 fn merge() -> Value {
     json!({"mode": "merge", "mergeKeys": ["id"]})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_engine_reads_the_rows_that_were_added() {
+    let sql = "SELECT id, name, at, tags, price, id = 2 AS two, CAST(id AS DOUBLE) / 4 AS quarter, \
+        CAST(at AS DATE) AS day FROM records";
+    let lake = Lake::new(sql, eager(json!({"partitionBy": ["name"]})));
+    let sink = lake.open().await;
+    let name = |id: i64| if id < 4 { "x" } else { "ä, y/z" };
+    let mut expected = Vec::new();
+    for id in 1..6 {
+        lake.write(&sink, &[(0, id, record(id, name(id)))]).await;
+        expected.push(json!({
+            "id": id, "name": name(id), "at": "2026-03-01T12:00:00.000000", "tags": ["a", null],
+            "price": "1.50", "two": id == 2, "quarter": id as f64 / 4.0, "day": "2026-03-01",
+        }));
+    }
+    lake.write(&sink, &[(0, 6, json!({"id": 6}))]).await;
+    expected.push(json!({
+        "id": 6, "name": null, "at": null, "tags": null,
+        "price": null, "two": false, "quarter": 1.5, "day": null,
+    }));
+    readback::assert_read_back(&lake.folder.path().join("a/table"), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_engine_reads_the_rows_that_were_merged() {
+    let mut lake = Lake::new("SELECT id FROM records", eager(merge()));
+    let one = |offset: i64| vec![(0, offset, record(offset % 7, &offset.to_string()))];
+    for offset in 0..10 {
+        lake.write(&lake.open().await, &one(offset)).await;
+    }
+    // The table gains a column; rows that don't change have none of it.
+    lake.sql = "SELECT id, name FROM records".into();
+    let sink = lake.open().await;
+    for offset in 10..14 {
+        lake.write(&sink, &one(offset)).await;
+    }
+    let checkpoint = lake.table().await;
+    deltalake::checkpoints::create_checkpoint(&checkpoint, None)
+        .await
+        .unwrap();
+    lake.write(&sink, &one(14)).await;
+    let expected = (8..15).map(|offset: i64| {
+        let name = (offset >= 10).then(|| offset.to_string());
+        json!({"id": offset % 7, "name": name, "_version": lake.base + offset})
+    });
+    readback::assert_read_back(&lake.folder.path().join("a/table"), expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
