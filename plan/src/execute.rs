@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// A batch that a query can't be run over. It is the records' fault, or one record's, unless it is
-/// [`Input`](ExecError::Input): smaller batches find out which.
+/// [`Input`](ExecError::Input) or [`Spoilt`](ExecError::Spoilt): smaller batches find out which.
 #[derive(Debug, Error)]
 pub enum ExecError {
     /// The expression of a result column failed, such as a CAST of text that isn't a number.
@@ -40,6 +40,11 @@ pub enum ExecError {
         "the state of the record's group would have {0} bytes, the limit is {MAX_STATE_BYTES}; an aggregate that doesn't keep every value, such as approx_distinct, has a small one"
     )]
     State(usize),
+    /// The engine panicked at what is kept of a group.
+    #[error(
+        "the state of a group was spoilt where it is kept, as the engine can't read it (the log says where it gave up); let the sink write into a new table"
+    )]
+    Spoilt,
     /// The HAVING failed.
     #[error("HAVING: {}", in_words(.0))]
     Having(#[source] DataFusionError),

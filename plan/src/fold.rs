@@ -3,7 +3,10 @@
 //! A state is bytes, and bytes are all that is kept between batches. So what a state says follows
 //! from the records alone: not from who folded them, when, or in how many batches.
 
-use std::sync::Arc;
+use std::{
+    panic::{self, AssertUnwindSafe},
+    sync::Arc,
+};
 
 use datafusion::{
     arrow::{
@@ -60,6 +63,15 @@ impl Fold {
     /// Folds rows, as the plan's executor gives them, into the states of their groups: `groups` is
     /// the index of each row's group in `states`, where a new group has none yet. Fails as a whole.
     pub fn fold(
+        &self,
+        rows: &RecordBatch,
+        groups: &[usize],
+        states: &[Option<&[u8]>],
+    ) -> Result<Vec<Box<[u8]>>, ExecError> {
+        alive(|| self.try_fold(rows, groups, states))
+    }
+
+    fn try_fold(
         &self,
         rows: &RecordBatch,
         groups: &[usize],
@@ -164,6 +176,10 @@ impl Fold {
 
     /// The rows of groups, of their keys and their states. Fails as a whole.
     pub fn results(&self, keys: &[ArrayRef], states: &[&[u8]]) -> Result<Results, ExecError> {
+        alive(|| self.try_results(keys, states))
+    }
+
+    fn try_results(&self, keys: &[ArrayRef], states: &[&[u8]]) -> Result<Results, ExecError> {
         let outputs = self.outputs(keys, states).map_err(ExecError::Aggregate)?;
         let absent = match &self.grouping.having {
             Some(having) => Some(absent(having.as_ref(), &outputs).map_err(ExecError::Having)?),
@@ -196,6 +212,11 @@ impl Fold {
             schema, columns, &options,
         )?)
     }
+}
+
+/// What reads the bytes of states trusts them, and panics at those that nobody wrote.
+fn alive<T>(work: impl FnOnce() -> Result<T, ExecError>) -> Result<T, ExecError> {
+    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(ExecError::Spoilt))
 }
 
 /// Where a condition isn't true.

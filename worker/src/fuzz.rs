@@ -13,6 +13,7 @@ use crate::{
     manifest,
     pointer::{Pointer, presence, scalar_text},
     stage::key::Keys,
+    state::State,
     transform::Transform,
 };
 
@@ -23,6 +24,11 @@ const SCHEMA: &str = "id UUID, name STRUCT<first TEXT, last TEXT>, tags ARRAY<TE
 const SQL: &str = "SELECT id, upper(name.first) || '!' AS first, tags[1] AS tag, items[1]['amount'] AS amount, \
     price * 2 AS price, date_trunc('day', at) AS day, CAST(score AS INT) AS score, small + 1 AS small, \
     _offset AS o FROM records WHERE active IS NOT FALSE";
+
+const GROUPED: &str = "SELECT name.first AS first, date_bin(INTERVAL '1 hour', at) AS hour, count(*) AS n, \
+    sum(small) FILTER (WHERE active) AS total, count(DISTINCT score) * 2 AS scores, \
+    last_value(price ORDER BY at DESC) AS price, avg(items[1]['amount']) AS amount \
+    FROM records WHERE active IS NOT FALSE GROUP BY 1, hour HAVING count(*) > 1 AND max(score) < 10";
 
 const RECORD: &str = r#"{"id": "0b3328f9-8126-4b73-b190-0e8da2fe9a23", "name": {"first": "Zo\u00eb", "last": null},
     "tags": ["a", "é"], "items": [{"sku": "x", "amount": 2147483647}], "price": 12.50, "at": "2026-11-21T15:00:00Z",
@@ -43,7 +49,7 @@ spec:
 ";
 
 /// A text with a few faults: something cut out, doubled, put elsewhere or put in.
-fn with_faults(text: &'static str) -> impl Strategy<Value = String> {
+pub fn with_faults(text: &'static str) -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         "[-\\[\\]{}<>()\"'`,:;.0-9eE+*/~|&%$#@!?=\\\\ \n\t\u{0}é\u{1F600}]{1,3}",
         any::<String>(),
@@ -68,14 +74,14 @@ fn with_faults(text: &'static str) -> impl Strategy<Value = String> {
     })
 }
 
-fn bytes(text: &'static str) -> impl Strategy<Value = Vec<u8>> {
+pub fn bytes(text: &'static str) -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         4 => with_faults(text).prop_map(String::into_bytes),
         1 => vec(any::<u8>(), 0..200),
     ]
 }
 
-fn json() -> impl Strategy<Value = Value> {
+pub fn json() -> impl Strategy<Value = Value> {
     let scalar = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
@@ -115,6 +121,12 @@ fn cql_type() -> impl Strategy<Value = CqlType> {
     })
 }
 
+#[test]
+fn without_faults_a_query_with_groups_is_planned() {
+    let schema = RecordSchema::parse(SCHEMA).unwrap();
+    assert!(SinkPlan::new(&schema, "s", GROUPED).unwrap().is_grouped());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -124,7 +136,7 @@ proptest! {
     }
 
     #[test]
-    fn a_query_is_refused_or_planned(text in with_faults(SQL)) {
+    fn a_query_is_refused_or_planned(text in prop_oneof![with_faults(SQL), with_faults(GROUPED)]) {
         let schema = RecordSchema::parse(SCHEMA).unwrap();
         let _ = SinkPlan::new(&schema, "s", &text);
     }
@@ -197,6 +209,22 @@ proptest! {
         let counts = CommitMetadata::parse(&counts);
         prop_assert_eq!((counts.rows, counts.dead_lettered), (rows, dead_lettered));
         prop_assert_eq!(CommitMetadata::parse(&serde_json::to_string(&counts).unwrap()), counts);
+    }
+
+    #[test]
+    fn a_state_is_refused_or_is_what_was_kept(bytes in vec(any::<u8>(), 0..60), at in any::<Index>(), fingerprint in any::<u64>()) {
+        let _ = State::decode(&bytes, fingerprint);
+        let state = State { base: 7, partition: 3, offset: 42, bytes: bytes.into() };
+        let mut kept = Vec::new();
+        state.encode(fingerprint, &mut kept);
+        prop_assert_eq!(State::decode(&kept, fingerprint), Ok(state));
+        // Of a part of it no more is read than what is there.
+        let part = &kept[..at.index(kept.len())];
+        if let Ok(state) = State::decode(part, fingerprint) {
+            let mut again = Vec::new();
+            state.encode(fingerprint, &mut again);
+            prop_assert_eq!(again, part);
+        }
     }
 
     #[test]

@@ -17,7 +17,10 @@ use datafusion::{
     prelude::{SessionConfig, SessionContext},
 };
 use millstream_plan::{ExecError, Fold, MAX_STATE_BYTES, RecordSchema, SinkPlan};
-use proptest::{prelude::*, sample::select};
+use proptest::{
+    prelude::*,
+    sample::{Index, select},
+};
 
 const SCHEMA: &str =
     "g TEXT, n BIGINT, x DOUBLE, t TEXT, at TIMESTAMP, f BOOLEAN, d DECIMAL(10, 2)";
@@ -174,17 +177,21 @@ fn row_text(columns: &[ArrayRef], row: usize) -> String {
     cells.collect::<Vec<_>>().join("|")
 }
 
+/// What the executor gives of records; the last column has their indexes.
+fn executed(plan: &SinkPlan, records: &RecordBatch) -> RecordBatch {
+    let names = plan.input_schema();
+    let names = names
+        .fields()
+        .iter()
+        .map(|field| records.schema().index_of(field.name()).unwrap());
+    let input = records.project(&names.collect::<Vec<_>>()).unwrap();
+    plan.executor().execute(&input).unwrap()
+}
+
 impl Kept {
     /// Folds the records of a range of offsets, those that aren't in yet.
     fn fold(&mut self, plan: &SinkPlan, fold: &Fold, all: &RecordBatch, start: usize, end: usize) {
-        let input = all.slice(start, end - start);
-        let names = plan.input_schema();
-        let names = names
-            .fields()
-            .iter()
-            .map(|field| input.schema().index_of(field.name()).unwrap());
-        let input = input.project(&names.collect::<Vec<_>>()).unwrap();
-        let mut rows = plan.executor().execute(&input).unwrap();
+        let mut rows = executed(plan, &all.slice(start, end - start));
         let index = rows.remove_column(rows.num_columns() - 1);
         let index = index
             .as_any()
@@ -310,6 +317,32 @@ proptest! {
         let kept = folded(&plan, &fold, &all, &steps);
         let oracle = if oracle.is_empty() { sql } else { oracle };
         prop_assert_eq!(kept.rows(&fold), at_once(&plan, oracle, &all), "{}", sql);
+    }
+
+    /// Whatever became of a state where it was kept, nothing panics.
+    #[test]
+    fn a_spoilt_state_is_refused_or_taken_up(
+        records in records(),
+        query in select(QUERIES.to_vec()),
+        bytes in proptest::collection::vec((any::<Index>(), any::<u8>()), 0..4),
+        end in proptest::option::of(any::<Index>()),
+    ) {
+        let plan = planned(query.0);
+        let fold = plan.fold().unwrap();
+        let all = batch(&records);
+        let mut rows = executed(&plan, &all);
+        rows.remove_column(rows.num_columns() - 1);
+        let kept = folded(&plan, &fold, &all, &[(records.len(), 0)]);
+        for (_, state, key) in kept.groups.values() {
+            let mut state = state.to_vec();
+            for (index, byte) in &bytes {
+                let index = index.index(state.len());
+                state[index] = *byte;
+            }
+            state.truncate(end.map_or(state.len(), |end| end.index(state.len())));
+            let _ = fold.results(key.columns(), &[&state]);
+            let _ = fold.fold(&rows, &vec![0; rows.num_rows()], &[Some(&state)]);
+        }
     }
 
     /// Bit for bit, also where numbers are rounded: two workers with other batches write the same.

@@ -375,7 +375,7 @@ impl<'a> Work<'a> {
         while let Some(range) = ranges.pop() {
             match self.attempt(range) {
                 Ok(()) => {}
-                Err(ExecError::Input(error)) => return Err(error.into()),
+                Err(error @ (ExecError::Input(_) | ExecError::Spoilt)) => return Err(error.into()),
                 Err(error) => match range {
                     [] => return Err(error.into()),
                     [row] => self.reject(*row, error.to_string()),
@@ -487,7 +487,7 @@ impl<'a> Work<'a> {
         while let Some(range) = ranges.pop() {
             match self.results(range, &mut folded) {
                 Ok(()) => {}
-                Err(ExecError::Input(error)) => return Err(error.into()),
+                Err(error @ (ExecError::Input(_) | ExecError::Spoilt)) => return Err(error.into()),
                 Err(error) => match range {
                     [] => return Err(error.into()),
                     [group] => {

@@ -49,7 +49,10 @@ fn is_next(parameter: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
+    use crate::fuzz::with_faults;
 
     #[test]
     fn finds_the_next_page() {
@@ -74,6 +77,38 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(next(header), expected, "{header}");
+        }
+    }
+
+    const HEADER: &str =
+        r#"<https://a/?page=1>; rel="prev", <https://a/?page=3>; title="x, \"y\""; rel="up next""#;
+
+    /// Links to pages that aren't the next.
+    fn others() -> impl Strategy<Value = String> {
+        let link = r#"<[a-z,;/]{0,8}>(; ?(rel="prev"|rel=last|title="[a-z,;<> =]{0,8}")){0,3}"#;
+        vec(link, 0..3).prop_map(|links| links.join(", "))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_header_has_a_next_page_or_none(
+            header in prop_oneof![any::<String>(), "[<>;,=\"a-z \\\\é]{0,40}", with_faults(HEADER)],
+        ) {
+            if let Some(target) = next(&header) {
+                prop_assert!(header.contains(target));
+            }
+        }
+
+        #[test]
+        fn the_next_page_is_found_among_others(
+            before in others(),
+            target in "[a-z/:?&=,;.]{1,20}",
+            after in others(),
+        ) {
+            let header = format!(r#"{before}, <{target}>; rel="next", {after}"#);
+            prop_assert_eq!(next(&header), Some(target.as_str()));
         }
     }
 }

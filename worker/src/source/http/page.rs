@@ -92,7 +92,10 @@ fn holds(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
+    use crate::fuzz::{bytes, json};
 
     fn records_of(body: &str, pointer: &str) -> Result<Vec<String>, String> {
         let found = records(Bytes::from(body.to_owned()), &Pointer::parse(pointer))?;
@@ -171,5 +174,32 @@ mod tests {
                 .unwrap_err()
                 .contains("an object")
         );
+    }
+
+    const ANSWER: &str = r#"{"data": [{"a": 1.50, "b": "\u00e9"}, [], null, -1e3], "count": "12", "next": {"url": "/b?c=1"}}"#;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn an_answer_is_refused_or_taken_apart(
+            body in bytes(ANSWER),
+            pointer in prop_oneof![Just(String::new()), Just("/data".to_owned()), "(/[a-z~01]{0,5}){0,3}"],
+        ) {
+            let (body, pointer) = (Bytes::from(body), Pointer::parse(&pointer));
+            for record in records(body.clone(), &pointer).unwrap_or_default() {
+                prop_assert!(serde_json::from_slice::<IgnoredAny>(&record).is_ok(), "{:?}", record);
+            }
+            let _ = number(&body, &pointer, "count");
+            let _ = optional_text(&body, &pointer);
+        }
+
+        #[test]
+        fn records_come_out_as_they_went_in(values in vec(json(), 0..6)) {
+            let texts: Vec<_> = values.iter().map(ToString::to_string).collect();
+            let body = format!("{{\"data\": [ {} ], \"count\": {}}}", texts.join("\n, "), texts.len());
+            prop_assert_eq!(records_of(&body, "/data"), Ok(texts));
+            prop_assert_eq!(number(&body.into(), &Pointer::parse("/count"), "count"), Ok(values.len() as u64));
+        }
     }
 }
