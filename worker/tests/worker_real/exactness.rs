@@ -489,7 +489,7 @@ async fn tables_equal_the_model_whatever_happens() {
     };
     let seeds = match number("MILLSTREAM_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("MILLSTREAM_SEEDS").unwrap_or(2 * AT_ONCE),
+        None => 0..number("MILLSTREAM_SEEDS").unwrap_or(3 * AT_ONCE),
     };
     let (started, mut records, mut failures) = (Instant::now(), 0, Vec::new());
     for first in seeds.clone().step_by(AT_ONCE as usize) {
