@@ -8,6 +8,7 @@ mod kafka;
 mod latency;
 mod report;
 mod table;
+mod target;
 mod verify;
 
 use std::path::PathBuf;
@@ -110,6 +111,9 @@ async fn main() -> Result<()> {
     println!("{}", report.table());
     for ratio in report.ratios() {
         println!("{ratio}");
+    }
+    for verdict in target::verdicts(&report.summary()) {
+        println!("aimed at: {verdict}");
     }
     report.write(&arguments.output)?;
     println!("medians: {}", arguments.output.display());

@@ -99,7 +99,7 @@ impl Figures {
         }
     }
 
-    fn is_of(&self, job: JobName, engine: Kind) -> bool {
+    pub fn is_of(&self, job: JobName, engine: Kind) -> bool {
         self.job == job && self.engine == engine
     }
 
