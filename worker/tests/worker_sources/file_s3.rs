@@ -3,9 +3,11 @@
 
 use crate::files::{packed, records, schema, status, texts, written};
 use futures::StreamExt;
+use millstream_plan::{RecordSchema, SinkPlan, plan_lookups};
 use millstream_worker::{
     budget::ANSWERS,
     config::Credentials,
+    lookup,
     metrics::Metrics,
     source::{Opening, SourceBatch, file},
 };
@@ -47,7 +49,7 @@ impl Bucket {
             .build()
             .unwrap();
         let secrets = tempfile::tempdir().unwrap();
-        for place in ["file", "landing"] {
+        for place in ["file", "landing", "lookup-l-file"] {
             for key in ["access-key-id", "secret-access-key"] {
                 std::fs::write(secrets.path().join(format!("{place}-s3-{key}")), "x").unwrap();
             }
@@ -145,4 +147,26 @@ async fn an_object_is_landed_in_a_bucket_and_read_again() {
     bucket.put("in/r.ndjson", b"{}".to_vec()).await;
     let rest = bucket.collect(&spec, Some(&batches[3].position)).await;
     assert_eq!(rest, batches[4..]);
+}
+
+#[tokio::test]
+async fn a_lookup_is_read_from_a_bucket() {
+    let Some(bucket) = Bucket::create().await else {
+        return;
+    };
+    let all = records(2_000);
+    for (key, part) in [("in/1.ndjson", &all[..700]), ("in/2.ndjson", &all[700..])] {
+        bucket.put(key, written("ndjson", part)).await;
+    }
+    let mut spec = json!({"name": "l", "schema": schema(), "file": {"s3": bucket.spec()}});
+    spec["file"]["s3"]["prefix"] = "in/".into();
+    let specs: Vec<millstream_api::Lookup> = vec![serde_json::from_value(spec).unwrap()];
+    let schema = RecordSchema::parse("id TEXT").unwrap();
+    let sql = "SELECT r.id, l.count FROM records r LEFT JOIN l ON r.id = l.id";
+    let plan = SinkPlan::joining(&schema, &plan_lookups(&specs).unwrap(), "s", sql).unwrap();
+    let plans = [plan];
+    let credentials = Credentials::new(bucket.secrets.path().to_owned());
+    let loaders = lookup::loaders(&specs, &plans, None, &credentials).unwrap();
+    loaders[0].load_once().await.unwrap();
+    assert_eq!(lookup::joined(&loaders, &plans[0]).now()["l"].rows(), 2_000);
 }
