@@ -20,8 +20,8 @@ mod pipeline;
 mod ports;
 #[path = "../worker_sources/postgres_server.rs"]
 mod postgres_server;
-mod replay;
 mod readback;
+mod replay;
 mod schedule;
 mod serve;
 mod serving;

@@ -7,6 +7,7 @@ use futures::StreamExt;
 use millstream_api::Lookup as LookupSpec;
 use millstream_plan::{Lookup, RecordSchema, SinkPlan};
 use millstream_worker::{
+    budget::ANSWERS,
     config::Credentials,
     lookup,
     metrics::Metrics,
@@ -84,6 +85,7 @@ fn open(spec: Value, mounted: &Path, status: &StatusPart) -> anyhow::Result<Reco
         schema: "id BIGINT",
         credentials: &Credentials::new(mounted.to_owned()),
         position: None,
+        answers: ANSWERS,
         status,
         metrics: &Metrics::default().stage("ingest"),
         connections: None,

@@ -43,11 +43,11 @@ fn visit(scaler: &mut Scaler, now: Instant, load: Option<Load>, pods: Pods, b: &
 /// Visits every five seconds: what is seen, and the number that is decided.
 fn decide_all(loads: &[Option<Load>], pods: Pods, bounds: &Bounds) -> Vec<i32> {
     let (mut scaler, start) = (Scaler::default(), Instant::now());
-    let visits = loads.iter().enumerate().map(|(visit, load)| {
-        let now = start + Duration::from_secs(5) * visit as u32;
+    let decided = loads.iter().enumerate().map(|(number, load)| {
+        let now = start + Duration::from_secs(5) * number as u32;
         visit(&mut scaler, now, *load, pods, bounds)
     });
-    visits.collect()
+    decided.collect()
 }
 
 #[test]

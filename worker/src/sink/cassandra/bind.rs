@@ -286,8 +286,11 @@ impl Values<'_> {
     }
 }
 
-/// The first cell, and those after it; the error is what the cell has in place of a value.
-fn split_cell(cells: &[u8]) -> Option<(Result<&[u8], i32>, &[u8])> {
+/// A cell's value, or the negative length that it has in place of one.
+type Cell<'a> = Result<&'a [u8], i32>;
+
+/// The first cell, and those after it.
+fn split_cell(cells: &[u8]) -> Option<(Cell<'_>, &[u8])> {
     let (length, rest) = cells.split_first_chunk()?;
     let length = i32::from_be_bytes(*length);
     Some(match usize::try_from(length) {
