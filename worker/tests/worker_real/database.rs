@@ -41,7 +41,7 @@ async fn committed(pipeline: &Pipeline) -> i64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_is_copied_once_by_workers_that_are_killed() {
-    let Some(environment) = Environment::find() else {
+    let Some(environment) = Environment::find().await else {
         return;
     };
     let Some(mut server) = Server::start().await else {

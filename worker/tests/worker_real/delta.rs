@@ -107,7 +107,7 @@ fn kills() -> u32 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_neither_lose_nor_double_a_row() {
-    let Some(environment) = Environment::find() else {
+    let Some(environment) = Environment::find().await else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
@@ -129,7 +129,7 @@ async fn kills_neither_lose_nor_double_a_row() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_during_merges_leave_the_newest_row_of_each_key() {
-    let Some(environment) = Environment::find() else {
+    let Some(environment) = Environment::find().await else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
@@ -154,7 +154,7 @@ async fn kills_during_merges_leave_the_newest_row_of_each_key() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn groups_are_merged_and_their_states_are_in_cassandra() {
-    let Some(environment) = Environment::find() else {
+    let Some(environment) = Environment::find().await else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();

@@ -44,7 +44,7 @@ struct Users {
 impl Users {
     /// None where there are no servers.
     async fn create(partitions: i32) -> Option<Self> {
-        let environment = Environment::find()?;
+        let environment = Environment::find().await?;
         let Some(server) = environment.json["documents"].as_str() else {
             eprintln!("skipped: the environment has no document server");
             return None;

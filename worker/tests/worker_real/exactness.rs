@@ -460,7 +460,7 @@ async fn run(seeds: Range<u64>, beside: &Pipeline) -> Vec<Result<i64, String>> {
 }
 
 async fn create() -> Option<Pipeline> {
-    let pipeline = Pipeline::create(Environment::find()?, SETTINGS).await;
+    let pipeline = Pipeline::create(Environment::find_alone().await?, SETTINGS).await;
     let columns = |columns: &[(&str, &str)]| {
         let columns = columns.iter().map(|(name, cql)| format!("{name} {cql}"));
         columns.collect::<Vec<_>>().join(", ")
@@ -512,7 +512,7 @@ async fn tables_equal_the_model_whatever_happens() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ingest_stage_sends_each_record_once_whatever_happens() {
     const COUNT: usize = 30_000;
-    let Some(environment) = Environment::find() else {
+    let Some(environment) = Environment::find_alone().await else {
         return;
     };
     let disturbed = Pipeline::create(environment, SETTINGS).await;

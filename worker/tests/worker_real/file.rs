@@ -24,7 +24,7 @@ const NUMBERS: Settings = Settings {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_killed_goes_on_in_the_middle_of_a_member() {
-    let Some(environment) = Environment::find() else {
+    let Some(environment) = Environment::find().await else {
         return;
     };
     let pipeline = Pipeline::create(environment, NUMBERS).await;

@@ -37,7 +37,7 @@ type Row = (i64, Option<String>, Option<i32>);
 
 /// A pipeline of orders, joined with this lookup; none where there are no servers.
 async fn orders(sql: &'static str, lookup: impl Fn(&Pipeline) -> Value) -> Option<Pipeline> {
-    let environment = Environment::find()?;
+    let environment = Environment::find().await?;
     let settings = Settings { sql, ..ORDERS };
     let mut pipeline = Pipeline::create(environment, settings).await;
     let mut lookup = lookup(&pipeline);

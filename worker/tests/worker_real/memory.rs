@@ -54,7 +54,7 @@ async fn await_commits(pipeline: &Pipeline) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_stays_bounded_while_cassandra_stands_still() {
-    let Some(environment) = Environment::find() else {
+    let Some(environment) = Environment::find_alone().await else {
         return;
     };
     let mut pipeline = Pipeline::create(environment, SETTINGS).await;

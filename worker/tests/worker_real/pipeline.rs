@@ -70,7 +70,7 @@ async fn assert_rows(pipeline: &Pipeline, seed: u64, count: u64) {
 
 /// A pipeline of users; none where there are no servers.
 async fn users(partitions: i32) -> Option<Pipeline> {
-    let environment = Environment::find()?;
+    let environment = Environment::find().await?;
     let settings = Settings {
         partitions,
         ..USERS
@@ -599,7 +599,7 @@ async fn assert_licences(pipeline: &Pipeline, licences: &[Value]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_api_is_read_on_from_where_a_killed_worker_was_and_then_from_the_cache() {
-    let Some(environment) = Environment::find() else {
+    let Some(environment) = Environment::find().await else {
         return;
     };
     let (url, licences) = licences().await;

@@ -19,7 +19,7 @@ const KINDS: Settings = Settings {
 
 /// A pipeline whose records are all dead letters; none where there are no servers.
 async fn with_letters() -> Option<Pipeline> {
-    let pipeline = Pipeline::create(Environment::find()?, KINDS).await;
+    let pipeline = Pipeline::create(Environment::find().await?, KINDS).await;
     let records = (0..LETTERS).map(|n| {
         let kind = format!("k{}", n % 7);
         let record = json!({"kind": kind, "n": n}).to_string();

@@ -14,7 +14,7 @@ const IDS: Settings = Settings {
 };
 
 async fn pipeline() -> Option<Pipeline> {
-    Some(Pipeline::create(Environment::find()?, IDS).await)
+    Some(Pipeline::create(Environment::find().await?, IDS).await)
 }
 
 fn run_of(kept: &Value) -> RunProgress {

@@ -12,7 +12,11 @@ use serde_json::{Value, json};
 
 /// A service over three tables: rows by key, counts, and one column of each type.
 async fn sessions() -> Option<Serving> {
-    let mut serving = Serving::create().await?;
+    Some(sessions_in(Environment::find().await?).await)
+}
+
+async fn sessions_in(environment: Environment) -> Serving {
+    let mut serving = Serving::create(environment).await;
     for ddl in [
         "CREATE TABLE completed (player_id text, ts timestamp, session_id text, country text, \
             PRIMARY KEY (player_id, ts)) WITH CLUSTERING ORDER BY (ts DESC)",
@@ -122,7 +126,7 @@ async fn sessions() -> Option<Serving> {
             },
         ],
     });
-    Some(serving)
+    serving
 }
 
 #[tokio::test]
@@ -818,9 +822,10 @@ async fn without_cassandra_it_says_so_and_comes_back() {
 
 #[tokio::test]
 async fn cassandra_may_be_stopped_and_started() {
-    let Some(mut serving) = sessions().await else {
+    let Some(environment) = Environment::find_alone().await else {
         return;
     };
+    let mut serving = sessions_in(environment).await;
     let server = serving.start().await;
     let paths = [
         "/models/completed-sessions/p1",
@@ -885,8 +890,8 @@ struct Lake {
 }
 
 async fn lake() -> Option<Lake> {
-    let pipeline = Pipeline::create(Environment::find()?, EVENTS).await;
-    let mut serving = Serving::create().await?;
+    let pipeline = Pipeline::create(Environment::find().await?, EVENTS).await;
+    let mut serving = Serving::create(pipeline.environment.clone()).await;
     let folder = tempfile::tempdir().unwrap();
     let merge = json!({"mode": "merge", "mergeKeys": ["id"], "partitionBy": ["day", "kind"]});
     let sink = delta::lake(folder.path(), merge);
@@ -979,9 +984,10 @@ async fn sql_reads_the_delta_lake_table_of_a_sink() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sql_waits_neither_for_cassandra_nor_for_other_tables() {
-    let Some(mut serving) = Serving::create().await else {
+    let Some(environment) = Environment::find().await else {
         return;
     };
+    let mut serving = Serving::create(environment).await;
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("_delta_log");
     std::fs::create_dir(&log).unwrap();

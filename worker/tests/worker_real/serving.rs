@@ -11,7 +11,10 @@ use scylla::client::{session::Session, session_builder::SessionBuilder};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::{ports::free_port, support::spawn};
+use crate::{
+    ports::free_port,
+    support::{Environment, spawn},
+};
 
 /// A service of one test.
 pub struct Serving {
@@ -22,6 +25,8 @@ pub struct Serving {
     /// The Delta Lake tables.
     pub tables: Value,
     origin: String,
+    #[expect(dead_code, reason = "held")]
+    environment: Environment,
     session: Session,
     keyspace: String,
     user: String,
@@ -30,17 +35,14 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Makes a keyspace; nothing, and a word why, where there is no server to test against.
-    pub async fn create() -> Option<Self> {
-        let Ok(path) = std::env::var("MILLSTREAM_ENVIRONMENT") else {
-            eprintln!("skipped: MILLSTREAM_ENVIRONMENT names no environment");
-            return None;
-        };
-        let text = std::fs::read_to_string(path).unwrap();
-        let environment: Value = serde_json::from_str(&text).unwrap();
-        let text = |key: &str| environment[key].as_str().unwrap().to_owned();
-        let (user, password) = (text("cassandraUser"), text("cassandraPassword"));
-        let cassandra = text("cassandra");
+    /// Makes a keyspace.
+    pub async fn create(environment: Environment) -> Self {
+        let Environment {
+            cassandra,
+            user,
+            password,
+            ..
+        } = environment.clone();
         let session = connect(&cassandra, &user, &password).await;
         let keyspace = format!("serve_{}", uuid::Uuid::new_v4().simple());
         let ddl = format!(
@@ -51,7 +53,8 @@ impl Serving {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("cassandra-username"), &user).unwrap();
         std::fs::write(folder.path().join("cassandra-password"), &password).unwrap();
-        Some(Serving {
+        Serving {
+            environment,
             origin: cassandra.clone(),
             cassandra,
             serve: json!({}),
@@ -61,7 +64,7 @@ impl Serving {
             user,
             password,
             folder,
-        })
+        }
     }
 
     /// Runs CQL in the keyspace.

@@ -159,7 +159,7 @@ async fn assert_venues(pipeline: &Pipeline, records: &[Value]) {
 }
 
 async fn create(settings: Settings) -> Option<Pipeline> {
-    let pipeline = Pipeline::create(Environment::find()?, settings).await;
+    let pipeline = Pipeline::create(Environment::find().await?, settings).await;
     pipeline.create_state_table().await;
     Some(pipeline)
 }
@@ -460,7 +460,7 @@ const BY_EMAIL: Settings = Settings {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_records_of_a_group_that_is_computed_come_into_one_partition() {
-    let Some(environment) = Environment::find() else {
+    let Some(environment) = Environment::find().await else {
         return;
     };
     let pipeline = Pipeline::create(environment, BY_EMAIL).await;

@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
@@ -23,26 +23,49 @@ use rdkafka::{
 };
 use scylla::client::{session::Session, session_builder::SessionBuilder};
 use serde_json::{Value, json};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use crate::ports::free_port;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Tests run beside each other, but for those that stop what all of them stand on.
+static SERVERS: LazyLock<Arc<RwLock<()>>> = LazyLock::new(Arc::default);
+
+/// What keeps the servers as they are, or keeps them for one test.
+#[expect(dead_code, reason = "held")]
+enum Hold {
+    Shared(OwnedRwLockReadGuard<()>),
+    Alone(OwnedRwLockWriteGuard<()>),
+}
+
 /// Where the servers are, from the file that `MILLSTREAM_ENVIRONMENT` names.
 #[derive(Clone)]
 pub struct Environment {
+    _hold: Arc<Hold>,
     /// All that the file says.
     pub json: Value,
     kafka: String,
-    cassandra: String,
-    user: String,
-    password: String,
+    pub cassandra: String,
+    pub user: String,
+    pub password: String,
     pub redis: String,
 }
 
 impl Environment {
-    /// None, and a word why, where there are no servers to test against.
-    pub fn find() -> Option<Self> {
+    /// None, and a word why, where there are no servers to test against. Once in a test.
+    pub async fn find() -> Option<Self> {
+        let shared = SERVERS.clone().read_owned().await;
+        Environment::of(Hold::Shared(shared))
+    }
+
+    /// Likewise, while no other test runs.
+    pub async fn find_alone() -> Option<Self> {
+        let alone = SERVERS.clone().write_owned().await;
+        Environment::of(Hold::Alone(alone))
+    }
+
+    fn of(hold: Hold) -> Option<Self> {
         let Ok(path) = std::env::var("MILLSTREAM_ENVIRONMENT") else {
             eprintln!("skipped: MILLSTREAM_ENVIRONMENT names no environment");
             return None;
@@ -51,6 +74,7 @@ impl Environment {
         let json: Value = serde_json::from_str(&text).expect("it is JSON");
         let text = |key: &str| json[key].as_str().expect(key).to_owned();
         Some(Environment {
+            _hold: Arc::new(hold),
             kafka: text("kafka"),
             cassandra: text("cassandra"),
             user: text("cassandraUser"),

@@ -85,7 +85,7 @@ async fn users(pipeline: &Pipeline) -> BTreeMap<uuid::Uuid, User> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn users_by_avro_are_the_same_rows_as_by_json() {
-    let (Some(environment), Some(records)) = (Environment::find(), recorded_users()) else {
+    let (Some(environment), Some(records)) = (Environment::find().await, recorded_users()) else {
         return;
     };
     let Some(url) = registry::url(&environment) else {
@@ -98,8 +98,8 @@ async fn users_by_avro_are_the_same_rows_as_by_json() {
     upstream.write(spread).await;
     let source = json!({"topic": {"name": upstream.name}});
 
-    let by_json = Pipeline::create(environment, USERS).await;
-    let mut by_avro = Pipeline::create(Environment::find().unwrap(), USERS).await;
+    let by_json = Pipeline::create(environment.clone(), USERS).await;
+    let mut by_avro = Pipeline::create(environment, USERS).await;
     let id = registry::register_records(&url, &by_avro.name, USERS.schema).await;
     by_avro.more = json!({
         "avroSchemaId": id, "avro": {"url": url}, "schemaRegistry": {"url": url},
@@ -120,7 +120,7 @@ async fn users_by_avro_are_the_same_rows_as_by_json() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_wait_for_a_registry_that_is_down() {
-    let Some(environment) = Environment::find() else {
+    let Some(environment) = Environment::find().await else {
         return;
     };
     let Some(url) = registry::url(&environment) else {
@@ -154,7 +154,7 @@ async fn records_wait_for_a_registry_that_is_down() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_field_that_is_added_is_null_in_older_records() {
-    let Some(environment) = Environment::find() else {
+    let Some(environment) = Environment::find().await else {
         return;
     };
     let Some(url) = registry::url(&environment) else {
@@ -199,7 +199,7 @@ async fn a_field_that_is_added_is_null_in_older_records() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_avro_goes_to_the_dead_letter_as_it_is() {
-    let Some(environment) = Environment::find() else {
+    let Some(environment) = Environment::find().await else {
         return;
     };
     let Some(url) = registry::url(&environment) else {
@@ -240,7 +240,7 @@ async fn what_is_not_avro_goes_to_the_dead_letter_as_it_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_of_the_ingest_stage_come_into_the_topic_as_avro() {
-    let Some(environment) = Environment::find() else {
+    let Some(environment) = Environment::find().await else {
         return;
     };
     let Some(url) = registry::url(&environment) else {

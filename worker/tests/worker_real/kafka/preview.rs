@@ -99,7 +99,7 @@ async fn is_read_by_a_group(config: ClientConfig, topic: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_is_read_up_to_its_end_and_no_trace_is_left() {
-    let Some(environment) = Environment::find() else {
+    let Some(environment) = Environment::find().await else {
         return;
     };
     let upstream = Upstream::create(plain(&environment), 2).await;
@@ -130,7 +130,7 @@ async fn a_topic_is_read_up_to_its_end_and_no_trace_is_left() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_records_of_a_topic_can_be_looked_at() {
-    let Some(environment) = Environment::find() else {
+    let Some(environment) = Environment::find().await else {
         return;
     };
     let upstream = Upstream::create(plain(&environment), 1).await;
@@ -151,7 +151,7 @@ async fn the_last_records_of_a_topic_can_be_looked_at() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_without_records_and_one_that_is_not_there_are_told() {
-    let Some(environment) = Environment::find() else {
+    let Some(environment) = Environment::find().await else {
         return;
     };
     let upstream = Upstream::create(plain(&environment), 2).await;
@@ -174,7 +174,7 @@ async fn a_topic_without_records_and_one_that_is_not_there_are_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn raw_and_avro_records_can_be_looked_at() {
-    let Some(environment) = Environment::find() else {
+    let Some(environment) = Environment::find().await else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();

@@ -67,7 +67,7 @@ impl Secure {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_of_another_cluster_is_read_with_sasl_and_tls() {
-    let Some(environment) = Environment::find() else {
+    let Some(environment) = Environment::find().await else {
         return;
     };
     let Some(secure) = Secure::find(&environment) else {
@@ -117,7 +117,7 @@ async fn a_topic_of_another_cluster_is_read_with_sasl_and_tls() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_preview_reads_a_topic_with_sasl_and_tls() {
-    let Some(environment) = Environment::find() else {
+    let Some(environment) = Environment::find().await else {
         return;
     };
     let Some(secure) = Secure::find(&environment) else {

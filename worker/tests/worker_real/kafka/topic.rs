@@ -51,7 +51,7 @@ async fn await_ids(pipeline: &Pipeline, expected: impl IntoIterator<Item = i64>)
 }
 
 async fn start(partitions: i32) -> Option<(Upstream, Pipeline)> {
-    let environment = Environment::find()?;
+    let environment = Environment::find().await?;
     let upstream = Upstream::create(plain(&environment), partitions).await;
     Some((upstream, Pipeline::create(environment, NUMBERS).await))
 }
@@ -303,7 +303,7 @@ async fn raw_records_keep_everything_and_tombstones_are_no_json() {
     await_ids(&pipeline, [1]).await;
     drop((ingest, process));
 
-    pipeline = Pipeline::create(Environment::find().unwrap(), NUMBERS).await;
+    pipeline = Pipeline::create(pipeline.environment.clone(), NUMBERS).await;
     pipeline.settings.schema = "offset BIGINT, value TEXT, valueBase64 TEXT, key TEXT, \
         keyBase64 TEXT, timestamp TIMESTAMP, headers ARRAY<STRUCT<key TEXT, value TEXT>>";
     pipeline.settings.sql = "SELECT offset AS id, concat_ws('|', value, valueBase64, key, keyBase64, \
@@ -329,7 +329,7 @@ async fn avro_of_any_schema_is_read() {
     let Some((upstream, mut pipeline)) = start(1).await else {
         return;
     };
-    let Some(url) = registry::url(&Environment::find().unwrap()) else {
+    let Some(url) = registry::url(&pipeline.environment) else {
         return;
     };
     let schema = json!({"type": "record", "name": "Thing", "fields": [
@@ -372,7 +372,7 @@ async fn avro_of_any_schema_is_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_of_another_pipeline_are_read_as_they_are_and_mended() {
-    let Some(environment) = Environment::find() else {
+    let Some(environment) = Environment::find().await else {
         return;
     };
     let settings = Settings {
