@@ -35,9 +35,11 @@ impl Selection {
         };
         selection.add(schema, &[], &columns.columns);
         selection.columns.truncate(MAX_COLUMNS);
-        // Each column was planned by itself.
-        SinkPlan::new(schema, "inferred", &selection.sql(&[]))
-            .context("the SQL that was inferred")?;
+        // Each column was planned by itself. Records of nothing but arrays of objects have none.
+        if !selection.columns.is_empty() {
+            SinkPlan::new(schema, "inferred", &selection.sql(&[]))
+                .context("the SQL that was inferred")?;
+        }
         Ok(selection)
     }
 
