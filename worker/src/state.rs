@@ -147,7 +147,8 @@ impl Cache {
         if let Some((key, cached)) = self.old.remove_entry(key) {
             self.keep(key, cached);
         }
-        let cached = self.young.get(key)?;
+        // Moving it may have made the young ones old.
+        let cached = self.young.get(key).or_else(|| self.old.get(key))?;
         let expired = self.ttl.is_some_and(|ttl| cached.since.elapsed() >= ttl)
             && !self.unsettled.contains(&cached.part);
         (cached.epoch == epoch && !expired).then(|| cached.state.clone())
@@ -250,6 +251,20 @@ mod tests {
 
     fn key(number: u32) -> [u8; 4] {
         number.to_be_bytes()
+    }
+
+    #[test]
+    fn a_state_larger_than_a_generation_is_at_hand_until_it_is_written() {
+        let mut cache = Cache::new(1 << 20, None);
+        let part = cache.begin();
+        let large = State {
+            bytes: vec![0; 600_000].into(),
+            ..state(1)
+        };
+        cache.put(&key(0), 1, Some(part), Some(large.clone()));
+        for _ in 0..3 {
+            assert_eq!(cache.get(&key(0), 1), Some(Some(large.clone())));
+        }
     }
 
     #[test]

@@ -230,12 +230,14 @@ async fn load<R: Future<Output = Option<State>>>(
     let mut reads = FuturesUnordered::new();
     loop {
         while end < work.groups.len() && reads.len() < READS {
-            let expected = shape.least.max(cache.likely());
-            if end > start && bytes + (reads.len() + 1) * expected > room {
+            let likely = shape.least.max(cache.likely());
+            let group = &mut work.groups[end];
+            let cached = cache.get(&group.key, epoch(batch, group.partition));
+            let expected = cached.as_ref().map_or(likely, bytes_of);
+            if end > start && bytes + reads.len() * likely + expected > room {
                 break;
             }
-            let group = &mut work.groups[end];
-            match cache.get(&group.key, epoch(batch, group.partition)) {
+            match cached {
                 Some(state) => {
                     bytes += bytes_of(&state);
                     group.take_up(state, shape.base);
