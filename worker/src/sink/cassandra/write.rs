@@ -29,7 +29,7 @@ use crate::{
         group::{BATCH_ROWS, Place, group},
         limit::Outcome,
         route::{PartitionKey, ReplicaSets},
-        throttle::Throttle,
+        throttle::{Slot, Throttle},
     },
     status::StatusPart,
 };
@@ -116,8 +116,10 @@ impl Writer {
     async fn write_batch(&self, rows: Vec<Values<'_>>) -> Vec<Rejected> {
         let mut rejected = Vec::new();
         let mut parts = vec![rows.as_slice()];
+        let mut failing = None;
         while let Some(part) = parts.pop() {
-            let Err(reason) = self.write_part(part).await else {
+            let Err(reason) = self.write_part(part, &mut failing).await else {
+                failing = None;
                 continue;
             };
             match part {
@@ -136,12 +138,20 @@ impl Writer {
 
     /// Writes rows, for as long as it takes; the error is why they can't be written together, or
     /// why a single one can never be written.
-    async fn write_part(&self, rows: &[Values<'_>]) -> Result<(), String> {
+    async fn write_part<'a>(
+        &'a self,
+        rows: &[Values<'_>],
+        failing: &mut Option<Failing<'a>>,
+    ) -> Result<(), String> {
         let several = rows.len() > 1;
         let mut delays = Delays::up_to(LONGEST_DELAY);
-        let mut failing = None;
         loop {
-            let error = match self.attempt(rows).await {
+            // None is kept between attempts, so that they too are as many at once as the limit says.
+            let slot = self.throttle.slot().await;
+            if several && self.size_of(rows) > self.throttle.batch_bytes() {
+                return Err("it was cut when Cassandra took larger ones".into());
+            }
+            let error = match self.attempt(slot, rows).await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
@@ -159,17 +169,10 @@ impl Writer {
             self.status
                 .fail(CASSANDRA, format!("can't write to Cassandra: {error}"));
             delays.wait().await;
-            // It was cut when Cassandra took larger ones.
-            if several && self.size_of(rows) > self.throttle.batch_bytes() {
-                return Err(error.to_string());
-            }
         }
     }
 
-    /// Sends rows when there is a slot for it. None is kept between attempts, so that they too are
-    /// as many at once as the limit says.
-    async fn attempt(&self, rows: &[Values<'_>]) -> Result<(), ExecutionError> {
-        let slot = self.throttle.slot().await;
+    async fn attempt(&self, slot: Slot<'_>, rows: &[Values<'_>]) -> Result<(), ExecutionError> {
         let result = self.send(rows).await;
         match &result {
             Ok(()) => slot.settle(Outcome::Taken),
