@@ -180,6 +180,12 @@ pub struct Letter {
     pub replayed: Option<Replayed>,
 }
 
+/// The headers whose names are UTF-8: the client panics at others, and anybody may write to a topic.
+pub fn headers_of(headers: &impl Headers) -> impl Iterator<Item = Header<'_, &[u8]>> {
+    let at = |index| panic::catch_unwind(AssertUnwindSafe(|| headers.try_get(index)));
+    (0..headers.count()).filter_map(move |index| at(index).ok().flatten())
+}
+
 /// What a record says that was replayed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replayed {
@@ -200,17 +206,14 @@ impl Replayed {
     /// None where the record comes for the first time.
     pub fn of(message: &BorrowedMessage<'_>) -> Option<Self> {
         let headers = message.headers()?;
-        // The client panics at names that aren't UTF-8, and anybody may write to a topic.
-        let read = panic::catch_unwind(AssertUnwindSafe(|| {
-            let text = |name: &str| {
-                let header = headers.iter().find(|header| header.key == name)?;
-                std::str::from_utf8(header.value?).ok().map(str::to_owned)
-            };
-            let offset: i64 = text(dead_letter::REPLAY_OFFSET)?.parse().ok()?;
-            let sink = text(dead_letter::REPLAY_SINK)?;
-            Some(Replayed { sink, offset })
-        }));
-        let replayed = read.ok().flatten()?;
+        let text = |name: &str| {
+            let header = headers_of(headers).find(|header| header.key == name)?;
+            std::str::from_utf8(header.value?).ok().map(str::to_owned)
+        };
+        let replayed = Replayed {
+            offset: text(dead_letter::REPLAY_OFFSET)?.parse().ok()?,
+            sink: text(dead_letter::REPLAY_SINK)?,
+        };
         // A row from the future would hide all that follow.
         (0..message.offset())
             .contains(&replayed.offset)

@@ -18,14 +18,14 @@ use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     consumer::{Consumer, ConsumerGroupMetadata, StreamConsumer},
     error::KafkaError,
-    message::{Headers, OwnedMessage},
+    message::OwnedMessage,
 };
 use serde_json::Value;
 
 use crate::{
     avro::{self, encode::Encode},
     config::{Credentials, Mounted},
-    dead_letter::{Letter, MAX_KEY_BYTES, Replayed},
+    dead_letter::{Letter, MAX_KEY_BYTES, Replayed, headers_of},
     kafka,
     stage::{INGEST, key::Keys},
     status::Status,
@@ -47,7 +47,9 @@ Examples:
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Of a transaction: its letters are held until it is committed.
 const CHUNK: usize = 500;
-const CHUNK_BYTES: usize = 16 * 1024 * 1024;
+const CHUNK_BYTES: usize = 4 * 1024 * 1024;
+/// It runs in the container of a worker, whose memory is given away.
+const AHEAD: usize = 1024 * 1024;
 
 /// Send the dead letters that weren't replayed yet to the topic again.
 ///
@@ -165,7 +167,7 @@ impl Session {
             stages.retain(|stage| stage == sink);
         }
         let client = kafka::client(&connection, credentials, "millstream-replay")?;
-        let mut consumer = client.clone();
+        let mut consumer = kafka::fetching_ahead(client.clone(), AHEAD);
         consumer
             .set("group.id", pipeline.replay_group())
             .set("enable.auto.commit", "false")
@@ -376,7 +378,10 @@ impl Session {
     ) -> anyhow::Result<bool> {
         let aborted = to.abort().await;
         if to.shut_out() {
-            bail!("another replay of this pipeline has begun, and goes on from where this one was");
+            bail!(
+                "another replay of this pipeline has begun, and goes on from where this one was; \
+                 if none has, Kafka was away for too long: run it again"
+            );
         }
         aborted?;
         let again = match self.open.given_up(error).await {
@@ -483,8 +488,11 @@ impl Records {
         record: Bytes,
     ) -> Result<(Option<Vec<u8>>, Option<Bytes>), String> {
         let encoded = match &mut self.encode {
-            // Kafka refused it as it was.
-            Some((id, _)) if avro::split(&record).is_ok_and(|(written, _)| written == *id) => {
+            // Kafka refused it as it was: then it has a key, and may be of an older schema.
+            Some((id, _))
+                if avro::split(&record)
+                    .is_ok_and(|(written, _)| key.is_some() || written == *id) =>
+            {
                 return Ok((key, Some(record)));
             }
             Some((_, encode)) => encode.encode(std::slice::from_ref(&record)).pop(),
@@ -498,6 +506,6 @@ impl Records {
 /// A header as text.
 fn text(message: &OwnedMessage, name: &str) -> Option<String> {
     let headers = message.headers()?;
-    let header = headers.iter().find(|header| header.key == name)?;
+    let header = headers_of(headers).find(|header| header.key == name)?;
     String::from_utf8(header.value?.to_vec()).ok()
 }

@@ -13,15 +13,13 @@ use millstream_api::{
     SchemaRegistryConnection,
     source::{TopicEncoding, TopicSource},
 };
-use rdkafka::{
-    Message,
-    message::{Headers, OwnedMessage},
-};
+use rdkafka::{Message, message::OwnedMessage};
 use serde_json::{Map, Value, json};
 
 use crate::{
     avro::{self, json::to_json, schema::Schema},
     config::Credentials,
+    dead_letter::headers_of,
     registry::Registry,
     status::StatusPart,
 };
@@ -126,10 +124,7 @@ fn raw(message: &OwnedMessage) -> Value {
     let timestamp = timestamp.and_then(DateTime::from_timestamp_millis);
     let timestamp = timestamp.map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true));
     record.insert("timestamp".into(), json!(timestamp));
-    let headers = message
-        .headers()
-        .into_iter()
-        .flat_map(|headers| headers.iter());
+    let headers = message.headers().into_iter().flat_map(headers_of);
     let headers = headers.map(|header| {
         let mut entry = Map::new();
         entry.insert("key".into(), json!(header.key));
