@@ -368,6 +368,9 @@ pub struct WorkerStatus {
     /// It is an error too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gap: Option<SourceGap>,
+    /// Whether it has looked at what the source's topic holds.
+    #[serde(default)]
+    pub looked: bool,
 }
 
 /// Records of a source's topic that are gone.

@@ -30,6 +30,7 @@ struct State {
     errors: BTreeMap<(String, Concern), String>,
     warnings: BTreeMap<(String, Concern), String>,
     gaps: BTreeMap<(String, Concern), SourceGap>,
+    looked: bool,
     ready: BTreeMap<String, bool>,
     turned: BTreeMap<String, Instant>,
 }
@@ -52,6 +53,7 @@ impl Status {
             errors: by_part(&state.errors),
             warnings: by_part(&state.warnings),
             gap: first_of(&state.gaps),
+            looked: state.looked,
         }
     }
 
@@ -131,6 +133,11 @@ impl StatusPart {
         let key = (self.name.clone(), concern.clone());
         self.status.state().gaps.insert(key, gap);
         self.fail(concern, message);
+    }
+
+    /// Says that it is known what the source's topic holds.
+    pub fn looked(&self) {
+        self.status.state().looked = true;
     }
 
     fn show(

@@ -151,7 +151,9 @@ fn a_log_that_was_truncated_stops_the_pipeline() {
             Ok(())
         })
         .await?;
-        assert_eq!(stops(namespace, reason::LOG_TRUNCATED).await?, message);
+        // How long it was when that was seen again depends on the moment.
+        let message = stops(namespace, reason::LOG_TRUNCATED).await?;
+        assert!(message.contains("was read up to 150"), "{message}");
         goes_on(namespace, 200).await
     });
 }

@@ -56,7 +56,8 @@ pub async fn report(
     }
     let uid = pipeline.uid().unwrap_or_default();
     let only_numbers = before.conditions == status.conditions
-        && before.observed_generation == status.observed_generation;
+        && before.observed_generation == status.observed_generation
+        && before.schedule == status.schedule;
     let since = context.memory.since_written(&uid);
     if only_numbers && since.is_some_and(|since| since < PACE) {
         return Ok(());
@@ -256,8 +257,8 @@ fn source_gap(
     if let Some(gap) = ingest.clone().find_map(|status| status.gap.as_ref()) {
         return Some((gap.reason.clone(), gap::message_of_source(gap)));
     }
-    // One that has an error may not have come to look at the topic.
-    if ingest.any(|status| !status.errors.contains_key("ingest")) {
+    // One that has just begun, or can't reach it, doesn't know.
+    if ingest.any(|status| status.looked) {
         return None;
     }
     let last = conditions::find(&before.conditions, condition::DATA_GAP);

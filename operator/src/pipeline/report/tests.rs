@@ -304,7 +304,10 @@ fn records_that_the_topic_of_the_source_has_lost_are_a_gap() {
         &pipeline,
         &gone,
         &Ok(()),
-        &seen(vec![WorkerStatus::default()]),
+        &seen(vec![WorkerStatus {
+            looked: true,
+            ..WorkerStatus::default()
+        }]),
     );
     assert_eq!(gap_of(&fine).0, "False");
     pipeline.spec.source = serde_saphyr::from_str("{topic: {name: t, onGap: Continue}}").unwrap();

@@ -310,6 +310,7 @@ impl Mirror {
             match self.look().await {
                 Ok(()) => {
                     self.status.clear(LOOK);
+                    self.status.looked();
                     self.looked = Some(Instant::now());
                 }
                 Err(error) => {
@@ -394,14 +395,16 @@ impl Mirror {
                 self.places.skip(gap);
                 true
             }
-            OnGap::Stop => {
+            // It is told as it was seen first: the topic's end moves on.
+            OnGap::Stop if self.places.stop(gap.partition) => {
                 let way_out = "set source.topic.onGap to Continue to go on with what is there";
                 let message = format!("DataGap: {lost}; {way_out}");
                 let reason = gap.reason().to_owned();
                 let of_source = SourceGap { reason, lost };
                 self.status.gap(concern(gap.partition), message, of_source);
-                self.places.stop(gap.partition)
+                true
             }
+            OnGap::Stop => false,
         }
     }
 }

@@ -261,8 +261,12 @@ impl Places {
 
     /// Stops reading a partition; whether it was read.
     pub fn stop(&mut self, partition: i32) -> bool {
-        let place = self.places.get_mut(&partition);
-        place.is_some_and(|place| !std::mem::replace(&mut place.stopped, true))
+        let Some(place) = self.places.get_mut(&partition) else {
+            return false;
+        };
+        // Where its offset is there again, it may be another log's.
+        place.doubted = place.last.is_some();
+        !std::mem::replace(&mut place.stopped, true)
     }
 
     /// The log may be another one: the last records are read again first.
