@@ -173,7 +173,7 @@ fn a_run_of_the_scheduled_example_stores_all_that_the_api_gave_in_its_time() {
             "it is polled for a minute: {schedule}"
         );
         // Shorter; and as seldom as can be, because this test asks for its run.
-        schedule["runFor"] = "15s".into();
+        schedule["runFor"] = "25s".into();
         schedule["cron"] = SELDOM.into();
         namespace.apply(&pipeline.to_string()).await?;
         namespace.ready(USERS).await?;

@@ -66,7 +66,8 @@ pub fn due(
     }
 }
 
-fn is_over(time: Timestamp, deadline: std::time::Duration, now: Timestamp) -> bool {
+/// Whether a run of this time would begin too late.
+pub fn is_over(time: Timestamp, deadline: std::time::Duration, now: Timestamp) -> bool {
     SignedDuration::try_from(deadline).is_ok_and(|deadline| now.duration_since(time) > deadline)
 }
 

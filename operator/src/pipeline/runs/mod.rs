@@ -46,6 +46,8 @@ use crate::{
 /// So long a run waits until the sinks have stored what the one before has brought: what they count
 /// is one run's alone then. Not longer, as a sink that stands still would stop all runs.
 const STORING: SignedDuration = SignedDuration::from_secs(30);
+/// Runs that are remembered where no sink stores what they bring.
+const MAX_STORING: i32 = 10;
 
 /// The runs of a pipeline, in one visit.
 #[derive(Clone, Debug, Default)]
@@ -128,7 +130,7 @@ impl Runs {
         let standing = Standing {
             decided: state.decided.0,
             asked: asked.is_some(),
-            under_way: self.is_under_way(schedule, now),
+            under_way: self.is_under_way(schedule, calendar, now),
             blocked: after::waits_for(pipeline, context, now).is_some(),
             suspended: is_suspended(pipeline),
         };
@@ -169,9 +171,11 @@ impl Runs {
 
     /// Whether a run reads the source, or has just ended and isn't stored yet, where there is time to
     /// wait for that.
-    fn is_under_way(&self, schedule: &Schedule, now: Timestamp) -> bool {
-        let deadline = schedule.starting_deadline.map(std::time::Duration::from);
-        let in_a_hurry = deadline.is_some_and(|deadline| deadline < (2 * STORING).unsigned_abs());
+    fn is_under_way(&self, schedule: &Schedule, calendar: &Calendar, now: Timestamp) -> bool {
+        let in_a_hurry = calendar.latest(now).is_some_and(|time| {
+            let deadline = schedule.starting_deadline.map(Into::into);
+            deadline.is_some_and(|deadline| due::is_over(time, deadline, now + STORING))
+        });
         let mut ends = self.jobs.iter().filter_map(finished_at);
         let has_just_ended = ends.any(|end| now.duration_since(end) < STORING);
         self.jobs.iter().any(|job| !is_finished(job))
@@ -285,8 +289,8 @@ impl Runs {
     }
 }
 
-/// The runs that the history has no room for: the oldest of those that ended well, and of those that
-/// failed. The Jobs are in the order of their time.
+/// The runs that the history has no room for: the oldest of those that ended well, of those that
+/// failed, and of those whose records no sink stores. The Jobs are in the order of their time.
 fn beyond_limits(jobs: &[Job], known: &[RunStatus], schedule: &Schedule) -> Vec<String> {
     let limits = [
         (
@@ -294,6 +298,7 @@ fn beyond_limits(jobs: &[Job], known: &[RunStatus], schedule: &Schedule) -> Vec<
             schedule.successful_runs_history_limit,
         ),
         (RunOutcome::Failed, schedule.failed_runs_history_limit),
+        (RunOutcome::Storing, MAX_STORING),
     ];
     let mut beyond = Vec::new();
     for (outcome, limit) in limits {

@@ -45,7 +45,8 @@ impl Runs {
             _ if has(job, "Failed") => RunOutcome::Failed,
             _ if !has(job, "Complete") => RunOutcome::Running,
             Some(run) if run.outcome == RunOutcome::Succeeded => RunOutcome::Succeeded,
-            _ if seen.stored => RunOutcome::Succeeded,
+            // Otherwise its count may be an old one.
+            _ if seen.stored && self.progress.is_some() => RunOutcome::Succeeded,
             _ => RunOutcome::Storing,
         };
         RunStatus {

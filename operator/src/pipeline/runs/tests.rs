@@ -228,6 +228,7 @@ fn the_oldest_runs_beyond_the_limits_go_by_what_became_of_them() {
     let jobs = runs.map(|(name, condition)| job(name, &json!({}), condition));
     let runs = Runs {
         jobs: jobs.to_vec(),
+        progress: Some(RunProgress::default()),
         ..Runs::default()
     };
     let before = &DataPipelineStatus::default();
@@ -259,17 +260,21 @@ fn a_run_waits_a_moment_until_the_one_before_is_stored() {
     conditions[0].last_transition_time = Some(Time(at("10:00:00")));
     let under_way = |job: &Job, stored, deadline: &str, now: &str| {
         let schedule = json!({"cron": "@daily", "startingDeadline": deadline});
+        let schedule = serde_json::from_value(schedule).unwrap();
+        let calendar = Calendar::new(&schedule).unwrap();
         let runs = Runs {
             jobs: vec![job.clone()],
             stored,
             ..Runs::default()
         };
-        runs.is_under_way(&serde_json::from_value(schedule).unwrap(), at(now))
+        runs.is_under_way(&schedule, &calendar, at(now))
     };
-    assert!(under_way(&ended, false, "1h", "10:00:29"));
-    assert!(!under_way(&ended, true, "1h", "10:00:01"));
-    assert!(!under_way(&ended, false, "1h", "10:00:30"), "long enough");
-    assert!(!under_way(&ended, false, "59s", "10:00:01"), "no time");
+    assert!(under_way(&ended, false, "11h", "10:00:29"));
+    assert!(!under_way(&ended, true, "11h", "10:00:01"));
+    assert!(!under_way(&ended, false, "11h", "10:00:30"), "long enough");
+    // It was due ten hours ago.
+    assert!(under_way(&ended, false, "36031s", "10:00:01"));
+    assert!(!under_way(&ended, false, "36030s", "10:00:01"), "no time");
     let reads = job("two", &json!({}), "");
     assert!(under_way(&reads, true, "1s", "10:00:01"));
 }
