@@ -123,6 +123,7 @@ pub struct CassandraConnection {
 /// How a schema registry is reached.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.tls) || self.url.startsWith('https://')").message("tls goes with a url that begins with https://"))]
 pub struct SchemaRegistryConnection {
     /// Where its REST API as Confluent defines it begins, such as `http://registry:8081`; of an
     /// Apicurio Registry with `/apis/ccompat/v7`. Credentials don't belong in it.

@@ -30,7 +30,7 @@ pub struct DocumentSink {
     pub collection: String,
     /// The column of the SQL's result whose value is the document's `_id` too. A row without it goes
     /// to the dead letter.
-    #[schemars(length(min = 1, max = 48))]
+    #[schemars(length(min = 1, max = 128))]
     pub id: String,
 }
 

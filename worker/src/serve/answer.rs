@@ -51,18 +51,23 @@ pub fn negotiate(
         };
     }
     let accept = headers.get_all(header::ACCEPT).iter();
-    let accept: Vec<_> = accept
+    let accept: Vec<(&str, f32)> = accept
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .map(|range| range.split(';').map(str::trim))
+        .filter_map(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let accepted = parts.next()?;
+            let quality = parts.find_map(|part| part.strip_prefix("q="));
+            let quality = quality.and_then(|text| text.parse().ok()).unwrap_or(1.0);
+            (quality > 0.0).then_some((accepted, quality))
+        })
         .collect();
-    let mut types = accept.iter().filter_map(|range| range.clone().next());
     // Browsers name HTML first whatever they are after, and show JSON and plots as well.
-    let takes_any = types.any(|accepted| accepted == "*/*");
+    let takes_any = accept.iter().any(|(accepted, _)| *accepted == "*/*");
     let mut wanted: Vec<(f32, Format)> = accept
         .into_iter()
-        .filter_map(|mut parts| {
-            let format = match parts.next()? {
+        .filter_map(|(accepted, quality)| {
+            let format = match accepted {
                 "application/json" => Format::Json,
                 "text/html" if endpoint.format == Format::Svg => Format::Svg,
                 "text/html" if takes_any => endpoint.format,
@@ -71,9 +76,7 @@ pub fn negotiate(
                 "*/*" => endpoint.format,
                 _ => return None,
             };
-            let quality = parts.find_map(|part| part.strip_prefix("q="));
-            let quality = quality.and_then(|text| text.parse().ok()).unwrap_or(1.0);
-            (quality > 0.0).then_some((quality, format))
+            Some((quality, format))
         })
         .collect();
     // A stable sort: of equals the first wins.

@@ -107,7 +107,8 @@ impl Fetch {
             // Followed here, so that credentials stay at home.
             .redirect(Policy::none());
         if spec.tls.is_some() {
-            client = trusting(client, credentials, credentials::CA)?;
+            // Also where a redirect or the next page leads.
+            client = trusting(client, credentials, credentials::CA)?.https_only(true);
         }
         let side_by_side = match spec.pagination {
             Some(_) => spec.concurrency.max(1) as usize,
