@@ -295,7 +295,7 @@ fn e2e(context: &Setting) -> Result<Count> {
         .env("MILLSTREAM_XTASK", &context.xtask)
         .args(["test", "--workspace", "--locked", "--test", "e2e"]);
     // They wait most of the time: for pods, and for the operator's next look.
-    counted(&mut command, context, &["--test-threads=3"])
+    counted(&mut command, context, &["--test-threads=4"])
 }
 
 /// Everything up, built, loaded and installed.
