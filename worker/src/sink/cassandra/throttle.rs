@@ -1,9 +1,6 @@
 //! Holds a writer to its limit.
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -12,15 +9,10 @@ use crate::{
     sink::cassandra::limit::{Limit, Load, MOST, Outcome},
 };
 
-/// The requests of a writer, as many at once as its limit says. Where that is the most, no lock is
-/// taken but the semaphore's.
+/// The requests of a writer, as many at once as its limit says.
 pub struct Throttle {
     slots: Semaphore,
     limited: Mutex<Limited>,
-    /// What the limit says, to be read without the lock.
-    batch_bytes: AtomicUsize,
-    round: AtomicU64,
-    lowered: AtomicBool,
     table: String,
     metrics: WriteMetrics,
 }
@@ -46,9 +38,6 @@ impl Throttle {
         Throttle {
             slots: Semaphore::new(MOST.concurrency),
             limited: Mutex::new(Limited { limit, owed: 0 }),
-            batch_bytes: AtomicUsize::new(MOST.batch_bytes),
-            round: AtomicU64::new(0),
-            lowered: AtomicBool::new(false),
             table: table.to_owned(),
             metrics,
         }
@@ -56,7 +45,7 @@ impl Throttle {
 
     /// Bytes that a batch may have now.
     pub fn batch_bytes(&self) -> usize {
-        self.batch_bytes.load(Ordering::Relaxed)
+        self.limited().limit.load().batch_bytes
     }
 
     /// Waits until a request may be sent.
@@ -66,12 +55,8 @@ impl Throttle {
         Slot {
             throttle: self,
             permit,
-            round: self.round.load(Ordering::Relaxed),
+            round: self.limited().limit.round(),
         }
-    }
-
-    fn lowered(&self) -> bool {
-        self.lowered.load(Ordering::Relaxed)
     }
 
     fn limited(&self) -> MutexGuard<'_, Limited> {
@@ -79,27 +64,21 @@ impl Throttle {
     }
 
     fn settle(&self, round: u64, outcome: Outcome) {
-        if matches!(outcome, Outcome::Taken) && !self.lowered() {
-            return;
-        }
         let mut limited = self.limited();
         let before = limited.limit.load();
         limited.limit.settle(round, outcome);
-        self.round.store(limited.limit.round(), Ordering::Relaxed);
         let now = limited.limit.load();
         if now != before {
             limited.resize(&self.slots, before.concurrency);
-            self.changed(now);
+            self.tell(now);
         }
     }
 
-    fn changed(&self, load: Load) {
+    fn tell(&self, load: Load) {
         let Load {
             concurrency,
             batch_bytes,
         } = load;
-        self.batch_bytes.store(batch_bytes, Ordering::Relaxed);
-        self.lowered.store(load != MOST, Ordering::Relaxed);
         self.metrics.set(concurrency, batch_bytes);
         tracing::debug!(
             table = self.table,
@@ -132,9 +111,6 @@ impl Slot<'_> {
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        if !self.throttle.lowered() {
-            return;
-        }
         let mut limited = self.throttle.limited();
         if limited.owed > 0
             && let Some(permit) = self.permit.take()
@@ -187,7 +163,7 @@ mod tests {
             throttle.settle(2, Outcome::Taken);
         }
         assert_eq!(slots(&throttle).len(), 64);
-        assert!(!throttle.lowered());
+        assert_eq!(throttle.limited().limit.load(), MOST);
     }
 
     #[test]
