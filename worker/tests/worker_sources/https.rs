@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use axum::{Router, routing::get, serve::Listener};
+use axum::{Router, response::Redirect, routing::get, serve::Listener};
 use futures::StreamExt;
 use millstream_api::Lookup as LookupSpec;
 use millstream_plan::{Lookup, RecordSchema, SinkPlan};
@@ -67,7 +67,10 @@ async fn start() -> Option<(String, tempfile::TempDir)> {
         acceptor: TlsAcceptor::from(Arc::new(config)),
     };
     let url = format!("https://{}/records.json", over_tls.local_addr().unwrap());
-    let router = Router::new().route("/records.json", get(|| async { RECORDS }));
+    let elsewhere = "http://127.0.0.1/records.json";
+    let router = Router::new()
+        .route("/records.json", get(|| async { RECORDS }))
+        .route("/moved.json", get(|| async { Redirect::to(elsewhere) }));
     tokio::spawn(async move { axum::serve(over_tls, router).await.unwrap() });
     Some((url, folder))
 }
@@ -94,10 +97,9 @@ fn open(spec: Value, mounted: &Path, status: &StatusPart) -> anyhow::Result<Reco
 }
 
 /// What a source says that doesn't get a record.
-async fn refused(spec: Value) -> String {
+async fn refused(spec: Value, mounted: &Path) -> String {
     let status = Arc::new(Status::default());
-    let nothing = Path::new("");
-    let mut source = open(spec, nothing, &status.part("ingest")).unwrap();
+    let mut source = open(spec, mounted, &status.part("ingest")).unwrap();
     let shown = async {
         loop {
             if let Some(error) = status.report().errors.remove("ingest") {
@@ -112,15 +114,19 @@ async fn refused(spec: Value) -> String {
     }
 }
 
-/// A source is refused without the authority, and gives all records with it.
+/// A source is refused without the authority, and gives all records with it; nothing goes by plain
+/// HTTP then.
 async fn assert_trusts(kind: &str, file: &str) {
     let Some((url, made)) = start().await else {
         return;
     };
-    let error = refused(json!({kind: {"url": url}})).await;
+    let error = refused(json!({kind: {"url": url}}), Path::new("")).await;
     assert!(error.contains("certificate"), "{error}");
 
     let (tls, mounted) = trusted(made.path(), file);
+    let moved = url.replace("records", "moved");
+    let error = refused(json!({kind: {"url": moved, "tls": tls}}), mounted.path()).await;
+    assert!(error.contains("URL scheme is not allowed"), "{error}");
     let spec = json!({kind: {"url": url, "tls": tls}});
     let part = Arc::new(Status::default()).part("ingest");
     let source = open(spec.clone(), mounted.path(), &part).unwrap();
