@@ -89,10 +89,12 @@ pub struct DataPipelineSpec {
     /// Whether the topic, and the tables that this pipeline declared, are removed with it.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
-    /// What happens when records are gone that a sink hasn't read: condition `DataGap`.
+    /// What happens when records are gone from the pipeline's topic that a sink hasn't read: condition
+    /// `DataGap`. For those of a source's topic see `source.topic.onGap`.
     #[serde(default)]
     pub on_data_gap: OnDataGap,
-    /// Resources of each worker container; the operator's default where absent.
+    /// Resources of each worker container; the operator's default where absent. A process pod divides
+    /// its memory limit among its sinks; the status warns where that is too small.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
     /// The Kafka cluster; the operator's default where absent.
@@ -308,7 +310,8 @@ pub struct SourceStatus {
     /// The last error, while it lasts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
-    /// What is not as it should be though records come, such as a cache that is away.
+    /// What is not as it should be though records come, such as a cache that is away, or a memory limit
+    /// that is too small.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
 }
@@ -336,7 +339,8 @@ pub struct SinkStatus {
     /// The last error, while it lasts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
-    /// What is not as it should be though rows are written, such as a lookup that can't be read again.
+    /// What is not as it should be though rows are written, such as a lookup that can't be read again,
+    /// or a memory limit that is too small.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
 }

@@ -60,7 +60,8 @@ pub struct Schedule {
 /// What happens when the time of a run comes while another one is under way.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ConcurrencyPolicy {
-    /// The new one waits until the other has ended, as far as `startingDeadline` lets it.
+    /// The new one waits until the other has ended, and for up to half a minute more until the sinks
+    /// have stored its records, as far as `startingDeadline` lets it.
     #[default]
     Forbid,
     /// The one under way is stopped, and the new one takes its place.
@@ -95,7 +96,8 @@ pub struct RunStatus {
     /// Records that the source gave; those that are read again after a crash count once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records: Option<i64>,
-    /// Those of them that can't be records of the topic, and went to the dead-letter topic instead.
+    /// Those of the source's records that can't be records of the topic, and went to the dead-letter topic
+    /// instead. `records` counts them too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_lettered: Option<i64>,
     /// What the sinks have made of it: what they counted from its beginning until all was stored, or

@@ -134,7 +134,7 @@ pub struct Endpoint {
     /// The shape of the JSON.
     #[serde(default)]
     pub shape: Shape,
-    /// The format for those who ask for none.
+    /// The format for those who ask for none, or take any, as browsers and `curl` do.
     #[serde(default)]
     pub format: Format,
     /// A bar plot of the rows, at `format=svg`.

@@ -29,10 +29,11 @@ pub struct Sink {
     /// A `SELECT` over `records`. Besides the schema's columns there are `_key`, `_partition`,
     /// `_offset` and `_timestamp`. With a `GROUP BY` the row of each group is kept up to date for
     /// ever; its keys are the table's primary key, one of them a field of the record as it is, or
-    /// computed of fields (unless the topic has one partition). The state is kept in a Cassandra table named after the
-    /// sink's with `__state` behind it, or where `state` says. GROUP BY, aggregates and WHERE of such
-    /// a sink can't be changed. Without a `GROUP BY` there may be `[INNER] JOIN` and `LEFT JOIN` of
-    /// `lookups`, each `ON` the equality of a key that is unique in the lookup.
+    /// computed of fields (unless the topic has one partition). The state is kept in a Cassandra table
+    /// named after the sink's with `__state` behind it, or where `state` says. GROUP BY, aggregates and
+    /// WHERE of such a sink can't be changed. Without a `GROUP BY` there may be `[INNER] JOIN` and
+    /// `LEFT JOIN` of `lookups`, each `ON` the equality of a key that is unique in the lookup. Column
+    /// names in upper case stand in double quotes; Cassandra takes none.
     #[schemars(length(min = 1, max = 65536))]
     pub sql: String,
     /// What has to hold for every row of the SQL's result, and what becomes of rows for which it

@@ -14,8 +14,8 @@ pub const DELTA_PATH: &str = "/delta";
 
 /// A Delta Lake table that takes rows. It is made where it isn't there, with the columns of the SQL's
 /// result; columns that the result gains are added to it. Each commit carries how far the topic was
-/// read, so that every record is in the table once. Rows are seen when they are
-/// committed. The table stays when the pipeline is deleted.
+/// read, so that every record is in the table once. Rows are seen when they are committed. The table
+/// stays when the pipeline is deleted.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.volume) != has(self.s3)").message("exactly one of volume and s3 must be set"))]
@@ -44,7 +44,8 @@ pub struct DeltaSink {
     #[serde(default = "ten_seconds")]
     #[schemars(extend("pattern" = DURATION))]
     pub commit_interval: Duration,
-    /// Records after which rows are committed earlier. 16 MiB of records are committed at any rate.
+    /// Records after which rows are committed earlier. 16 MiB of records are committed at any rate, less
+    /// where the pod has little memory.
     #[serde(default = "hundred_thousand")]
     #[schemars(range(min = 1, max = 1000000))]
     pub commit_rows: u32,

@@ -52,7 +52,8 @@ pub struct HttpSource {
     /// absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
-    /// Pages that are fetched at the same time, where it is known which there are.
+    /// Pages that are fetched at the same time, where it is known which there are. A page may have
+    /// 256 MiB, unpacked, divided by this; less in a pod with less memory than 512Mi.
     #[serde(default = "four")]
     #[schemars(range(min = 1, max = 64))]
     pub concurrency: u32,
@@ -78,7 +79,8 @@ fn seconds(seconds: u64) -> Duration {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpTls {
-    /// The certificate authority, in PEM. No other is trusted, also where the server leads elsewhere.
+    /// The certificate authority, in PEM. No other is trusted, also where the server leads elsewhere,
+    /// and nothing goes by plain HTTP.
     pub ca_secret: SecretValue,
 }
 

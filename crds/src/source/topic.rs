@@ -25,8 +25,8 @@ pub struct TopicSource {
     /// read from their beginning.
     #[serde(default)]
     pub start: Start,
-    /// What to do where the records that come next are gone: retention was faster, or the topic was
-    /// made anew.
+    /// What to do where the records that come next are gone (condition `DataGap`): retention was faster,
+    /// or the topic was truncated or made anew.
     #[serde(default)]
     pub on_gap: OnGap,
     /// The schema registry of the topic's records; the pipeline's own where absent.
