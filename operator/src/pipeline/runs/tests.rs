@@ -163,6 +163,7 @@ fn a_run_reports_what_the_sinks_have_counted_since_it_began() {
             ),
             ("b".into(), CommitMetadata::default()),
         ]),
+        progress: Some(RunProgress::default()),
         ..Runs::default()
     };
     let notes = runs.notes(RUN, "x");
