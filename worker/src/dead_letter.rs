@@ -109,9 +109,13 @@ impl DeadLetters {
                 timestamp: None,
                 headers: Some(self.headers(letter, value)),
             };
-            // Asked for each time: one that can't go on is replaced.
+            // Asked for each time: one that can't go on, or is lost, is replaced.
             let producer = self.producer.get()?;
-            let Err((error, _)) = producer.send(record, Timeout::Never).await else {
+            let sent = tokio::select! {
+                sent = producer.send(record, Timeout::Never) => sent,
+                () = producer.lost() => continue,
+            };
+            let Err((error, _)) = sent else {
                 self.status.clear(CONCERN);
                 return Ok(());
             };

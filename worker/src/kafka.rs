@@ -1,8 +1,9 @@
 //! The settings of the Kafka clients, and what the clients report.
 
 use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
+    ops::Deref,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use millstream_api::{
@@ -24,7 +25,39 @@ use crate::{
 };
 
 /// The producer of a worker.
-pub type Producer = FutureProducer<Reports>;
+#[derive(Clone)]
+pub struct Producer {
+    client: FutureProducer<Reports>,
+    reports: Reports,
+}
+
+impl Producer {
+    fn new(config: &ClientConfig, status: StatusPart) -> KafkaResult<Self> {
+        let reports = Reports::new(status);
+        let client = config.create_with_context(reports.clone())?;
+        Ok(Producer { client, reports })
+    }
+
+    /// Whether it has to be replaced, see [`LOST`].
+    pub fn is_lost(&self) -> bool {
+        self.reports.is_lost()
+    }
+
+    /// Ends when it is lost.
+    pub async fn lost(&self) {
+        while !self.is_lost() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+impl Deref for Producer {
+    type Target = FutureProducer<Reports>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.client
+    }
+}
 
 /// So long a worker can be away, or Kafka, before a transaction that it has open is given up; so long
 /// readers wait for a worker that hangs and has no successor.
@@ -32,6 +65,11 @@ const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Of a batch of records, as Kafka stores them: a larger record is a batch of its own.
 pub const BATCH_BYTES: usize = 1_000_000;
+
+/// A client that has had no broker for so long is replaced: it may never connect again. librdkafka 2.12
+/// forgets all brokers where one that has just started tells of none
+/// (<https://github.com/confluentinc/librdkafka/issues/5301>).
+pub const LOST: Duration = Duration::from_secs(60);
 
 /// The concern under which the connection to Kafka is shown.
 pub const KAFKA: &str = "Kafka";
@@ -42,6 +80,8 @@ pub struct Reports {
     status: StatusPart,
     /// Which Kafka it is about: also the concern.
     kafka: &'static str,
+    /// When a broker was there last.
+    up: Arc<Mutex<Instant>>,
 }
 
 impl Reports {
@@ -50,19 +90,24 @@ impl Reports {
         Reports {
             status,
             kafka: KAFKA,
+            up: Arc::new(Mutex::new(Instant::now())),
         }
     }
 
     /// About the Kafka that a source reads.
     pub fn of_source(status: StatusPart) -> Self {
         Reports {
-            status,
             kafka: "the source's Kafka",
+            ..Reports::new(status)
         }
     }
-}
 
-impl Reports {
+    /// Whether the client has had no broker for [`LOST`]. One that isn't polled doesn't know.
+    pub fn is_lost(&self) -> bool {
+        let up = self.up.lock().unwrap_or_else(PoisonError::into_inner);
+        up.elapsed() > LOST
+    }
+
     fn tls(&self) -> String {
         format!("TLS to {}", self.kafka)
     }
@@ -98,6 +143,7 @@ impl ClientContext for Reports {
             .values()
             .any(|broker| broker.state == "UP")
         {
+            *self.up.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
             self.status.clear(self.kafka);
             self.status.clear(self.tls());
         }
@@ -150,7 +196,7 @@ fn security_protocol(connection: &KafkaConnection) -> &'static str {
 pub fn producer(client: &ClientConfig, status: StatusPart) -> KafkaResult<Producer> {
     let mut config = producer_config(client);
     config.set("message.timeout.ms", "0");
-    config.create_with_context(Reports::new(status))
+    Producer::new(&config, status)
 }
 
 /// A producer of transactions. Only one has the id: it takes the place of the one before.
@@ -164,7 +210,7 @@ pub fn transactional_producer(
         "transaction.timeout.ms",
         TRANSACTION_TIMEOUT.as_millis().to_string(),
     );
-    config.create_with_context(Reports::new(status))
+    Producer::new(&config, status)
 }
 
 fn producer_config(client: &ClientConfig) -> ClientConfig {
@@ -184,7 +230,7 @@ fn producer_config(client: &ClientConfig) -> ClientConfig {
 }
 
 /// A producer that is made when it is first needed: one that has nothing to do polls all the same. One
-/// that can't go on is replaced.
+/// that can't go on, or is lost, is replaced.
 pub struct LazyProducer {
     client: ClientConfig,
     status: StatusPart,
@@ -204,7 +250,8 @@ impl LazyProducer {
     /// The producer.
     pub fn get(&self) -> KafkaResult<Producer> {
         let mut kept = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(producer) = kept.as_ref().filter(|kept| fatal_error(kept).is_none()) {
+        let usable = |kept: &&Producer| fatal_error(kept).is_none() && !kept.is_lost();
+        if let Some(producer) = kept.as_ref().filter(usable) {
             return Ok(producer.clone());
         }
         let producer = producer(&self.client, self.status.clone())?;

@@ -132,6 +132,8 @@ pub fn fingerprint(source: &Source, schema: &str) -> String {
 #[derive(Clone)]
 pub struct PositionStore {
     consumer: Arc<BaseConsumer<Reports>>,
+    config: ClientConfig,
+    status: StatusPart,
     topic: String,
 }
 
@@ -149,9 +151,11 @@ impl PositionStore {
             .set("enable.auto.commit", "false")
             // Nobody polls it regularly.
             .set("statistics.interval.ms", "0");
-        let consumer = config.create_with_context(Reports::new(status))?;
+        let consumer = config.create_with_context(Reports::new(status.clone()))?;
         Ok(PositionStore {
             consumer: Arc::new(consumer),
+            config,
+            status,
             topic: topic.to_owned(),
         })
     }
@@ -160,9 +164,10 @@ impl PositionStore {
     pub async fn load(&self) -> anyhow::Result<Option<Position>> {
         let store = self.clone();
         tokio::task::spawn_blocking(move || {
-            let committed = store
-                .consumer
-                .committed_offsets(store.list(Offset::Invalid)?, TIMEOUT)?;
+            // One of its own each time: another one may be lost.
+            let reports = Reports::new(store.status.clone());
+            let consumer: BaseConsumer<_> = store.config.create_with_context(reports)?;
+            let committed = consumer.committed_offsets(store.list(Offset::Invalid)?, TIMEOUT)?;
             let elements = committed.elements();
             let Some(element) = elements.first() else {
                 return Ok(None);

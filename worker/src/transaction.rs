@@ -7,14 +7,18 @@
 //! 2. It reads the position that was committed last, and opens the source there.
 //! 3. It sends records, and commits them with the position after them: both are there, or neither.
 //!
-//! What the producer can't mend (it was shut out, the transaction has timed out) ends in step 1, with
+//! What the producer can't mend (it was shut out, the transaction has timed out, it is lost) ends in step 1, with
 //! a new producer. A transaction that is given up while the producer lives is sent again, see [`Open`].
 //!
 //! The replay of dead letters does the same, with an id of its own; its position is how far it came.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use bytes::Bytes;
 use rdkafka::{
     ClientConfig, TopicPartitionList,
@@ -26,7 +30,7 @@ use serde_json::Value;
 
 use crate::{
     dead_letter::Letter,
-    kafka::{self, BATCH_BYTES, Producer},
+    kafka::{self, BATCH_BYTES, LOST, Producer},
     retry::Delays,
     status::StatusPart,
 };
@@ -93,16 +97,20 @@ impl Transactions {
         fatal.is_some_and(|(code, _)| code == RDKafkaErrorCode::Fenced)
     }
 
-    /// Calls the client, which blocks, for as long as it says that another try may help.
+    /// Calls the client, which blocks, for as long as it says that another try may help, and isn't lost.
     async fn call(
         &self,
         call: impl Fn(&Producer) -> KafkaResult<()> + Clone + Send + 'static,
     ) -> anyhow::Result<()> {
         let mut delays = Delays::up_to(Duration::from_secs(5));
+        let begun = Instant::now();
         loop {
             let (producer, call) = (self.producer.clone(), call.clone());
             match tokio::task::spawn_blocking(move || call(&producer)).await? {
                 Err(KafkaError::Transaction(error)) if error.is_retriable() => {
+                    if begun.elapsed() > LOST && self.producer.is_lost() {
+                        bail!("Kafka can't be reached, and another producer tries: {error}");
+                    }
                     let message = format!("Kafka keeps a transaction waiting: {error}");
                     self.status.fail(CONCERN, message);
                     delays.wait().await;

@@ -1,6 +1,9 @@
 //! How a client is set up, and what it says of its connections.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use millstream_api::KafkaConnection;
 use rdkafka::{
@@ -44,21 +47,44 @@ pub fn client_config(access: &Access<KafkaConnection>) -> ClientConfig {
     config
 }
 
+/// A client whose calls have failed for so long is replaced: it may never connect again. librdkafka
+/// 2.12 forgets all brokers where one that has just started tells of none
+/// (<https://github.com/confluentinc/librdkafka/issues/5301>).
+const LOST: Duration = Duration::from_secs(20);
+
 /// Remembers what a client last said about its connections: its calls themselves only say that
 /// time is over.
 #[derive(Debug, Default)]
-pub struct LastError(Mutex<Option<(Code, String)>>);
+pub struct LastError(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    said: Option<(Code, String)>,
+    /// Since when no call has succeeded.
+    failing: Option<Instant>,
+}
 
 impl LastError {
-    pub fn get(&self) -> Option<(Code, String)> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn clear(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// A call has failed; what the client said.
+    pub fn failed(&self) -> Option<(Code, String)> {
+        let mut state = self.state();
+        state.failing.get_or_insert_with(Instant::now);
+        state.said.clone()
+    }
+
+    /// A call has succeeded.
+    pub fn succeeded(&self) {
+        *self.state() = State::default();
+    }
+
+    /// Whether the client is to be replaced.
+    pub fn is_lost(&self) -> bool {
+        let failing = self.state().failing;
+        failing.is_some_and(|since| since.elapsed() > LOST)
     }
 }
 
@@ -68,10 +94,10 @@ impl ClientContext for LastError {
         let Some(code) = error.rdkafka_error_code() else {
             return;
         };
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = &mut self.state().said;
         // That all brokers are down follows from what was said of the last one.
-        if code != Code::AllBrokersDown || last.is_none() {
-            *last = Some((code, plain(reason)));
+        if code != Code::AllBrokersDown || said.is_none() {
+            *said = Some((code, plain(reason)));
         }
     }
 }

@@ -46,10 +46,12 @@ pub struct Kafka {
     servers: String,
     origin: Option<String>,
     config: ClientConfig,
-    admin: AdminClient<LastError>,
+    admin: Mutex<Arc<Admin>>,
     /// Consumers by group; none of them ever subscribes. The empty group is for what needs none.
     consumers: Mutex<HashMap<String, UsedConsumer>>,
 }
+
+type Admin = AdminClient<LastError>;
 
 /// A consumer, and when it was last asked for.
 type UsedConsumer = (Arc<BaseConsumer<LastError>>, Instant);
@@ -59,17 +61,15 @@ impl Kafka {
     pub fn new(access: &Access<KafkaConnection>) -> Result<Kafka, KafkaError> {
         let servers = access.connection.bootstrap_servers.clone();
         let config = client_config(access);
-        let admin = config
-            .create_with_context(LastError::default())
-            .map_err(|error| KafkaError::Refused {
-                servers: servers.clone(),
-                detail: format!("the connection's settings are wrong: {error}"),
-            })?;
+        let admin = admin(&config).map_err(|error| KafkaError::Refused {
+            servers: servers.clone(),
+            detail: format!("the connection's settings are wrong: {error}"),
+        })?;
         Ok(Kafka {
             servers,
             origin: access.login.as_ref().map(|login| login.origin.clone()),
             config,
-            admin,
+            admin: Mutex::new(admin),
             consumers: Mutex::default(),
         })
     }
@@ -109,10 +109,10 @@ impl Kafka {
         .await;
         match result {
             Ok(Ok(value)) => {
-                last.clear();
+                last.succeeded();
                 Ok(value)
             }
-            Ok(Err(error)) => Err(self.failed(&error, last.get())),
+            Ok(Err(error)) => Err(self.failed(&error, last.failed())),
             Err(error) => Err(KafkaError::Unreachable {
                 servers: self.servers.clone(),
                 detail: error.to_string(),
@@ -127,7 +127,10 @@ impl Kafka {
             .unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let idle: Vec<_> = consumers
-            .extract_if(|key, (_, used)| key != group && now.duration_since(*used) > IDLE)
+            .extract_if(|key, (consumer, used)| {
+                let idle = key != group && now.duration_since(*used) > IDLE;
+                idle || consumer.context().is_lost()
+            })
             .collect();
         if !idle.is_empty() {
             // Closing a client waits for its threads.
@@ -158,19 +161,39 @@ impl Kafka {
         Ok(Arc::new(consumer))
     }
 
-    async fn limited<T>(
-        &self,
-        call: impl Future<Output = Result<T, DriverError>>,
-    ) -> Result<T, KafkaError> {
+    async fn administer<T, F>(&self, call: impl FnOnce(&Admin) -> F) -> Result<T, KafkaError>
+    where
+        F: Future<Output = Result<T, DriverError>>,
+    {
+        let admin = self.admin();
+        let last = admin.inner().context();
         // The driver keeps its own time; this is for when it doesn't.
-        match tokio::time::timeout(TIMEOUT + Duration::from_secs(2), call).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(self.failed(&error, self.admin.inner().context().get())),
-            Err(_) => Err(KafkaError::Unreachable {
-                servers: self.servers.clone(),
-                detail: "no answer".into(),
-            }),
+        match tokio::time::timeout(TIMEOUT + Duration::from_secs(2), call(&admin)).await {
+            Ok(Ok(value)) => {
+                last.succeeded();
+                Ok(value)
+            }
+            Ok(Err(error)) => Err(self.failed(&error, last.failed())),
+            Err(_) => {
+                last.failed();
+                Err(KafkaError::Unreachable {
+                    servers: self.servers.clone(),
+                    detail: "no answer".into(),
+                })
+            }
         }
+    }
+
+    fn admin(&self) -> Arc<Admin> {
+        let mut kept = self.admin.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.inner().context().is_lost()
+            && let Ok(another) = admin(&self.config)
+        {
+            let lost = std::mem::replace(&mut *kept, another);
+            // Closing a client waits for its threads.
+            tokio::task::spawn_blocking(move || drop(lost));
+        }
+        kept.clone()
     }
 
     fn failed(&self, error: &DriverError, last: Option<(Code, String)>) -> KafkaError {
@@ -223,6 +246,12 @@ impl Kafka {
             },
         }
     }
+}
+
+fn admin(config: &ClientConfig) -> Result<Arc<Admin>, DriverError> {
+    config
+        .create_with_context(LastError::default())
+        .map(Arc::new)
 }
 
 /// Six more attempts in as many seconds.

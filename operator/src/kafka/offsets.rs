@@ -231,8 +231,8 @@ impl Kafka {
 
     /// Deletes consumer groups; those that aren't there count as deleted.
     pub async fn delete_groups(&self, groups: &[&str]) -> Result<(), KafkaError> {
-        let deleted = self.admin.delete_groups(groups, &options());
-        for result in self.limited(deleted).await? {
+        let deleted = self.administer(|admin| admin.delete_groups(groups, &options()));
+        for result in deleted.await? {
             match result {
                 Ok(_) | Err((_, Code::GroupIdNotFound)) => {}
                 Err((group, code)) => {

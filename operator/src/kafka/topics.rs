@@ -69,7 +69,7 @@ impl Kafka {
     async fn topic_config(&self, topic: &str) -> Result<BTreeMap<String, ConfigValue>, KafkaError> {
         let wanted = [ResourceSpecifier::Topic(topic)];
         let described = self
-            .limited(self.admin.describe_configs(wanted.iter(), &options()))
+            .administer(|admin| admin.describe_configs(wanted.iter(), &options()))
             .await?;
         let mut config = BTreeMap::new();
         for resource in described {
@@ -94,7 +94,7 @@ impl Kafka {
     ) -> Result<(), KafkaError> {
         let new = new_topic(topic, partitions, replication_factor, config);
         let results = self
-            .limited(self.admin.create_topics([&new], &options()))
+            .administer(|admin| admin.create_topics([&new], &options()))
             .await?;
         for result in results {
             match result {
@@ -112,7 +112,7 @@ impl Kafka {
     pub async fn grow(&self, topic: &str, partitions: i32) -> Result<(), KafkaError> {
         let new = NewPartitions::new(topic, partitions as usize);
         let results = self
-            .limited(self.admin.create_partitions([&new], &options()))
+            .administer(|admin| admin.create_partitions([&new], &options()))
             .await?;
         for result in results {
             if let Err((_, code)) = result {
@@ -150,7 +150,7 @@ impl Kafka {
             |alter, (key, value)| alter.set(key, value),
         );
         let results = self
-            .limited(self.admin.alter_configs([&alter], &options()))
+            .administer(|admin| admin.alter_configs([&alter], &options()))
             .await?;
         for result in results {
             match result {
@@ -173,10 +173,9 @@ impl Kafka {
         for (key, value) in config {
             let alone = BTreeMap::from([(key.clone(), value.clone())]);
             let new = new_topic(&probe, 1, None, &alone);
-            let tried = self
-                .admin
-                .create_topics([&new], &options().validate_only(true));
-            if let Ok(results) = self.limited(tried).await
+            let only = options().validate_only(true);
+            let tried = self.administer(|admin| admin.create_topics([&new], &only));
+            if let Ok(results) = tried.await
                 && results
                     .iter()
                     .any(|result| matches!(result, Err((_, Code::InvalidConfig))))
@@ -195,8 +194,8 @@ impl Kafka {
 
     /// Deletes a topic; one that isn't there counts as deleted.
     pub async fn delete(&self, topic: &str) -> Result<(), KafkaError> {
-        let deleted = self.admin.delete_topics(&[topic], &options());
-        for result in self.limited(deleted).await? {
+        let deleted = self.administer(|admin| admin.delete_topics(&[topic], &options()));
+        for result in deleted.await? {
             match result {
                 Ok(_) | Err((_, Code::UnknownTopicOrPartition)) => {}
                 Err((_, code)) => {

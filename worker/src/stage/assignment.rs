@@ -326,6 +326,10 @@ impl ClientContext for Assignment {
             }
         }
         self.reports.stats(statistics);
+        if self.reports.is_lost() {
+            let failure = "Kafka can't be reached: another client tries";
+            self.state().failure = Some(failure.to_owned());
+        }
     }
 }
 

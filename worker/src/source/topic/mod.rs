@@ -23,7 +23,7 @@ use millstream_api::{
     worker::SourceGap,
 };
 use rdkafka::{
-    Message, Offset, TopicPartitionList,
+    ClientConfig, Message, Offset, TopicPartitionList,
     consumer::{Consumer, StreamConsumer},
     error::{KafkaError, RDKafkaErrorCode},
     message::OwnedMessage,
@@ -73,9 +73,6 @@ pub fn open(spec: TopicSource, opening: &Opening<'_>) -> anyhow::Result<Records>
     if look.is_some() {
         config.set("enable.partition.eof", "true");
     }
-    let consumer: StreamConsumer<Reports> = config
-        .create_with_context(Reports::of_source(opening.status.clone()))
-        .context("the Kafka client refuses its configuration")?;
     let mirror = Mirror {
         convert: Convert::new(&spec, opening.credentials, connections.registry)?,
         places: Places::new(opening.position)?,
@@ -83,7 +80,8 @@ pub fn open(spec: TopicSource, opening: &Opening<'_>) -> anyhow::Result<Records>
             origin: spec.name.clone(),
             ..letters.clone()
         }),
-        consumer: Arc::new(consumer),
+        consumer: connect(&config, opening.status)?,
+        config,
         looked: None,
         look,
         servers: connection.bootstrap_servers.clone(),
@@ -97,10 +95,21 @@ pub fn open(spec: TopicSource, opening: &Opening<'_>) -> anyhow::Result<Records>
     Ok(batches.boxed())
 }
 
+fn connect(
+    config: &ClientConfig,
+    status: &StatusPart,
+) -> anyhow::Result<Arc<StreamConsumer<Reports>>> {
+    let consumer = config
+        .create_with_context(Reports::of_source(status.clone()))
+        .context("the Kafka client refuses its configuration")?;
+    Ok(Arc::new(consumer))
+}
+
 /// The reader of the topic.
 struct Mirror {
     spec: TopicSource,
     servers: String,
+    config: ClientConfig,
     consumer: Arc<StreamConsumer<Reports>>,
     convert: Convert,
     places: Places,
@@ -318,6 +327,7 @@ impl Mirror {
                     let message = format!("can't read the topic {topic} at {servers}: {error:#}");
                     self.hear();
                     self.status.fail(LOOK, message);
+                    self.replace_if_lost();
                     match &mut self.looked {
                         // What is known can still be read.
                         Some(looked) => *looked = Instant::now(),
@@ -326,6 +336,21 @@ impl Mirror {
                 }
             }
         }
+    }
+
+    /// Reads with another client where this one may never connect again.
+    fn replace_if_lost(&mut self) {
+        if !self.consumer.context().is_lost() {
+            return;
+        }
+        // The configuration was taken before.
+        let Ok(another) = connect(&self.config, &self.status) else {
+            return;
+        };
+        let lost = std::mem::replace(&mut self.consumer, another);
+        // Closing a client waits for its threads.
+        tokio::task::spawn_blocking(move || drop(lost));
+        self.looked = None;
     }
 
     /// Has the client tell what it knows of its connections, as long as there is nothing to read:
