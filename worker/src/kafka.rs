@@ -327,6 +327,21 @@ mod tests {
         assert!(!format!("{config:?}").contains("secret"));
     }
 
+    #[tokio::test]
+    async fn a_producer_that_is_lost_is_replaced() {
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", "127.0.0.1:1");
+        let status = Arc::new(crate::status::Status::default());
+        let producers = LazyProducer::new(client, status.part("ingest"));
+        let up = |producer: &Producer| producer.reports.up.clone();
+        let first = producers.get().unwrap();
+        assert!(Arc::ptr_eq(&up(&first), &up(&producers.get().unwrap())));
+        let long_ago = Instant::now().checked_sub(2 * LOST).unwrap();
+        *up(&first).lock().unwrap() = long_ago;
+        first.lost().await;
+        assert!(!producers.get().unwrap().is_lost());
+    }
+
     #[test]
     fn the_client_takes_every_bound_of_its_queue() {
         let mut client = ClientConfig::new();

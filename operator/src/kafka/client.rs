@@ -117,6 +117,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_client_is_lost_when_its_calls_have_failed_for_long() {
+        let client = LastError::default();
+        assert_eq!(client.failed(), None);
+        assert!(!client.is_lost());
+        client.state().failing = Instant::now().checked_sub(2 * LOST);
+        client.failed();
+        assert!(client.is_lost());
+        client.succeeded();
+        assert!(!client.is_lost());
+    }
+
+    #[test]
     fn errors_in_plain_words() {
         assert_eq!(
             plain(
