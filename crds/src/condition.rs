@@ -88,6 +88,4 @@ pub mod reason {
     pub const LOG_TRUNCATED: &str = "LogTruncated";
     /// Kafka has forgotten how far a sink was, and records were removed since.
     pub const OFFSETS_LOST: &str = "OffsetsLost";
-    /// The resource is being deleted.
-    pub const DELETING: &str = "Deleting";
 }

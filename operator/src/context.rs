@@ -388,7 +388,7 @@ impl Context {
         let Some(now) = ready(after) else { return };
         let same = ready(before)
             .is_some_and(|then| (&then.status, &then.reason) == (&now.status, &now.reason));
-        let passing = [reason::WAITING, reason::PROGRESSING, reason::DELETING];
+        let passing = [reason::WAITING, reason::PROGRESSING];
         if same || passing.contains(&now.reason.as_str()) {
             return;
         }

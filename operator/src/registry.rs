@@ -63,7 +63,7 @@ impl Registry {
             .user_agent(concat!("millstream/", env!("CARGO_PKG_VERSION")));
         if let Some(pem) = &access.ca {
             let authorities = Certificate::from_pem_bundle(pem.as_bytes()).map_err(wrong)?;
-            client = client.tls_certs_only(authorities);
+            client = client.tls_certs_only(authorities).https_only(true);
         }
         Ok(Registry {
             client: client.build().map_err(wrong)?,

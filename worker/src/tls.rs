@@ -36,7 +36,7 @@ pub fn authorities(path: Option<&Path>) -> Result<RootCertStore, ConfigError> {
     Ok(store)
 }
 
-/// Has an HTTP client trust the authorities in a mounted file, and nobody else.
+/// Has an HTTP client trust the authorities in a mounted file, and nobody else, also by plain HTTP.
 pub fn trusting(
     client: ClientBuilder,
     credentials: &Credentials,
@@ -46,5 +46,6 @@ pub fn trusting(
     let authorities = Certificate::from_pem_bundle(pem.as_bytes());
     let authorities = authorities.with_context(|| format!("{file} isn't PEM"))?;
     ensure!(!authorities.is_empty(), "there is no certificate in {file}");
-    Ok(client.tls_certs_only(authorities))
+    // Also where a redirect or the next page leads.
+    Ok(client.tls_certs_only(authorities).https_only(true))
 }

@@ -177,8 +177,7 @@ fn client(spec: &FileSource, secrets: &Credentials) -> anyhow::Result<Client> {
         .no_gzip()
         .user_agent(concat!("millstream/", env!("CARGO_PKG_VERSION")));
     if spec.tls.is_some() {
-        // Also where a redirect or the next page leads.
-        client = trusting(client, secrets, credentials::CA)?.https_only(true);
+        client = trusting(client, secrets, credentials::CA)?;
     }
     Ok(client.build()?)
 }

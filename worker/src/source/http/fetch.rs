@@ -107,8 +107,7 @@ impl Fetch {
             // Followed here, so that credentials stay at home.
             .redirect(Policy::none());
         if spec.tls.is_some() {
-            // Also where a redirect or the next page leads.
-            client = trusting(client, credentials, credentials::CA)?.https_only(true);
+            client = trusting(client, credentials, credentials::CA)?;
         }
         let side_by_side = match spec.pagination {
             Some(_) => spec.concurrency.max(1) as usize,
