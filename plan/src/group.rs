@@ -1,7 +1,11 @@
 //! GROUP BY, HAVING and aggregates: taken apart into what is computed for every record, what is
 //! kept for every group, and what is computed of that for its row.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{
+    ops::ControlFlow,
+    panic::{self, AssertUnwindSafe},
+    sync::Arc,
+};
 
 use datafusion::{
     arrow::{
@@ -571,9 +575,18 @@ impl Aggregate {
         let name = aggregate_name(&expr).unwrap_or_default();
         let planned = engine::plan_aggregate(expr, columns).map_err(QueryProblem::Engine)?;
         let engine = |error: DataFusionError| QueryProblem::Engine(in_words(&error));
-        let order = planned.order_bys.into_iter().map(|order| order.expr);
-        let inputs = planned.aggregate.expressions().into_iter().chain(order);
-        let inputs = inputs.map(engine::checked).collect::<Result<Vec<_>, _>>();
+        let mut inputs = planned.aggregate.expressions();
+        let arguments = inputs.len();
+        for order in planned.order_bys {
+            // What is named twice, such as `_offset` by a person too, orders once.
+            if !inputs[arguments..].contains(&order.expr) {
+                inputs.push(order.expr);
+            }
+        }
+        let inputs = inputs
+            .into_iter()
+            .map(engine::checked)
+            .collect::<Result<Vec<_>, _>>();
         let inputs = inputs.map_err(engine)?;
         let filter = planned
             .filter
@@ -607,7 +620,13 @@ impl Aggregate {
             state,
             text,
         };
-        aggregate.attempt().map_err(engine)?;
+        // The engine may panic at what it wasn't made for: that isn't to end the operator.
+        let attempt = panic::catch_unwind(AssertUnwindSafe(|| aggregate.attempt()));
+        let attempt = attempt.unwrap_or_else(|_| {
+            let message = "the engine can't compute this aggregate".to_owned();
+            Err(DataFusionError::NotImplemented(message))
+        });
+        attempt.map_err(engine)?;
         Ok(aggregate)
     }
 

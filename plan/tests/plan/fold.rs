@@ -44,6 +44,10 @@ const QUERIES: [(&str, &str); 9] = [
         "SELECT g, first_value(t ORDER BY at, _offset) AS a, last_value(n ORDER BY at, _offset) AS b, last_value(t ORDER BY f DESC, n, _offset) AS c, first_value(x ORDER BY at DESC NULLS FIRST, _offset) AS e FROM records GROUP BY g",
     ),
     (
+        "SELECT g, first_value(t ORDER BY _offset) AS a, last_value(n ORDER BY n, _offset DESC, n) AS b FROM records GROUP BY g",
+        "",
+    ),
+    (
         "SELECT g, first_value(t) AS a, last_value(n) AS b, array_agg(n) FILTER (WHERE f) AS c, string_agg(t, ',') AS e FROM records GROUP BY g",
         "SELECT g, first_value(t ORDER BY _offset) AS a, last_value(n ORDER BY _offset) AS b, array_agg(n ORDER BY _offset) FILTER (WHERE f) AS c, string_agg(t, ',' ORDER BY _offset) AS e FROM records GROUP BY g",
     ),
