@@ -683,10 +683,17 @@ impl End {
     /// Offsets before it, of all partitions.
     pub fn offset(&self) -> i64 {
         let ends = (0..self.partitions).map(|partition| {
-            let marks = self
-                .consumer
-                .fetch_watermarks(&self.topic, partition, TIMEOUT);
-            marks.expect("watermarks").1
+            let deadline = Instant::now() + TIMEOUT;
+            loop {
+                let marks = self
+                    .consumer
+                    .fetch_watermarks(&self.topic, partition, TIMEOUT);
+                match marks {
+                    Ok((_, end)) => return end,
+                    // A topic that has just been made: its broker hears of it a little later.
+                    Err(error) => assert!(Instant::now() < deadline, "watermarks: {error}"),
+                }
+            }
         });
         ends.sum()
     }
