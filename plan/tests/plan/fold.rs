@@ -26,7 +26,7 @@ const SCHEMA: &str =
     "g TEXT, n BIGINT, x DOUBLE, t TEXT, at TIMESTAMP, f BOOLEAN, d DECIMAL(10, 2)";
 
 /// What is folded, and how the engine is asked the same at once: it has no order of records.
-const QUERIES: [(&str, &str); 9] = [
+const QUERIES: [(&str, &str); 10] = [
     (
         "SELECT g, count(*) AS a, count(n) AS b, sum(n) AS c, min(t) AS d, max(x) AS e, avg(n) AS f2, avg(d) AS h FROM records GROUP BY g",
         "",
