@@ -86,9 +86,9 @@ fn keyed(records: impl Iterator<Item = (i64, i64)>) -> Vec<(String, Vec<u8>)> {
 }
 
 /// Produces, and kills workers all the while; two run at any time. In the end one is left, and has
-/// compacted the table.
+/// compacted the table: by the last records, of keys that weren't there before.
 async fn killed(pipeline: &Pipeline, sink: &Value, kills: u32, records: &[(String, Vec<u8>)]) {
-    let (last, records) = records.split_last().unwrap();
+    let (records, last) = records.split_at(records.len() - NEW as usize);
     let mut workers = vec![start(pipeline, sink), start(pipeline, sink)];
     let parts = records.chunks(records.len().div_ceil(kills as usize));
     for (kill, part) in parts.enumerate() {
@@ -100,10 +100,12 @@ async fn killed(pipeline: &Pipeline, sink: &Value, kills: u32, records: &[(Strin
         workers.push(start(pipeline, sink));
     }
     pipeline.await_commits().await;
-    // Nobody's merge comes between a compaction of the one that is left.
+    // Nobody's merge comes between a compaction of the one that is left. Each is a file of its own.
     assert_eq!(workers.remove(0).terminate().await.0, Some(0));
-    pipeline.produce_all(std::slice::from_ref(last)).await;
-    pipeline.await_commits().await;
+    for record in last {
+        pipeline.produce_all(std::slice::from_ref(record)).await;
+        pipeline.await_commits().await;
+    }
     let deadline = Instant::now() + Duration::from_secs(60);
     while !is_compacted(sink) {
         assert!(Instant::now() < deadline, "the table isn't compacted");
@@ -111,6 +113,9 @@ async fn killed(pipeline: &Pipeline, sink: &Value, kills: u32, records: &[(Strin
     }
     assert_eq!(workers.remove(0).terminate().await.0, Some(0));
 }
+
+/// Records at the end whose keys are new.
+const NEW: i64 = 3;
 
 /// Kills: ten, or as many as `MILLSTREAM_KILLS` says.
 fn kills() -> u32 {
@@ -150,7 +155,8 @@ async fn kills_during_merges_leave_the_newest_row_of_each_key() {
     let sink = lake(folder.path(), merge);
     // Other keys from time to time: a merge of new ones leaves the files that are there.
     let key = |n: i64| n / 4_000 * 1_000 + (n * 7) % 1_000;
-    let updates: Vec<_> = (0..20_000).map(|n| (key(n), n)).collect();
+    let new = (0..NEW).map(|n| (100_000 + n, n));
+    let updates: Vec<_> = (0..20_000).map(|n| (key(n), n)).chain(new).collect();
     let expected: BTreeMap<_, _> = updates.iter().copied().collect();
     killed(&pipeline, &sink, kills(), &keyed(updates.into_iter())).await;
     let there = rows(folder.path(), "SELECT id, value FROM t ORDER BY id").await;
@@ -186,7 +192,8 @@ async fn groups_are_merged_and_their_states_are_in_cassandra() {
         },
         "consistency": "LOCAL_QUORUM",
     });
-    let records: Vec<_> = (0..10_000).map(|n| ((n * n) % 701, n)).collect();
+    let records = (0..10_000).map(|n| ((n * n) % 701, n));
+    let records: Vec<_> = records.chain((0..NEW).map(|n| (1_000 + n, n))).collect();
     let mut expected = BTreeMap::<i64, i64>::new();
     for (id, _) in &records {
         *expected.entry(*id).or_default() += 1;
