@@ -451,6 +451,13 @@ fn check_aggregate(resolver: &mut Resolver<'_>, aggregate: &mut AggregateExpr) -
             options: Default::default(),
             with_fill: None,
         });
+        // What is there twice, such as the offset where a person names it too, orders once.
+        let mut seen = Vec::new();
+        order.retain(|by| {
+            let is_new = !seen.contains(&by.expr);
+            seen.push(by.expr.clone());
+            is_new
+        });
     }
     // All of them is what there is without the word.
     if arguments.duplicate_treatment == Some(DuplicateTreatment::All) {
@@ -575,18 +582,9 @@ impl Aggregate {
         let name = aggregate_name(&expr).unwrap_or_default();
         let planned = engine::plan_aggregate(expr, columns).map_err(QueryProblem::Engine)?;
         let engine = |error: DataFusionError| QueryProblem::Engine(in_words(&error));
-        let mut inputs = planned.aggregate.expressions();
-        let arguments = inputs.len();
-        for order in planned.order_bys {
-            // What is named twice, such as `_offset` by a person too, orders once.
-            if !inputs[arguments..].contains(&order.expr) {
-                inputs.push(order.expr);
-            }
-        }
-        let inputs = inputs
-            .into_iter()
-            .map(engine::checked)
-            .collect::<Result<Vec<_>, _>>();
+        let order = planned.order_bys.into_iter().map(|order| order.expr);
+        let inputs = planned.aggregate.expressions().into_iter().chain(order);
+        let inputs = inputs.map(engine::checked).collect::<Result<Vec<_>, _>>();
         let inputs = inputs.map_err(engine)?;
         let filter = planned
             .filter
