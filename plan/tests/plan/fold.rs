@@ -45,7 +45,7 @@ const QUERIES: [(&str, &str); 10] = [
     ),
     (
         "SELECT g, first_value(t ORDER BY _offset) AS a, last_value(n ORDER BY n, _offset DESC, n) AS b FROM records GROUP BY g",
-        "",
+        "SELECT g, first_value(t ORDER BY _offset) AS a, last_value(n ORDER BY n, _offset DESC) AS b FROM records GROUP BY g",
     ),
     (
         "SELECT g, first_value(t) AS a, last_value(n) AS b, array_agg(n) FILTER (WHERE f) AS c, string_agg(t, ',') AS e FROM records GROUP BY g",
