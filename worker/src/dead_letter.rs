@@ -190,6 +190,12 @@ pub fn headers_of(headers: &impl Headers) -> impl Iterator<Item = Header<'_, &[u
     (0..headers.count()).filter_map(move |index| at(index).ok().flatten())
 }
 
+/// The text of a header; none where there is no such header, or it isn't UTF-8.
+pub fn header_text<'a>(headers: &'a impl Headers, name: &str) -> Option<&'a str> {
+    let header = headers_of(headers).find(|header| header.key == name)?;
+    std::str::from_utf8(header.value?).ok()
+}
+
 /// What a record says that was replayed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replayed {
@@ -210,13 +216,11 @@ impl Replayed {
     /// None where the record comes for the first time.
     pub fn of(message: &BorrowedMessage<'_>) -> Option<Self> {
         let headers = message.headers()?;
-        let text = |name: &str| {
-            let header = headers_of(headers).find(|header| header.key == name)?;
-            std::str::from_utf8(header.value?).ok().map(str::to_owned)
-        };
         let replayed = Replayed {
-            offset: text(dead_letter::REPLAY_OFFSET)?.parse().ok()?,
-            sink: text(dead_letter::REPLAY_SINK)?,
+            offset: header_text(headers, dead_letter::REPLAY_OFFSET)?
+                .parse()
+                .ok()?,
+            sink: header_text(headers, dead_letter::REPLAY_SINK)?.to_owned(),
         };
         // A row from the future would hide all that follow.
         (0..message.offset())

@@ -25,7 +25,7 @@ use serde_json::Value;
 use crate::{
     avro::{self, encode::Encode},
     config::{Credentials, Mounted},
-    dead_letter::{Letter, MAX_KEY_BYTES, Replayed, headers_of},
+    dead_letter::{Letter, MAX_KEY_BYTES, Replayed, header_text},
     kafka,
     stage::{INGEST, key::Keys},
     status::Status,
@@ -503,9 +503,6 @@ impl Records {
     }
 }
 
-/// A header as text.
 fn text(message: &OwnedMessage, name: &str) -> Option<String> {
-    let headers = message.headers()?;
-    let header = headers_of(headers).find(|header| header.key == name)?;
-    String::from_utf8(header.value?.to_vec()).ok()
+    header_text(message.headers()?, name).map(str::to_owned)
 }

@@ -126,15 +126,15 @@ impl Kafka {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let idle: Vec<_> = consumers
+        let unused: Vec<_> = consumers
             .extract_if(|key, (consumer, used)| {
                 let idle = key != group && now.duration_since(*used) > IDLE;
                 idle || consumer.context().is_lost()
             })
             .collect();
-        if !idle.is_empty() {
+        if !unused.is_empty() {
             // Closing a client waits for its threads.
-            tokio::task::spawn_blocking(move || drop(idle));
+            tokio::task::spawn_blocking(move || drop(unused));
         }
         if let Some((consumer, used)) = consumers.get_mut(group) {
             *used = now;
