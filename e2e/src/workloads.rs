@@ -51,6 +51,19 @@ impl Namespace {
         .await
     }
 
+    /// Waits until there are so many records in the topic, or more.
+    ///
+    /// # Errors
+    /// When there are fewer after two minutes.
+    pub async fn filled(&self, topic: &str, at_least: i64) -> Result<()> {
+        eventually(PATIENCE, async || {
+            let records = self.kafka.records(topic)?;
+            ensure!(records >= at_least, "{records} records, not {at_least} yet");
+            Ok(())
+        })
+        .await
+    }
+
     /// The pods of one stage (`ingest` or `process`) of a pipeline that aren't being deleted.
     ///
     /// # Errors

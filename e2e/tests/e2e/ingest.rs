@@ -33,15 +33,6 @@ async fn complete(namespace: &Namespace, pipeline: &str) -> Result<()> {
     .await
 }
 
-async fn records(namespace: &Namespace, topic: &str, at_least: i64) -> Result<()> {
-    eventually(PATIENCE, async || {
-        let records = namespace.kafka.records(topic)?;
-        ensure!(records >= at_least, "{records} records, not {at_least} yet");
-        Ok(())
-    })
-    .await
-}
-
 const LICENSES: u64 = 20_000;
 
 fn licenses(namespace: &Namespace, apis: &Apis<'_>) -> Value {
@@ -98,7 +89,7 @@ fn all_pages_arrive_whatever_the_api_does_and_though_the_ingest_pod_is_killed() 
         apis.faults(json!({"kind": "slow", "rate": 1.0, "delay": 500}))
             .await?;
         let before = namespace.kafka.records(&topic)?;
-        records(namespace, &topic, before + 500).await?;
+        namespace.filled(&topic, before + 500).await?;
         for pod in namespace.ready_pods("licenses", "ingest", 1).await? {
             namespace.kill(&pod).await?;
         }
@@ -266,7 +257,7 @@ fn a_paused_pipeline_stands_still_and_goes_on_where_it_was() {
         let (topic, table) = (orders::topic(namespace), orders::table(namespace));
         let mut manifest = generator(namespace, json!({"count": 3000, "rate": 200}));
         namespace.apply(&manifest.to_string()).await?;
-        records(namespace, &topic, 300).await?;
+        namespace.filled(&topic, 300).await?;
 
         manifest["spec"]["paused"] = true.into();
         namespace.apply(&manifest.to_string()).await?;

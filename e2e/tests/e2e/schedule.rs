@@ -134,12 +134,7 @@ fn runs_dont_overlap_and_one_whose_worker_is_killed_ends_with_its_exact_count() 
         namespace.ready(ORDERS).await?;
         let topic = orders::topic(namespace);
         run_now(namespace, "1").await?;
-        eventually(PATIENCE, async || {
-            let records = namespace.kafka.records(&topic)?;
-            ensure!(records >= 200, "{records} records");
-            Ok(())
-        })
-        .await?;
+        namespace.filled(&topic, 200).await?;
         run_now(namespace, "2").await?;
         for pod in run_pods(namespace).await? {
             namespace.kill(&pod).await?;

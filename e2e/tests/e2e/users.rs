@@ -179,12 +179,7 @@ fn a_run_of_the_scheduled_example_stores_all_that_the_api_gave_in_its_time() {
         namespace.ready(USERS).await?;
         run_now_of(namespace, USERS, "1").await?;
         let topic = namespace.unique("users_created");
-        eventually(PATIENCE, async || {
-            let records = namespace.kafka.records(&topic)?;
-            ensure!(records >= 300, "{records} records");
-            Ok(())
-        })
-        .await?;
+        namespace.filled(&topic, 300).await?;
         // From here on it gives no more: no answer is on its way when the time is over.
         apis.faults(json!({"kind": "500", "rate": 1.0})).await?;
         let pipelines = namespace.api::<DataPipeline>();
