@@ -44,6 +44,11 @@ enum Command {
         #[arg(long)]
         provider: Option<ProviderName>,
     },
+    /// Fetches and builds what `up` starts, and starts nothing: the first time it takes minutes.
+    Fetch {
+        #[arg(long)]
+        provider: Option<ProviderName>,
+    },
     /// Stops everything that `up` started and removes its data.
     Down {
         #[arg(long)]
@@ -93,6 +98,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Up { provider } => provider::up(provider).map(drop),
+        Command::Fetch { provider } => provider::fetch(provider),
         Command::Down { provider } => provider::down(provider),
         Command::Status { json } => provider::status(json),
         Command::Service { action, service } => provider::service(action, service),

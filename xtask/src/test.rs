@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that must hold, from formatting to the real cluster.
 
+mod background;
 mod recap;
 mod s3;
 
@@ -17,6 +18,7 @@ use crate::install::{self, root};
 use crate::process::cargo;
 use crate::progress::Progress;
 use crate::python::Packages;
+use crate::test::background::Fetching;
 use crate::test::recap::Recap;
 use crate::test::s3::Store;
 use crate::{codegen, debian, provider, readback};
@@ -119,10 +121,18 @@ pub fn test(options: &Options) -> Result<()> {
         bail!("there is no step `{only}`; there are {}", names.join(", "));
     }
     debian::ensure(debian::BUILD, "build librdkafka", &context.progress)?;
+    let everything = only.is_none() && !options.fast;
+    let mut fetching = match everything {
+        true => Some(Fetching::start(&context.xtask)?),
+        false => None,
+    };
     let mut total = Count::default();
     for (name, servers, run) in STEPS {
         if only.is_some_and(|only| only != name) || (options.fast && servers) {
             continue;
+        }
+        if servers && let Some(fetching) = fetching.take() {
+            fetching.wait(&context.progress)?;
         }
         let started = Instant::now();
         context.recap.step(name);

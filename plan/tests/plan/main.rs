@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod avro;
+mod examples;
 mod execute;
 mod expectation;
 mod fold;

@@ -172,6 +172,11 @@ impl Kind {
 }
 
 impl Provider for Kind {
+    /// Docker pulls the images while they are started.
+    fn fetch(&self, _: &Progress) -> Result<()> {
+        Ok(())
+    }
+
     fn up(&self, progress: &Progress) -> Result<Environment> {
         if !(self.exists()? && self.created().exists()) {
             self.create(progress)?;

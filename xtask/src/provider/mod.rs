@@ -49,6 +49,8 @@ pub struct Part {
 
 /// A place for Kubernetes and the services.
 pub trait Provider {
+    /// Fetches and builds ahead of time what takes minutes the first time.
+    fn fetch(&self, progress: &Progress) -> Result<()>;
     /// Brings everything up, or up again what died; returns at once what already runs.
     fn up(&self, progress: &Progress) -> Result<Environment>;
     /// Leaves no process, interface, route or data.
@@ -88,6 +90,14 @@ fn choose(asked: Option<ProviderName>) -> Result<Box<dyn Provider>> {
 /// One command at a time changes what runs.
 fn exclusively() -> Result<std::fs::File> {
     cache::lock(&cache::root()?.join("run.lock"))
+}
+
+/// Fetches and builds what `up` starts, and starts nothing.
+///
+/// # Errors
+/// What can't be fetched or built, why, and where its log is.
+pub fn fetch(asked: Option<ProviderName>) -> Result<()> {
+    choose(asked)?.fetch(&Progress::new())
 }
 
 /// Brings everything up; safe to call when it is.

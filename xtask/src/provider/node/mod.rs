@@ -67,7 +67,7 @@ impl Node {
     }
 
     /// Programs and jars; the first time takes minutes.
-    fn fetch(&self, progress: &Progress) -> Result<PathBuf> {
+    fn programs(progress: &Progress) -> Result<PathBuf> {
         let why = "run Kubernetes, Kafka, Cassandra and Redis on this machine";
         debian::ensure(PACKAGES, why, progress)?;
         debian::ensure_program("java", "openjdk-17-jre-headless", "run Kafka", progress)?;
@@ -190,9 +190,14 @@ impl Node {
 }
 
 impl Provider for Node {
+    fn fetch(&self, progress: &Progress) -> Result<()> {
+        require_root()?;
+        Self::programs(progress).map(drop)
+    }
+
     fn up(&self, progress: &Progress) -> Result<Environment> {
         require_root()?;
-        let binaries = self.fetch(progress)?;
+        let binaries = Self::programs(progress)?;
         let node = self.namespaces(progress)?;
         let units = Units::new(&node, &self.layout);
         let kubernetes = Kubernetes {

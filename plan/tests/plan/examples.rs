@@ -1,7 +1,5 @@
 //! The pipelines of `examples/` are accepted.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::path::Path;
 
 use millstream_api::{DataPipeline, keyspace::PrimaryKey};
