@@ -94,11 +94,15 @@ pub mod dead_letter {
     pub const TIMESTAMP: &str = "millstream-timestamp";
     /// Bytes of the whole record, where only its beginning is kept.
     pub const TRUNCATED_FROM: &str = "millstream-truncated-from";
+    /// `true` where the state of the record's group has it already, and only a row couldn't be made.
+    pub const FOLDED: &str = "millstream-folded";
 
     /// On a record that was replayed into its topic: the sink that takes it; others pass it over.
     pub const REPLAY_SINK: &str = "millstream-replay-sink";
     /// On a record that was replayed into its topic: the offset that it had at first.
     pub const REPLAY_OFFSET: &str = "millstream-replay-offset";
+    /// On a record that was replayed into its topic: `true` where its dead letter was [`FOLDED`].
+    pub const REPLAY_FOLDED: &str = "millstream-replay-folded";
 }
 
 /// A worker's configuration: the stage is configuration, the loop is one.

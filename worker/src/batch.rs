@@ -40,6 +40,8 @@ pub struct Record {
     pub timestamp: Option<i64>,
     /// The offset that it had at first, where it was replayed.
     replayed: Option<i64>,
+    /// Whether the state of its group had it before.
+    folded: bool,
     key: Option<Range<usize>>,
     value: Option<Range<usize>>,
 }
@@ -55,6 +57,11 @@ impl Record {
     pub fn is_replayed(&self) -> bool {
         self.replayed.is_some()
     }
+
+    /// Whether the state of its group had the record before it was replayed.
+    pub fn is_folded(&self) -> bool {
+        self.folded
+    }
 }
 
 impl Batch {
@@ -65,11 +72,17 @@ impl Batch {
             None => self.push(message, epoch),
             Some(replayed) if replayed.sink == sink => {
                 self.push(message, epoch);
-                if let Some(record) = self.records.last_mut() {
-                    record.replayed = Some(replayed.offset);
-                }
+                self.mark(&replayed);
             }
             Some(_) => self.pass(message, epoch),
+        }
+    }
+
+    /// Takes note that the last record was replayed.
+    pub fn mark(&mut self, replayed: &Replayed) {
+        if let Some(record) = self.records.last_mut() {
+            record.replayed = Some(replayed.offset);
+            record.folded = replayed.folded;
         }
     }
 
@@ -115,6 +128,7 @@ impl Batch {
             offset,
             timestamp,
             replayed: None,
+            folded: false,
             key,
             value,
         });
@@ -194,6 +208,19 @@ pub struct Rejected {
     pub record: usize,
     /// In one sentence.
     pub reason: String,
+    /// Whether the state of its group has it: only a row couldn't be made of it.
+    pub folded: bool,
+}
+
+impl Rejected {
+    /// A record that no state of a group has.
+    pub fn new(record: usize, reason: String) -> Self {
+        Rejected {
+            record,
+            reason,
+            folded: false,
+        }
+    }
 }
 
 #[cfg(test)]

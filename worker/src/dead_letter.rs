@@ -30,6 +30,8 @@ const MAX_REASON_CHARS: usize = 1_000;
 /// So many are on their way at once: bounds the memory where whole batches are bad.
 const AT_ONCE: usize = 100;
 const CONCERN: &str = "dead letters";
+/// What a header says that isn't there otherwise.
+const TRUE: &str = "true";
 
 /// The way to the dead-letter topic.
 #[derive(Clone)]
@@ -62,6 +64,8 @@ pub struct DeadLetter<'a> {
     pub position: Option<(i32, i64)>,
     /// Its timestamp there: milliseconds since 1970.
     pub timestamp: Option<i64>,
+    /// Whether the state of its group has it.
+    pub folded: bool,
 }
 
 impl DeadLetters {
@@ -77,6 +81,8 @@ impl DeadLetters {
                     reason: &rejected.reason,
                     position: Some((record.partition, record.first_offset())),
                     timestamp: record.timestamp,
+                    // It stays so, whatever it is rejected for when it is replayed.
+                    folded: rejected.folded || record.is_folded(),
                 }
             })
             .collect();
@@ -152,6 +158,9 @@ impl DeadLetters {
         if let Some(timestamp) = letter.timestamp {
             headers = headers.insert(header(dead_letter::TIMESTAMP, &timestamp.to_string()));
         }
+        if letter.folded {
+            headers = headers.insert(header(dead_letter::FOLDED, TRUE));
+        }
         match (letter.value, kept) {
             (Some(whole), Some(kept)) if kept.len() < whole.len() => headers.insert(header(
                 dead_letter::TRUNCATED_FROM,
@@ -196,6 +205,11 @@ pub fn header_text<'a>(headers: &'a impl Headers, name: &str) -> Option<&'a str>
     std::str::from_utf8(header.value?).ok()
 }
 
+/// Whether there is a header that says so.
+pub fn is_true(headers: &impl Headers, name: &str) -> bool {
+    header_text(headers, name) == Some(TRUE)
+}
+
 /// What a record says that was replayed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replayed {
@@ -203,14 +217,20 @@ pub struct Replayed {
     pub sink: String,
     /// The offset that it had at first.
     pub offset: i64,
+    /// Whether the state of its group has it.
+    pub folded: bool,
 }
 
 impl Replayed {
     /// The headers that say it.
     pub fn headers(&self) -> OwnedHeaders {
-        OwnedHeaders::new()
+        let headers = OwnedHeaders::new()
             .insert(header(dead_letter::REPLAY_SINK, &self.sink))
-            .insert(header(dead_letter::REPLAY_OFFSET, &self.offset.to_string()))
+            .insert(header(dead_letter::REPLAY_OFFSET, &self.offset.to_string()));
+        match self.folded {
+            true => headers.insert(header(dead_letter::REPLAY_FOLDED, TRUE)),
+            false => headers,
+        }
     }
 
     /// None where the record comes for the first time.
@@ -221,6 +241,7 @@ impl Replayed {
                 .parse()
                 .ok()?,
             sink: header_text(headers, dead_letter::REPLAY_SINK)?.to_owned(),
+            folded: is_true(headers, dead_letter::REPLAY_FOLDED),
         };
         // A row from the future would hide all that follow.
         (0..message.offset())

@@ -67,10 +67,9 @@ pub fn hold(
             rows.records.retain(|_| held.next().unwrap_or(false));
         }
     }
-    let dead = reasons.into_iter().map(|(record, reasons)| Rejected {
-        record,
-        reason: reasons.join("; "),
-    });
+    let dead = reasons
+        .into_iter()
+        .map(|(record, reasons)| Rejected::new(record, reasons.join("; ")));
     transformed.rejected.extend(dead);
     if let Some(stop) = stop {
         cut(transformed, stop);

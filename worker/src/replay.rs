@@ -2,7 +2,8 @@
 //!
 //! A record that comes back keeps its place in history: it goes to its old partition with its old
 //! key and time, and carries its old offset, from which the timestamp of its row is made; a row
-//! that a newer record has written since stays. Only the sink that rejected it takes it.
+//! that a newer record has written since stays. Only the sink that rejected it takes it. A group whose
+//! state has it already doesn't count it again.
 //!
 //! How far each stage's letters are replayed is the metadata of an offset in the dead-letter topic,
 //! committed under a group of its own, in one transaction with the letters before it: a replay that is
@@ -25,7 +26,7 @@ use serde_json::Value;
 use crate::{
     avro::{self, encode::Encode},
     config::{Credentials, Mounted},
-    dead_letter::{Letter, MAX_KEY_BYTES, Replayed, header_text},
+    dead_letter::{Letter, MAX_KEY_BYTES, Replayed, header_text, is_true},
     kafka,
     stage::{INGEST, key::Keys},
     status::Status,
@@ -305,6 +306,9 @@ impl Session {
             replayed = Some(Replayed {
                 sink: stage.to_owned(),
                 offset: number(dead_letter::OFFSET).ok_or("it doesn't say its offset")?,
+                folded: message
+                    .headers()
+                    .is_some_and(|headers| is_true(headers, dead_letter::FOLDED)),
             });
         }
         let partition = number(dead_letter::PARTITION).and_then(|number| number.try_into().ok());

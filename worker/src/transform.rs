@@ -89,10 +89,7 @@ impl Transform {
         for (index, record) in batch.records().iter().enumerate() {
             if let Some(reason) = refusal(batch.value(record)) {
                 self.run_range(batch, start..index, &mut transformed)?;
-                transformed.rejected.push(Rejected {
-                    record: index,
-                    reason,
-                });
+                transformed.rejected.push(Rejected::new(index, reason));
                 start = index + 1;
             }
         }
@@ -124,10 +121,9 @@ impl Transform {
                 }),
                 Err(Failure::Engine(error)) => return Err(error),
                 Err(Failure::Records(reason)) if range.len() == 1 => {
-                    transformed.rejected.push(Rejected {
-                        record: range.start,
-                        reason,
-                    });
+                    transformed
+                        .rejected
+                        .push(Rejected::new(range.start, reason));
                 }
                 Err(Failure::Records(_)) => {
                     let middle = range.start + range.len() / 2;

@@ -457,7 +457,7 @@ impl SinkStage {
     }
 
     /// Folds the rows of a batch and writes the groups: as many at once as memory allows. Gives the
-    /// records that weren't folded, and those whose rows are refused.
+    /// records of which no row could be made, and those whose rows are refused.
     async fn write_groups(
         &self,
         groups: &Groups,
@@ -484,6 +484,10 @@ impl SinkStage {
         }
         if !in_parts {
             refused = self.sink.write(batch, &kept).await;
+        }
+        for rejected in &mut refused {
+            // What was refused is a row: its state is written.
+            rejected.folded = true;
         }
         Ok((lost, refused))
     }

@@ -347,8 +347,7 @@ impl<'a> Work<'a> {
     }
 
     fn reject(&mut self, row: usize, reason: String) {
-        let record = self.records[row];
-        self.rejected.push(Rejected { record, reason });
+        self.rejected.push(Rejected::new(self.records[row], reason));
     }
 
     /// Folds what isn't in the states yet, of some of the groups.
@@ -392,7 +391,8 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Folds rows; changes nothing where it fails.
+    /// Folds rows; changes nothing where it fails. Of a record that was folded before it was replayed
+    /// only the row is lacking: that is made of the state, if there is one.
     fn attempt(&mut self, rows: &[usize]) -> Result<(), ExecError> {
         if rows.is_empty() {
             return Ok(());
@@ -400,34 +400,42 @@ impl<'a> Work<'a> {
         let mut touched = Vec::new();
         let mut places = vec![usize::MAX; self.groups.len()];
         let mut group_of = Vec::with_capacity(rows.len());
+        let mut new = Vec::with_capacity(rows.len());
         for &row in rows {
             let group = self.group_of[row];
-            if places[group] == usize::MAX {
+            let is_first = places[group] == usize::MAX;
+            let has_state = !is_first || self.groups[group].state.is_some();
+            if has_state && self.batch.records()[self.records[row]].is_folded() {
+                continue;
+            }
+            if is_first {
                 places[group] = touched.len();
                 touched.push(group);
             }
             group_of.push(places[group]);
+            new.push(row as u64);
         }
         let states: Vec<_> = touched
             .iter()
             .map(|&group| self.groups[group].state.as_deref())
             .collect();
-        let states = match rows.len() == self.rows.num_rows() {
-            true => self.shape.fold.fold(&self.rows, &group_of, &states)?,
-            false => {
-                let indices = UInt64Array::from_iter_values(rows.iter().map(|&row| row as u64));
-                let rows = take_record_batch(&self.rows, &indices)
+        let states = match new.len() {
+            0 => Vec::new(),
+            all if all == self.rows.num_rows() => {
+                self.shape.fold.fold(&self.rows, &group_of, &states)?
+            }
+            _ => {
+                let rows = take_record_batch(&self.rows, &UInt64Array::from(new))
                     .map_err(|error| ExecError::Input(error.into()))?;
                 self.shape.fold.fold(&rows, &group_of, &states)?
             }
         };
         for (group, state) in touched.into_iter().zip(states) {
-            let group = &mut self.groups[group];
-            group.state = Some(state);
-            group.changed = true;
+            self.groups[group].state = Some(state);
         }
         for &row in rows {
             let group = &mut self.groups[self.group_of[row]];
+            group.changed = true;
             group.last = Some(row);
             group.applied = Some(self.batch.records()[self.records[row]].offset);
         }
@@ -494,7 +502,10 @@ impl<'a> Work<'a> {
                     [] => return Err(error.into()),
                     [group] => {
                         if let Some(row) = self.groups[*group].last {
-                            self.reject(row, error.to_string());
+                            self.rejected.push(Rejected {
+                                folded: true,
+                                ..Rejected::new(self.records[row], error.to_string())
+                            });
                         }
                     }
                     several => {

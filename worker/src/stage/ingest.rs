@@ -426,6 +426,7 @@ fn letter<'a>(key: Option<&'a [u8]>, value: Option<&'a [u8]>, reason: &'a str) -
         reason,
         position: None,
         timestamp: None,
+        folded: false,
     }
 }
 

@@ -1,9 +1,13 @@
-//! Replays of dead letters that are killed or frozen, against the real Kafka and Cassandra. Skipped where
-//! `MILLSTREAM_ENVIRONMENT` doesn't name them.
+//! Replays of dead letters that are killed or frozen, or into groups that have them, against the real
+//! Kafka and Cassandra. Skipped where `MILLSTREAM_ENVIRONMENT` doesn't name them.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use crate::support::{Environment, Pipeline, Settings, signal};
+use millstream_api::worker::CommitMetadata;
 use serde_json::json;
 
 const LETTERS: i64 = 20_000;
@@ -105,4 +109,85 @@ async fn a_replay_that_wakes_up_after_another_has_begun_sends_nothing() {
         "{error}"
     );
     assert_replayed_once(&pipeline).await;
+}
+
+const SHARES: Settings = Settings {
+    schema: "kind TEXT, a INT, b INT, owner TEXT",
+    sql: "SELECT kind, count(*) AS records, sum(a) / sum(b) AS share, last_value(owner) AS owner \
+        FROM records GROUP BY kind",
+    columns: &[
+        ("kind", "text"),
+        ("records", "bigint"),
+        ("share", "bigint"),
+        ("owner", "uuid"),
+    ],
+    key: "/kind",
+    partitions: 2,
+    base: 1_700_000_000_000_000,
+};
+
+/// Waits until so many records were processed, replayed ones too; what is counted then. A replay that has
+/// ended can be read a little later.
+async fn await_processed(pipeline: &Pipeline, records: i64) -> CommitMetadata {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let (counts, lag) = pipeline.progress().await;
+        if lag == 0 && counts.rows + counts.dead_lettered == records {
+            return counts;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "of {records} records {counts:?}, a lag of {lag}"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_lacks_only_its_row_does_not_count_a_replayed_record_again() {
+    let Some(environment) = Environment::find().await else {
+        return;
+    };
+    let pipeline = Pipeline::create(environment, SHARES).await;
+    pipeline.create_state_table().await;
+    let owner = uuid::Uuid::from_u128(7);
+    let record = |kind: i64, b: i64, owner: &str| {
+        let kind = format!("k{kind}");
+        let record = json!({"kind": kind, "a": 6, "b": b, "owner": owner});
+        (kind, record.to_string().into_bytes())
+    };
+    // In k1 and k3 the result can't be computed; in k2 and k3 the table can't take it.
+    let records = (0..40).map(|n| match n % 4 {
+        0 => record(0, 1, &owner.to_string()),
+        1 => record(1, 0, &owner.to_string()),
+        2 => record(2, 1, "nobody"),
+        _ => record(3, 0, "nobody"),
+    });
+    pipeline.produce_all(&records.collect::<Vec<_>>()).await;
+    let process = pipeline.process();
+    let first = await_processed(&pipeline, 40).await.dead_lettered;
+    assert!(first >= 3, "{first} dead letters");
+
+    // Nothing is mended: they are dead letters again.
+    pipeline.replay("process", &[]);
+    let counts = await_processed(&pipeline, 40 + first).await;
+    let second = counts.dead_lettered;
+    assert!(second >= first + 3, "{second} dead letters after {first}");
+    process.kill();
+
+    // A later record mends each group, and the states are read again.
+    let records: Vec<_> = (0..4)
+        .map(|kind| record(kind, 1, &owner.to_string()))
+        .collect();
+    pipeline.produce_all(&records).await;
+    pipeline.replay("process", &[]);
+    let _process = pipeline.process();
+    let counts = await_processed(&pipeline, 44 + second).await;
+    assert_eq!((counts.rows, counts.dead_lettered), (44, second));
+    let mut rows: Vec<(String, i64, i64, uuid::Uuid)> =
+        pipeline.select("kind, records, share, owner").await;
+    rows.sort();
+    let expected = [("k0", 6), ("k1", 66), ("k2", 6), ("k3", 66)];
+    let expected = expected.map(|(kind, share)| (kind.to_owned(), 11, share, owner));
+    assert_eq!(rows, expected);
 }

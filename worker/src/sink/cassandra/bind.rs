@@ -132,7 +132,7 @@ impl Binder {
                 };
                 if let Err(reason) = result {
                     bound.bytes.truncate(start);
-                    rejected.push(Rejected { record, reason });
+                    rejected.push(Rejected::new(record, reason));
                 }
             }
         }

@@ -123,10 +123,10 @@ impl Writer {
                 continue;
             };
             match part {
-                [row] => rejected.push(Rejected {
-                    record: row.record,
-                    reason: format!("Cassandra refuses the row: {reason}"),
-                }),
+                [row] => rejected.push(Rejected::new(
+                    row.record,
+                    format!("Cassandra refuses the row: {reason}"),
+                )),
                 _ => {
                     let (left, right) = part.split_at(part.len() / 2);
                     parts.extend([right, left]);

@@ -81,10 +81,11 @@ impl Shape {
         for rows in rows {
             match self.part(batch, rows, &mut rejected) {
                 Ok(part) => taken.parts.push(part),
-                Err(error) => rejected.extend(rows.records.iter().map(|&record| Rejected {
-                    record,
-                    reason: error.to_string(),
-                })),
+                Err(error) => {
+                    let records = rows.records.iter();
+                    let refused = records.map(|&record| Rejected::new(record, error.to_string()));
+                    rejected.extend(refused);
+                }
             }
         }
         (taken, rejected)
@@ -126,13 +127,13 @@ impl Shape {
         for (row, &record) in rows.records.iter().enumerate() {
             match self.keys.iter().find(|&&key| all.column(key).is_null(row)) {
                 None => kept.push(row),
-                Some(&key) => rejected.push(Rejected {
+                Some(&key) => rejected.push(Rejected::new(
                     record,
-                    reason: format!(
+                    format!(
                         "column `{}` is null, and it is in mergeKeys",
                         self.schema.field(key).name()
                     ),
-                }),
+                )),
             }
         }
         let places = kept.iter().map(|&row| {

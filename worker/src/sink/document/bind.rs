@@ -136,7 +136,7 @@ impl Binder {
                 };
                 match upsert {
                     Ok(upsert) => bound.push(upsert),
-                    Err(reason) => rejected.push(Rejected { record, reason }),
+                    Err(reason) => rejected.push(Rejected::new(record, reason)),
                 }
             }
         }

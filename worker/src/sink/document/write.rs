@@ -81,10 +81,10 @@ impl Writer {
                     for (index, reason) in refused {
                         match bulk[index].halves() {
                             Some([older, newer]) => bulks.extend([vec![newer], vec![older]]),
-                            None => rejected.push(Rejected {
-                                record: bulk[index].parts[0].record,
-                                reason: format!("the server refuses the document: {reason}"),
-                            }),
+                            None => rejected.push(Rejected::new(
+                                bulk[index].parts[0].record,
+                                format!("the server refuses the document: {reason}"),
+                            )),
                         }
                     }
                 }

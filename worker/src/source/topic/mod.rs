@@ -280,6 +280,7 @@ impl Mirror {
                 reason,
                 position: Some((message.partition(), message.offset())),
                 timestamp: message.timestamp().to_millis(),
+                folded: false,
             })
             .collect();
         if let Err(error) = to.send(&letters).await {

@@ -5,7 +5,7 @@ use millstream_plan::{MAX_STATE_BYTES, RecordSchema};
 use serde_json::json;
 
 use super::*;
-use crate::transform::Transform;
+use crate::{dead_letter::Replayed, transform::Transform};
 
 const MIB: usize = 1024 * 1024;
 
@@ -141,4 +141,80 @@ async fn small_states_are_folded_at_once() {
     // As soon as it is known that they are small, also with little memory.
     let (_, loaded) = fold(&mut kept, &batch(10_000, &records), 512 * 1024).await;
     assert!(loaded.len() < 70, "{} parts", loaded.len());
+}
+
+/// Records of one group. Of those that were replayed, their first offsets, and whether its state had
+/// them.
+fn with_replayed(first: i64, records: &[Option<(i64, bool)>]) -> Batch {
+    let mut batch = Batch::default();
+    for (offset, replayed) in (first..).zip(records) {
+        let record = json!({"g": "g0", "t": offset.to_string()}).to_string();
+        batch.push_record(0, offset, None, None, Some(record.as_bytes()));
+        if let Some((offset, folded)) = *replayed {
+            batch.mark(&Replayed {
+                sink: "rows".to_owned(),
+                offset,
+                folded,
+            });
+        }
+    }
+    batch
+}
+
+#[tokio::test]
+async fn what_a_state_has_is_not_folded_again_however_the_batches_fall() {
+    let known: [Option<(i64, bool)>; 6] = [
+        None,
+        None,
+        Some((1, true)),
+        Some((0, false)),
+        Some((1, true)),
+        None,
+    ];
+    // Where the state has expired, the first that comes is in none.
+    let expired: [Option<(i64, bool)>; 5] = [
+        Some((1, true)),
+        None,
+        Some((1, true)),
+        Some((2, true)),
+        None,
+    ];
+    for (first, records, count) in [(0, known.as_slice(), "4"), (100, expired.as_slice(), "3")] {
+        let mut states = Vec::new();
+        for size in 1..=records.len() {
+            let (mut kept, mut last) = (Kept::default(), Outcome::default());
+            for (index, part) in records.chunks(size).enumerate() {
+                let batch = with_replayed(first + (index * size) as i64, part);
+                last = fold(&mut kept, &batch, MIB).await.0;
+            }
+            let row = (count.to_owned(), (records.len() - 1) % size);
+            assert_eq!(last.rows["g0"], row, "batches of {size}");
+            states.extend(kept.into_values());
+        }
+        assert_eq!(states.len(), records.len());
+        assert!(states.iter().all(|state| *state == states[0]), "{states:?}");
+        assert_eq!(states[0].offset, first + records.len() as i64 - 1);
+    }
+}
+
+#[test]
+fn a_record_of_which_no_row_can_be_made_is_in_the_state() {
+    let (_, table) = plan();
+    let schema = RecordSchema::parse("g TEXT, n INT").unwrap();
+    let sql = "SELECT g, 100 / sum(n) AS share FROM records GROUP BY g";
+    let plan = SinkPlan::new(&schema, "rows", sql).unwrap();
+    let records = [
+        json!({"g": "a", "n": 0}),
+        json!({"g": null, "n": 1}),
+        json!({"g": "b", "n": 5}),
+    ];
+    let mut batch = Batch::default();
+    for (offset, record) in (0..).zip(records) {
+        batch.push_record(0, offset, None, None, Some(record.to_string().as_bytes()));
+    }
+    let rows = Transform::new(&plan).unwrap().run(&batch).unwrap().rows;
+    let (_, rejected) = rows_of(&plan, &table, &batch, &rows).unwrap();
+    let folded = rejected.iter().map(|dead| (dead.record, dead.folded));
+    let expected = BTreeMap::from([(0, true), (1, false)]);
+    assert_eq!(folded.collect::<BTreeMap<_, _>>(), expected, "{rejected:?}");
 }
