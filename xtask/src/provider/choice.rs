@@ -16,7 +16,8 @@ use crate::cache;
 /// The one asked for; else the one that is up; else the one that this machine can run.
 pub(super) fn choose(asked: Option<ProviderName>) -> Result<ProviderName> {
     let recorded = recorded(&cache::root()?)?;
-    pick(asked, recorded, kind::engine_answers)
+    let missing = kind::missing_programs();
+    pick(asked, recorded, kind::engine_answers, &missing)
 }
 
 /// `engine` is asked last: an answer may take seconds.
@@ -24,6 +25,7 @@ fn pick(
     asked: Option<ProviderName>,
     recorded: Option<ProviderName>,
     engine: impl FnOnce() -> bool,
+    missing: &[&str],
 ) -> Result<ProviderName> {
     if let (Some(asked), Some(recorded)) = (asked, recorded)
         && asked != recorded
@@ -34,10 +36,17 @@ fn pick(
     if let Some(name) = asked.or(recorded) {
         return Ok(name);
     }
-    Ok(match engine() {
-        true => ProviderName::Kind,
-        false => ProviderName::Node,
-    })
+    if !engine() {
+        return Ok(ProviderName::Node);
+    }
+    if !missing.is_empty() {
+        let missing = missing.join("`, `");
+        eprintln!(
+            "a Docker engine answers, but there is no `{missing}`: taking the provider `node`"
+        );
+        return Ok(ProviderName::Node);
+    }
+    Ok(ProviderName::Kind)
 }
 
 fn file(root: &Path) -> PathBuf {
@@ -81,29 +90,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_up_stays() {
-        for (asked, recorded, engine, taken) in [
-            (None, None, true, Some(Kind)),
-            (None, None, false, Some(Node)),
+    fn kind_is_taken_only_where_all_of_it_is_there() {
+        for (asked, recorded, engine, missing, taken) in [
+            (None, None, true, "", Some(Kind)),
+            (None, None, true, "kind helm", Some(Node)),
+            (None, None, false, "", Some(Node)),
             // What is up stays, whatever the machine has by now.
-            (None, Some(Node), true, Some(Node)),
-            (None, Some(Kind), false, Some(Kind)),
-            (Some(Kind), None, false, Some(Kind)),
-            (Some(Node), None, true, Some(Node)),
-            (Some(Node), Some(Node), true, Some(Node)),
-            (Some(Kind), Some(Node), true, None),
-            (Some(Node), Some(Kind), false, None),
+            (None, Some(Node), true, "", Some(Node)),
+            (None, Some(Kind), false, "kind", Some(Kind)),
+            (Some(Kind), None, false, "kind", Some(Kind)),
+            (Some(Node), None, true, "", Some(Node)),
+            (Some(Node), Some(Node), true, "", Some(Node)),
+            (Some(Kind), Some(Node), true, "", None),
+            (Some(Node), Some(Kind), false, "", None),
         ] {
-            let picked = pick(asked, recorded, || engine).ok();
-            assert_eq!(picked, taken, "{:?}", (asked, recorded, engine));
+            let case = (asked, recorded, engine, missing);
+            let missing: Vec<_> = missing.split_whitespace().collect();
+            let picked = pick(asked, recorded, || engine, &missing).ok();
+            assert_eq!(picked, taken, "{case:?}");
         }
     }
 
     #[test]
     fn the_engine_is_asked_only_where_nothing_else_decides() {
         let engine = || -> bool { panic!("the engine was asked") };
-        assert_eq!(pick(Some(Node), None, engine).unwrap(), Node);
-        assert_eq!(pick(None, Some(Kind), engine).unwrap(), Kind);
+        assert_eq!(pick(Some(Node), None, engine, &[]).unwrap(), Node);
+        assert_eq!(pick(None, Some(Kind), engine, &[]).unwrap(), Kind);
     }
 
     #[test]
