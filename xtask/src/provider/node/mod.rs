@@ -222,6 +222,7 @@ impl Provider for Node {
         require_root()?;
         let step = progress.step("stopping the node");
         self.clear()?;
+        debian::tidy()?;
         step.done("done");
         Ok(())
     }
