@@ -79,17 +79,33 @@ fn sweep(folder: &Path) -> Result<()> {
 /// # Errors
 /// When the file can't be made or locked.
 pub fn lock(path: &Path) -> Result<File> {
+    if let Some(file) = try_lock(path)? {
+        return Ok(file);
+    }
+    eprintln!("waiting for another `cargo xtask` to finish");
+    let file = create(path)?;
+    file.lock()?;
+    Ok(file)
+}
+
+/// As [`lock`], but without waiting: none while another holds `path`.
+///
+/// # Errors
+/// As [`lock`].
+pub fn try_lock(path: &Path) -> Result<Option<File>> {
+    let file = create(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error.into()),
+    }
+}
+
+fn create(path: &Path) -> Result<File> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
     }
-    let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => return Ok(file),
-        Err(TryLockError::WouldBlock) => eprintln!("waiting for another `cargo xtask` to finish"),
-        Err(TryLockError::Error(error)) => return Err(error.into()),
-    }
-    file.lock()?;
-    Ok(file)
+    File::create(path).with_context(|| format!("creating {}", path.display()))
 }
 
 #[cfg(test)]
@@ -100,5 +116,16 @@ mod tests {
     fn a_key_tells_apart_what_only_looks_alike_joined() {
         assert_ne!(key(&["ab", "c"]), key(&["a", "bc"]));
         assert_eq!(key(&["ab", "c"]), key(&["ab", "c"]));
+    }
+
+    #[test]
+    fn a_lock_that_is_held_is_not_had_without_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deeper/lock");
+        let held = lock(&path).unwrap();
+        assert!(try_lock(&path).unwrap().is_none());
+        drop(held);
+        // A process that another test starts at this moment may have it a little longer.
+        lock(&path).unwrap();
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::cache;
 use crate::process::{self, SHORT};
-use crate::progress::Progress;
+use crate::progress::{Progress, Step};
 
 /// What `cargo build` of the workspace needs: librdkafka is compiled from source.
 pub const BUILD: &[&str] = &[
@@ -24,16 +24,20 @@ pub const BUILD: &[&str] = &[
 /// Package lists older than this may name versions that the mirrors no longer have.
 const STALE: Duration = Duration::from_secs(24 * 3600);
 
+/// Debian asks this script whether a package's server may start when it is installed.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
 /// Installs those of `packages` that are missing; `why` completes "they are needed to …".
 ///
 /// # Errors
 /// When not root, on a system without apt, or when apt fails: each with the way out.
 pub fn ensure(packages: &[&str], why: &str, progress: &Progress) -> Result<()> {
+    tidy()?;
     if missing(packages)?.is_empty() {
         return Ok(());
     }
     // `cargo xtask test` fetches servers beside its steps. Who comes second finds some installed.
-    let _lock = cache::lock(&cache::root()?.join("apt.lock"))?;
+    let _lock = cache::lock(&lock_file()?)?;
     let missing = missing(packages)?;
     if missing.is_empty() {
         return Ok(());
@@ -45,16 +49,44 @@ pub fn ensure(packages: &[&str], why: &str, progress: &Progress) -> Result<()> {
     }
     let step = progress.step(format!("installing {names} (to {why})"));
     let log = cache::root()?.join("apt.log");
+    // Debian starts a server when it is installed; ours are started by `up` alone.
+    let _stay_off = NoAutostart::new()?;
     if lists_are_stale() {
         apt(&["update"], &log, &step)?;
     }
-    // Debian starts a server when it is installed; ours are started by `up` alone.
-    let _stay_off = NoAutostart::new()?;
+    // After a dpkg that was killed apt refuses until this is done. Should it fail, apt says why, or
+    // waits for whoever else installs.
+    let _ = unattended(
+        Command::new("dpkg").args(["--configure", "-a"]),
+        &log,
+        &step,
+    );
     let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
     arguments.extend(&missing);
     apt(&arguments, &log, &step).with_context(|| format!("try it by hand: {by_hand}"))?;
     step.done("done");
     Ok(())
+}
+
+/// Takes away the `policy-rc.d` that a killed installation has left: while it is there, no server
+/// starts that somebody installs. Another xtask that is installing at this moment keeps its own.
+///
+/// # Errors
+/// Those of the lock.
+pub fn tidy() -> Result<()> {
+    let policy = Path::new(POLICY);
+    if is_ours(policy)
+        && let Some(_lock) = cache::try_lock(&lock_file()?)?
+    {
+        // Should it fail, as it does for who isn't root, the next one tries again.
+        let _ = fs::remove_file(policy);
+    }
+    Ok(())
+}
+
+/// Held by the one xtask that installs.
+fn lock_file() -> Result<PathBuf> {
+    Ok(cache::root()?.join("apt.lock"))
 }
 
 /// Installs `package` unless `program` is on the path, from wherever it came.
@@ -119,29 +151,37 @@ fn lists_are_stale() -> bool {
     age.is_none_or(|age| age > STALE)
 }
 
-fn apt(arguments: &[&str], log: &Path, step: &crate::progress::Step) -> Result<()> {
+fn apt(arguments: &[&str], log: &Path, step: &Step) -> Result<()> {
     let mut command = Command::new("apt-get");
     command
         .args(["-o", "DPkg::Lock::Timeout=120"])
-        .args(arguments)
-        .env("DEBIAN_FRONTEND", "noninteractive");
-    process::logged(&mut command, log, step, Duration::from_secs(900))
+        .args(arguments);
+    unattended(&mut command, log, step)
+}
+
+/// Runs a command of Debian's that may have questions: it takes the answers that are there.
+fn unattended(command: &mut Command, log: &Path, step: &Step) -> Result<()> {
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    process::logged(command, log, step, Duration::from_secs(900))
 }
 
 /// Debian's way to keep a package's server from starting by itself: a `policy-rc.d` that
 /// says no. It is left alone where the system has one of its own.
-/// One that a killed `up` left behind is recognised by its text, and removed.
+/// One that was left behind by a kill is recognised by its text: [`tidy`].
 struct NoAutostart(Option<&'static Path>);
 
 const STAY_OFF: &str =
     "#!/bin/sh\n# written by Millstream's xtask while it installs packages\nexit 101\n";
 
+fn is_ours(policy: &Path) -> bool {
+    fs::read_to_string(policy).is_ok_and(|script| script == STAY_OFF)
+}
+
 impl NoAutostart {
     fn new() -> Result<Self> {
         use std::os::unix::fs::PermissionsExt;
-        let path = Path::new("/usr/sbin/policy-rc.d");
-        let taken = fs::read_to_string(path).is_ok_and(|script| script != STAY_OFF);
-        if taken {
+        let path = Path::new(POLICY);
+        if path.exists() && !is_ours(path) {
             return Ok(Self(None));
         }
         fs::write(path, STAY_OFF)?;
@@ -155,6 +195,26 @@ impl Drop for NoAutostart {
         if let Some(path) = self.0 {
             // Should it fail, the next installation tries again.
             let _ = fs::remove_file(path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_policy_is_recognised() {
+        let folder = tempfile::tempdir().unwrap();
+        let policy = folder.path().join("policy-rc.d");
+        assert!(!is_ours(&policy), "there is none");
+        for (script, ours) in [
+            (STAY_OFF, true),
+            ("#!/bin/sh\nexit 101\n", false),
+            ("", false),
+        ] {
+            fs::write(&policy, script).unwrap();
+            assert_eq!(is_ours(&policy), ours, "{script:?}");
         }
     }
 }

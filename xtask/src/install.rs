@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::cache;
 use crate::dist::Images;
 use crate::environment::{Addresses, Environment};
 use crate::process;
@@ -39,6 +40,8 @@ pub fn kubectl(environment: &Environment) -> Command {
 /// # Errors
 /// What `kubectl` or `helm` says.
 pub fn install(environment: &Environment, images: &Images, progress: &Progress) -> Result<()> {
+    // With one at a time, a release that is pending is one whose Helm was killed.
+    let _lock = cache::lock(&cache::root()?.join("helm.lock"))?;
     let step = progress.step("installing the charts");
     apply(environment, &namespace_and_credentials(environment))?;
     let charts = root().join("charts");
@@ -77,6 +80,7 @@ pub fn apply(environment: &Environment, manifests: &str) -> Result<()> {
 }
 
 fn helm(environment: &Environment, release: &str, chart: &Path, values: &[&str]) -> Result<()> {
+    forget_pending(environment, release)?;
     let mut command = Command::new(&environment.helm);
     command
         .env("KUBECONFIG", &environment.kubeconfig)
@@ -90,6 +94,20 @@ fn helm(environment: &Environment, release: &str, chart: &Path, values: &[&str])
     process::output(&mut command, HELM)
         .with_context(why)
         .map(drop)
+}
+
+/// Helm refuses to touch a release that is pending: "another operation is in progress". It keeps each
+/// revision in a Secret.
+fn forget_pending(environment: &Environment, release: &str) -> Result<()> {
+    let pending = format!(
+        "owner=helm,name={release},\
+         status in (pending-install,pending-upgrade,pending-rollback)"
+    );
+    process::run(
+        kubectl(environment)
+            .args(["--namespace", NAMESPACE, "delete", "secret"])
+            .args(["--ignore-not-found", "--selector", &pending]),
+    )
 }
 
 /// The connections are those of the services that `up` started.

@@ -40,7 +40,8 @@ struct Xtask {
 enum Command {
     /// Brings up Kubernetes, Kafka, Cassandra, Redis, a schema registry and a document server on this machine.
     Up {
-        /// Where Kubernetes runs; kind where a Docker engine answers, else a node of our own.
+        /// Where Kubernetes runs; kind where a Docker engine answers and `kind`, `kubectl` and `helm` are
+        /// there, else a node of our own.
         #[arg(long)]
         provider: Option<ProviderName>,
     },

@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::{Action, Part, Provider, ProviderName};
+use crate::debian;
 use crate::environment::{Addresses, Environment, run_folder};
 use crate::process::{self, SHORT};
 use crate::progress::Progress;
@@ -34,11 +35,25 @@ const PORTS: [(u16, u16); 6] = [
 /// Images come over the network.
 const PULL: Duration = Duration::from_secs(900);
 const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// Taken from the path.
+const PROGRAMS: [&str; 3] = ["kind", "kubectl", "helm"];
 const KAFKA_CONFIGS: &str = "/opt/kafka/bin/kafka-configs.sh";
 
 /// The provider `kind`.
 pub(super) struct Kind {
     run: PathBuf,
+}
+
+/// Whether there is a Docker engine.
+pub(super) fn engine_answers() -> bool {
+    let mut docker = Command::new("docker");
+    process::succeeds(docker.arg("info"), Duration::from_secs(5))
+}
+
+/// The programs that this provider needs and the path doesn't have.
+pub(super) fn missing_programs() -> Vec<&'static str> {
+    let missing = |name: &&str| debian::find(name).is_none();
+    PROGRAMS.into_iter().filter(missing).collect()
 }
 
 /// A program and its arguments.
@@ -113,7 +128,7 @@ impl Kind {
     fn exists(&self) -> Result<bool> {
         let mut list = Command::new("kind");
         let listed = process::output(list.args(["get", "clusters"]), SHORT)
-            .context("kind can't be used: install it from https://kind.sigs.k8s.io")?;
+            .context("kind can't be used: does a Docker engine answer?")?;
         Ok(listed.lines().any(|line| line == CLUSTER))
     }
 
@@ -172,9 +187,17 @@ impl Kind {
 }
 
 impl Provider for Kind {
-    /// Docker pulls the images while they are started.
+    /// Docker pulls the images while they are started. The rest is for the user to install.
     fn fetch(&self, _: &Progress) -> Result<()> {
-        Ok(())
+        let missing = missing_programs();
+        if !missing.is_empty() {
+            bail!(
+                "the provider `kind` needs programs that aren't on the path: {} (see \
+                 https://kind.sigs.k8s.io)",
+                missing.join(", ")
+            );
+        }
+        self.exists().map(drop)
     }
 
     fn up(&self, progress: &Progress) -> Result<Environment> {

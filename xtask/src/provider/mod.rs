@@ -1,19 +1,18 @@
 //! Where Kubernetes and the data services run: two providers behind one interface.
 
+mod choice;
 mod kind;
 mod node;
 
 use std::path::PathBuf;
-use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use self::choice::{choose, forget, record, recorded};
 use crate::cache;
 use crate::environment::{Environment, run_folder};
-use crate::process;
 use crate::progress::Progress;
 use crate::services::Service;
 
@@ -25,6 +24,15 @@ pub enum ProviderName {
     Kind,
     /// A one-node Kubernetes in namespaces of its own, from package registries alone.
     Node,
+}
+
+impl ProviderName {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kind => "kind",
+            Self::Node => "node",
+        }
+    }
 }
 
 /// What is done to a service.
@@ -49,7 +57,8 @@ pub struct Part {
 
 /// A place for Kubernetes and the services.
 pub trait Provider {
-    /// Fetches and builds ahead of time what takes minutes the first time.
+    /// Fetches and builds ahead of time what takes minutes the first time. Where this machine can't
+    /// run the provider, it says why.
     fn fetch(&self, progress: &Progress) -> Result<()>;
     /// Brings everything up, or up again what died; returns at once what already runs.
     fn up(&self, progress: &Progress) -> Result<Environment>;
@@ -62,29 +71,13 @@ pub trait Provider {
     fn load(&self, images: &[PathBuf]) -> Result<()>;
 }
 
+const NOT_UP: &str = "nothing is up: run `cargo xtask up`";
+
 fn provider(name: ProviderName) -> Result<Box<dyn Provider>> {
     Ok(match name {
         ProviderName::Kind => Box::new(kind::Kind::new()?),
         ProviderName::Node => Box::new(node::Node::new(run_folder()?)),
     })
-}
-
-/// The one asked for; else the one that is up; else the one that this machine can run.
-fn choose(asked: Option<ProviderName>) -> Result<Box<dyn Provider>> {
-    let running = Environment::load()?.map(|environment| environment.provider);
-    if let (Some(asked), Some(running)) = (asked, running)
-        && asked != running
-    {
-        bail!("the provider {running:?} is up: run `cargo xtask down` first");
-    }
-    let name = asked.or(running).unwrap_or_else(|| {
-        let mut docker = Command::new("docker");
-        match process::succeeds(docker.arg("info"), Duration::from_secs(5)) {
-            true => ProviderName::Kind,
-            false => ProviderName::Node,
-        }
-    });
-    provider(name)
 }
 
 /// One command at a time changes what runs.
@@ -97,7 +90,7 @@ fn exclusively() -> Result<std::fs::File> {
 /// # Errors
 /// What can't be fetched or built, why, and where its log is.
 pub fn fetch(asked: Option<ProviderName>) -> Result<()> {
-    choose(asked)?.fetch(&Progress::new())
+    provider(choose(asked)?)?.fetch(&Progress::new())
 }
 
 /// Brings everything up; safe to call when it is.
@@ -107,7 +100,16 @@ pub fn fetch(asked: Option<ProviderName>) -> Result<()> {
 pub fn up(asked: Option<ProviderName>) -> Result<Environment> {
     let _lock = exclusively()?;
     let progress = Progress::new();
-    let environment = choose(asked)?.up(&progress)?;
+    let root = cache::root()?;
+    let name = choose(asked)?;
+    let chosen = provider(name)?;
+    if recorded(&root)? != Some(name) {
+        // Written down before anything starts, but not where this machine can't run it: `down`
+        // couldn't either.
+        chosen.fetch(&progress)?;
+        record(&root, name)?;
+    }
+    let environment = chosen.up(&progress)?;
     environment.save()?;
     let at = &environment.addresses;
     progress.say(format!(
@@ -123,7 +125,8 @@ pub fn up(asked: Option<ProviderName>) -> Result<Environment> {
 pub fn down(asked: Option<ProviderName>) -> Result<()> {
     let _lock = exclusively()?;
     let progress = Progress::new();
-    choose(asked)?.down(&progress)?;
+    provider(choose(asked)?)?.down(&progress)?;
+    forget(&cache::root()?)?;
     progress.say("down: nothing is left running");
     Ok(())
 }
@@ -131,25 +134,27 @@ pub fn down(asked: Option<ProviderName>) -> Result<()> {
 /// # Errors
 /// With `json`, when nothing is up.
 pub fn status(json: bool) -> Result<()> {
-    let environment = Environment::load()?;
-    let parts = match &environment {
-        Some(environment) => provider(environment.provider)?.parts()?,
+    let parts = match recorded(&cache::root()?)? {
+        Some(name) => provider(name)?.parts()?,
         None => Vec::new(),
     };
-    let Some(environment) = environment.filter(|_| !parts.is_empty()) else {
-        if json {
-            bail!("nothing is up: run `cargo xtask up`");
-        }
-        println!("nothing is up: run `cargo xtask up`");
-        return Ok(());
-    };
     if json {
+        let environment = Environment::load()?.filter(|_| !parts.is_empty());
+        let environment = environment.context(NOT_UP)?;
         println!("{}", serde_json::to_string_pretty(&environment)?);
+        return Ok(());
+    }
+    if parts.is_empty() {
+        println!("{NOT_UP}");
         return Ok(());
     }
     for part in &parts {
         println!("{:<24} {:<24} {}", part.name, part.state, part.address);
     }
+    let Some(environment) = Environment::load()? else {
+        println!("\n`cargo xtask up` didn't come to its end: run it again, or `cargo xtask down`");
+        return Ok(());
+    };
     println!("\nlogs        {}", environment.logs.display());
     println!("kubeconfig  {}", environment.kubeconfig.display());
     Ok(())
@@ -187,5 +192,5 @@ pub fn kubeconfig() -> Result<()> {
 /// # Errors
 /// When nothing is.
 pub fn running() -> Result<Environment> {
-    Environment::load()?.context("nothing is up: run `cargo xtask up`")
+    Environment::load()?.context(NOT_UP)
 }

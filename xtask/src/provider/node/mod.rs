@@ -29,7 +29,7 @@ use self::kubernetes::Kubernetes;
 use self::layout::{API_PORT, Layout, NODE, address};
 use self::namespaces::{Namespaces, Unit};
 use self::units::Units;
-use super::{Action, Part, Provider, ProviderName};
+use super::{Action, NOT_UP, Part, Provider, ProviderName};
 use crate::debian;
 use crate::environment::{Addresses, Environment, KafkaTls};
 use crate::progress::Progress;
@@ -48,7 +48,6 @@ const PACKAGES: &[&str] = &[
     "runc",
     "util-linux",
 ];
-const NOT_UP: &str = "nothing is up: run `cargo xtask up`";
 
 /// The provider `node`.
 pub(super) struct Node {
@@ -223,6 +222,7 @@ impl Provider for Node {
         require_root()?;
         let step = progress.step("stopping the node");
         self.clear()?;
+        debian::tidy()?;
         step.done("done");
         Ok(())
     }
