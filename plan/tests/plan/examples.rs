@@ -69,16 +69,13 @@ fn users() {
 
 #[test]
 fn users_by_schedule_are_the_same_but_for_the_schedule() {
-    let read = |name: &str| -> DataPipeline {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/users");
-        let text = std::fs::read_to_string(path.join(name)).unwrap();
-        serde_saphyr::from_str(&text).unwrap()
-    };
-    let mut scheduled = read("scheduled/pipeline.yaml");
-    let accepted = millstream_plan::accept(&scheduled, &[]).unwrap();
-    assert!(accepted.calendar.is_some());
-    scheduled.spec.schedule = None;
-    assert_eq!(scheduled, read("pipeline.yaml"));
+    for example in ["users", "users-avro"] {
+        let mut scheduled = pipeline(&format!("{example}/scheduled"));
+        let accepted = accept(&scheduled, &[]).unwrap();
+        assert!(accepted.calendar.is_some(), "{example}");
+        scheduled.spec.schedule = None;
+        assert_eq!(scheduled, pipeline(example));
+    }
 }
 
 #[test]
