@@ -197,6 +197,12 @@ pub fn business(seed: &str, index: u64) -> Value {
     const STREETS: &[&str] = &["SUTTER AVE", "1ST AVE", "SOUTHERN BLVD", "BROADWAY"];
 
     let rng = &mut random(seed, "business", index);
+    let detail = format!(
+        "Sidewalk Cafe Type: Unenclosed, Square Feet: {}, Tables: {}, Chairs: {}",
+        fill(rng, "2##"),
+        fill(rng, "1#"),
+        fill(rng, "2#"),
+    );
     let (borough, city, code) = pick(rng, BOROUGHS);
     let year = rng.random_range(1995..2024);
     let month = rng.random_range(1..=12);
@@ -211,6 +217,8 @@ pub fn business(seed: &str, index: u64) -> Value {
         "license_creation_date": format!("{year}-{month:02}-05T00:00:00.000"),
         "industry": pick(rng, INDUSTRIES),
         "business_name": pick(rng, NAMES),
+        "business_name_2": pick(rng, NAMES),
+        "detail": detail,
         "address_building": fill(rng, "1##"),
         "address_street_name": pick(rng, STREETS),
         "address_city": city,
@@ -224,8 +232,16 @@ pub fn business(seed: &str, index: u64) -> Value {
         "location": {"latitude": latitude.to_string(), "longitude": longitude.to_string()},
     });
     // The API leaves out what it doesn't know; it never says null.
-    if let (Some(fields), true) = (business.as_object_mut(), rng.random_ratio(1, 25)) {
-        fields.shift_remove("contact_phone");
+    if let Some(fields) = business.as_object_mut() {
+        for (field, known) in [
+            ("business_name_2", 25),
+            ("detail", 10),
+            ("contact_phone", 96),
+        ] {
+            if !rng.random_ratio(known, 100) {
+                fields.shift_remove(field);
+            }
+        }
     }
     business
 }

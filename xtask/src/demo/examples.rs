@@ -53,7 +53,11 @@ pub(super) const EXAMPLES: [Example; 5] = [
         cached: None,
         pages: &[],
         port: None,
-        open: &[],
+        open: &[
+            "kubectl apply -f examples/users/scheduled/pipeline.yaml # a minute every ten, in place of always",
+            "kubectl annotate dp users millstream.dev/run-now=\"$(date)\" --overwrite # a run at once",
+            "kubectl get jobs                                     # the runs",
+        ],
     },
     Example {
         name: "users-avro",
@@ -69,7 +73,12 @@ pub(super) const EXAMPLES: [Example; 5] = [
         cached: None,
         pages: &[],
         port: None,
-        open: &["curl {registry}/subjects/user_data_topic-value/versions/latest"],
+        open: &[
+            "curl {registry}/subjects/user_data_topic-value/versions/latest",
+            "kubectl apply -f examples/users-avro/scheduled/pipeline.yaml # a minute every ten, in place of always",
+            "kubectl annotate dp users-avro millstream.dev/run-now=\"$(date)\" --overwrite # a run at once",
+            "kubectl get jobs                                     # the runs",
+        ],
     },
     Example {
         name: "licenses",
@@ -142,6 +151,8 @@ pub(super) const EXAMPLES: [Example; 5] = [
 
 #[cfg(test)]
 mod tests {
+    use millstream_api::schedule::RUN_NOW;
+
     use super::*;
     use crate::install::root;
 
@@ -179,6 +190,16 @@ mod tests {
             }
             if let Some(port) = example.port {
                 assert!(yaml.contains(&format!("port: {port}\n")));
+            }
+            for open in example.open {
+                let mut words = open.split(' ').skip_while(|word| *word != "-f");
+                if let Some(file) = words.nth(1) {
+                    assert!(root().join(file).is_file(), "{open}");
+                }
+                if open.contains(" annotate ") {
+                    let run_now = format!(" dp {} {RUN_NOW}=", example.name);
+                    assert!(open.contains(&run_now), "{open}");
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What follows from the recorded records, computed here: sessions, refused records, failed checks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use k8s_openapi::jiff::Timestamp;
@@ -35,6 +35,7 @@ pub fn bad() -> Vec<Value> {
     vec![
         json!({"event": "pause", "player_id": "p", "session_id": "of no known event", "ts": ts}),
         json!({"event": "end", "session_id": "without a player", "ts": ts}),
+        json!({"event": "start", "country": "IT", "session_id": "started by nobody", "ts": ts}),
         json!({"event": null, "player_id": null, "session_id": "without both", "ts": ts}),
         json!({"event": "start", "country": "IT", "player_id": "without a session", "ts": ts}),
     ]
@@ -99,6 +100,25 @@ pub fn sessions(records: &[Value]) -> Result<Sessions> {
         }
     }
     Ok(sessions)
+}
+
+/// A row of a started session: country, time in milliseconds, session and player.
+pub type Started = (String, i64, String, String);
+
+/// The starts of which country and player are known.
+pub fn started(records: &[Value]) -> Result<BTreeSet<Started>> {
+    let mut started = BTreeSet::new();
+    for record in records.iter().filter(|record| record["event"] == "start") {
+        let Some((player, session)) = belongs(record) else {
+            continue;
+        };
+        let Some(country) = text(record, "country") else {
+            continue;
+        };
+        let ts = milliseconds(microseconds(record)?);
+        started.insert((country, ts, session, player));
+    }
+    Ok(started)
 }
 
 /// Notes when the records of the sessions came into the topic, in microseconds.
