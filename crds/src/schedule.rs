@@ -136,7 +136,7 @@ pub enum RunOutcome {
     Storing,
     /// Every sink has stored all of it, or has put it into the dead letters.
     Succeeded,
-    /// Its Job has given up.
+    /// Its Job has given up, or was deleted before it had read all.
     Failed,
 }
 

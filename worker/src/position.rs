@@ -32,6 +32,9 @@ pub struct Position {
     /// Whether a source with an end has given all its records.
     #[serde(default)]
     pub complete: bool,
+    /// With which end it was read; another one may come later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<End>,
     /// Records that the stage has sent to the topic, of whatever source. The topic's offsets don't
     /// tell: the markers of transactions take some, and what was given up.
     #[serde(default)]
@@ -39,6 +42,29 @@ pub struct Position {
     /// How far the run is, where the pipeline has a schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<RunProgress>,
+}
+
+/// Where a generator ends. It isn't part of the fingerprint: up to there the records are the same.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct End {
+    /// After so many records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    count: Option<u64>,
+    /// Whether a recording begins again at its own end.
+    #[serde(default)]
+    repeat: bool,
+}
+
+impl End {
+    /// The end of a generator; none of other sources.
+    pub fn of(source: &Source) -> Option<Self> {
+        let generator = source.generator.as_ref()?;
+        let replay = generator.replay.as_ref();
+        Some(End {
+            count: generator.count,
+            repeat: replay.is_some_and(|replay| replay.repeat),
+        })
+    }
 }
 
 impl Position {
@@ -52,6 +78,7 @@ impl Position {
             source: self.source,
             position: self.position.filter(|_| !anew),
             complete: false,
+            end: self.end,
             records: self.records,
             run: Some(RunProgress {
                 name: name.to_owned(),
@@ -61,13 +88,19 @@ impl Position {
         }
     }
 
-    /// From where on a source is read: another one than before from its beginning.
-    pub fn of_source(self, source: &str) -> Self {
+    /// From where on a source is read: another one than before from its beginning. One that has got
+    /// another end goes on.
+    pub fn of_source(self, source: &str, end: Option<End>) -> Self {
         if self.source == source {
-            return self;
+            return Position {
+                complete: self.complete && self.end == end,
+                end,
+                ..self
+            };
         }
         Position {
             source: source.to_owned(),
+            end,
             records: self.records,
             ..Position::default()
         }
@@ -103,12 +136,28 @@ pub fn fingerprint(source: &Source, schema: &str) -> String {
         }
     }
     if let Some(generator) = &mut source.generator {
+        // Nor do its pace, and how much is wanted of it.
         generator.rate = None;
+        generator.count = None;
+        if let Some(replay) = &mut generator.replay {
+            replay.repeat = false;
+        }
     }
     if let Some(files) = source.files_mut() {
-        // Neither do the disk, and who is trusted.
+        // Neither do the disk, the pace, who is trusted, and who asks.
         files.scratch_size = String::new();
         files.tls = None;
+        if let Some(replay) = &mut files.replay {
+            replay.interval = None;
+        }
+        let landing = files.landing_zone.as_mut();
+        let landing = landing.and_then(|zone| zone.s3.as_mut());
+        let landing = landing.map(|folder| &mut folder.bucket);
+        let read = files.s3.as_mut().map(|objects| &mut objects.bucket);
+        for bucket in read.into_iter().chain(landing) {
+            bucket.access_key_id_secret = None;
+            bucket.secret_access_key_secret = None;
+        }
     }
     if let Some(topic) = &mut source.topic {
         // How it is reached and where it was begun doesn't change what is in it.
@@ -120,7 +169,10 @@ pub fn fingerprint(source: &Source, schema: &str) -> String {
         topic.start = Start::default();
         topic.on_gap = OnGap::default();
     }
-    let shape = source.generator.is_some().then_some(schema);
+    // Recorded records have a shape of their own.
+    let generator = source.generator.as_ref();
+    let made_up = generator.is_some_and(|generator| generator.replay.is_none());
+    let shape = made_up.then_some(schema);
     let digest = Sha256::digest(serde_json::json!([source, shape]).to_string());
     digest[..8]
         .iter()
@@ -213,13 +265,16 @@ impl PositionStore {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
+    fn source(spec: Value) -> Source {
+        serde_json::from_value(spec).unwrap()
+    }
+
     fn http(url: &str, concurrency: u32) -> Source {
-        serde_json::from_value(serde_json::json!({
-            "http": {"url": url, "concurrency": concurrency}
-        }))
-        .unwrap()
+        source(json!({"http": {"url": url, "concurrency": concurrency}}))
     }
 
     #[test]
@@ -228,6 +283,7 @@ mod tests {
             source: "s".into(),
             position: Some(serde_json::json!({"at": 7})),
             complete: true,
+            end: None,
             records: 30,
             run: None,
         };
@@ -248,13 +304,49 @@ mod tests {
             source: "s".into(),
             position: Some(serde_json::json!({"at": 7})),
             complete: true,
+            end: None,
             records: 30,
             run: None,
         };
-        assert_eq!(position.clone().of_source("s"), position);
-        let other = position.of_source("t");
+        assert_eq!(position.clone().of_source("s", None), position);
+        let other = position.of_source("t", None);
         assert_eq!((other.position, other.complete), (None, false));
         assert_eq!((other.source.as_str(), other.records), ("t", 30));
+    }
+
+    #[test]
+    fn a_source_that_was_complete_goes_on_where_it_gets_another_end() {
+        let end = |generator: Value| End::of(&source(json!({ "generator": generator })));
+        let recorded = |repeat| json!({"file": {"path": "/data"}, "repeat": repeat});
+        let ends = [
+            end(json!({})),
+            end(json!({"count": 5})),
+            end(json!({"count": 9})),
+            end(json!({"replay": recorded(true)})),
+            end(json!({"count": 5, "replay": recorded(true)})),
+            None,
+        ];
+        for (before, now) in ends.iter().flat_map(|a| ends.iter().map(move |b| (a, b))) {
+            let kept = Position {
+                source: "s".into(),
+                position: Some(json!({"next": 5})),
+                complete: true,
+                records: 5,
+                ..Position::default()
+            };
+            let kept = kept.of_source("s", *before);
+            let kept = Position {
+                complete: true,
+                ..kept
+            };
+            let kept: Position = serde_json::from_value(json!(kept)).unwrap();
+            let expected = Position {
+                complete: before == now,
+                end: *now,
+                ..kept.clone()
+            };
+            assert_eq!(kept.of_source("s", *now), expected, "{before:?}, {now:?}");
+        }
     }
 
     #[test]
@@ -262,11 +354,59 @@ mod tests {
         let users = fingerprint(&http("http://a/users", 4), "a TEXT");
         assert_eq!(users, fingerprint(&http("http://a/users", 8), "b TEXT"));
         assert_ne!(users, fingerprint(&http("http://a/orders", 4), "a TEXT"));
-        let generator: Source =
-            serde_json::from_value(serde_json::json!({"generator": {"seed": 1}})).unwrap();
+        let generator = source(json!({"generator": {"seed": 1}}));
         assert_ne!(
             fingerprint(&generator, "a TEXT"),
             fingerprint(&generator, "b TEXT")
+        );
+    }
+
+    #[test]
+    fn what_changes_no_record_leaves_the_source_the_same() {
+        let key = |name: &str| json!({"name": "keys", "key": name});
+        let bucket = |at: &str, id: &str, secret: &str| {
+            json!({
+                "bucket": "b", "prefix": at,
+                "accessKeyIdSecret": key(id), "secretAccessKeySecret": key(secret),
+            })
+        };
+        let in_s3 = |id: &str, secret: &str| {
+            json!({"file": {
+                "s3": bucket("in", id, secret), "landingZone": {"s3": bucket("landing", id, secret)},
+            }})
+        };
+        let dates = |interval: &str| json!({"eventTime": "ts", "interval": interval});
+        let by_date = |interval: &str| json!({"path": "/data", "replay": dates(interval)});
+        let played = |interval: &str, repeat: bool| {
+            let file = by_date(interval);
+            json!({"generator": {"replay": {"file": file, "repeat": repeat}}})
+        };
+        for (one, same) in [
+            (
+                json!({"generator": {"seed": 1, "count": 5}}),
+                json!({"generator": {"seed": 1, "rate": 9}}),
+            ),
+            (played("1s", false), played("5s", true)),
+            (
+                json!({"file": by_date("1s")}),
+                json!({"file": {"path": "/data", "replay": {"eventTime": "ts"}}}),
+            ),
+            (in_s3("a", "b"), in_s3("c", "d")),
+        ] {
+            let prints = [&one, &same].map(|spec| fingerprint(&source(spec.clone()), "a TEXT"));
+            assert_eq!(prints[0], prints[1], "{one} {same}");
+        }
+        let recording = source(played("1s", false));
+        assert_eq!(
+            fingerprint(&recording, "a TEXT"),
+            fingerprint(&recording, "b TEXT"),
+            "its records are what they are"
+        );
+        let other = source(json!({"generator": {"replay": {"file": {"path": "/data"}}}}));
+        assert_ne!(
+            fingerprint(&recording, "a TEXT"),
+            fingerprint(&other, "a TEXT"),
+            "another order"
         );
     }
 }

@@ -308,6 +308,12 @@ fn one_that_has_come_to_its_end_rests_and_another_begins_after_it() {
         namespace.apply(&changed.to_string()).await?;
         await_condition(&pipelines, ORDERS, SUCCEEDED, PATIENCE).await?;
         assert_eq!(namespace.kafka.records(&orders::topic(namespace))?, 800);
+
+        // The same one with a larger count goes on.
+        changed["spec"]["source"]["generator"]["count"] = 500.into();
+        namespace.apply(&changed.to_string()).await?;
+        await_condition(&pipelines, ORDERS, SUCCEEDED, PATIENCE).await?;
+        assert_eq!(namespace.kafka.records(&orders::topic(namespace))?, 900);
         Ok(())
     });
 }

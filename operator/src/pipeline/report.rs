@@ -163,16 +163,13 @@ fn status(
     verdicts.push(running);
     let sinks = sinks(pipeline, before, observed);
     let source = source(pipeline, before, observed);
-    let runs = observed.runs.statuses(&Seen {
+    let seen = Seen {
         before,
         stored: stored(pipeline, observed),
         sinks: &sinks,
-    });
-    let last_run = match runs.last() {
-        Some(last) => Some(last.clone()),
-        None => before.last_run.clone(),
     };
-    let last_run = last_run.filter(|_| pipeline.spec.schedule.is_some());
+    let runs = observed.runs.statuses(&seen);
+    let last_run = runs::last(&runs, &seen).filter(|_| pipeline.spec.schedule.is_some());
     verdicts.extend(match &pipeline.spec.schedule {
         Some(_) => Some(last_run_succeeded(last_run.as_ref())),
         None => succeeded(pipeline, before, source.as_ref(), observed, &sinks),

@@ -19,7 +19,7 @@ use crate::{
     dead_letter::{DeadLetter, DeadLetters},
     kafka::{self, LazyProducer},
     metrics::{Metrics, StageMetrics},
-    position::{Position, PositionStore, fingerprint},
+    position::{End, Position, PositionStore, fingerprint},
     retry::Delays,
     source::{self, Connections, Opening, Purpose, SourceBatch},
     stage::{INGEST, key::Keys},
@@ -96,6 +96,7 @@ struct Ingest {
     run: Option<Run>,
     credentials: Credentials,
     fingerprint: String,
+    end: Option<End>,
     keys: Keys,
     /// Bytes of answers that an HTTP source may hold.
     answers: usize,
@@ -138,6 +139,7 @@ impl Ingest {
         };
         Ok(Ingest {
             fingerprint: fingerprint(&config.source, &config.schema),
+            end: End::of(&config.source),
             keys: Keys::new(&config.key, &config.schema)?,
             answers,
             config,
@@ -352,7 +354,8 @@ impl Ingest {
             match self.positions.load().await {
                 Ok(position) => {
                     self.status.clear(POSITION);
-                    return position.unwrap_or_default().of_source(&self.fingerprint);
+                    let position = position.unwrap_or_default();
+                    return position.of_source(&self.fingerprint, self.end);
                 }
                 Err(error) => {
                     let message = format!("can't read the source's position from Kafka: {error:#}");

@@ -121,6 +121,28 @@ async fn every_record_becomes_a_row_and_a_drain_is_quick() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_gets_another_end_goes_on_where_it_was() {
+    let Some(pipeline) = users(USERS.partitions).await else {
+        return;
+    };
+    let source = |count: u64| json!({"generator": {"count": count, "seed": 15}});
+    for (count, in_all) in [(5, 5), (9, 9), (3, 9)] {
+        let ingest = pipeline.ingest(source(count));
+        ingest.await_status(|status| status.complete).await;
+        assert_eq!(pipeline.kept().await["records"], in_all);
+        ingest.kill();
+    }
+    let process = pipeline.process();
+    pipeline.await_progress(rows(9)).await;
+    assert_rows(&pipeline, 15, 9).await;
+    // A run is a pass of its own.
+    let run = pipeline.ingest_with(source(4), &["--run", "one"]);
+    assert_eq!(run.ended().await, Some(0));
+    assert_eq!(pipeline.kept().await["records"], 9 + 4);
+    process.kill();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn workers_that_are_killed_lose_and_double_nothing() {
     let Some(pipeline) = users(USERS.partitions).await else {
         return;

@@ -512,4 +512,20 @@ async fn a_recording_is_played_at_its_rate_again_and_again() {
         .await;
         assert_eq!(texts(&rest), texts(&paced[index + 1..]));
     }
+
+    // With another end it goes on where it was.
+    for (before, now, in_all) in [
+        (json!({"count": 5}), json!({}), 700),
+        (json!({"count": 600}), json!({"count": 650}), 650),
+        (json!({}), json!({"repeat": true, "count": 1_000}), 1_000),
+        (json!({"repeat": true, "count": 800}), json!({}), 1_400),
+    ] {
+        let mut played: Vec<_> = play(before, None).collect().await;
+        let position = played.last().unwrap().position.clone();
+        let rest: Vec<_> = play(now, Some(&position)).collect().await;
+        played.extend(rest);
+        let all = records(700).into_iter().chain(records(700));
+        let expected: Vec<_> = all.take(in_all).collect();
+        assert_eq!(values(&texts(&played)), expected, "{in_all}");
+    }
 }

@@ -477,6 +477,34 @@ fn what_comes_first_is_told() {
 }
 
 #[test]
+fn a_run_whose_job_is_deleted_while_it_reads_has_failed_and_that_is_told_once() {
+    let mut pipeline = pipeline();
+    pipeline.spec.schedule = serde_saphyr::from_str("{cron: '@daily', runFor: 1m}").unwrap();
+    let run = RunStatus {
+        name: "users-1".into(),
+        start_time: None,
+        completion_time: None,
+        records: Some(20),
+        dead_lettered: None,
+        sinks: Vec::new(),
+        outcome: RunOutcome::Running,
+    };
+    let before = DataPipelineStatus {
+        last_run: Some(run),
+        ..DataPipelineStatus::default()
+    };
+    let gone = status(&pipeline, &before, &Ok(()), &healthy());
+    let (holds, message) = succeeded_of(&gone);
+    assert_eq!(holds, "False");
+    assert!(message.contains("has failed after 20 records"), "{message}");
+    let (_, reason, _) = run_that_ended(&before, &gone).unwrap();
+    assert_eq!(reason, "RunFailed");
+    let later = status(&pipeline, &gone, &Ok(()), &healthy());
+    assert_eq!(later.last_run, gone.last_run);
+    assert!(run_that_ended(&gone, &later).is_none());
+}
+
+#[test]
 fn a_run_that_has_succeeded_tells_what_the_sinks_made_of_it() {
     let failed = |name: &str, failed| ExpectationStatus {
         name: name.into(),

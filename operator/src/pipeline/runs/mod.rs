@@ -24,7 +24,7 @@ use millstream_api::{
 use millstream_plan::Calendar;
 use serde_json::{Value, json};
 
-pub use self::status::{Seen, since};
+pub use self::status::{Seen, last, since};
 use self::{
     due::{Decision, Standing, due},
     status::{finished_at, is_finished, time_of},

@@ -73,6 +73,28 @@ impl Runs {
     }
 }
 
+/// The run that began last. Its Job may be gone: the history has no room for it, or somebody has
+/// deleted it.
+pub fn last(there: &[RunStatus], seen: &Seen) -> Option<RunStatus> {
+    let gone = match (there.last(), &seen.before.last_run) {
+        (Some(there), Some(known)) if known.start_time > there.start_time => known,
+        (None, Some(known)) => known,
+        (there, _) => return there.cloned(),
+    };
+    let outcome = match gone.outcome {
+        // No pod goes on with it.
+        RunOutcome::Running => RunOutcome::Failed,
+        RunOutcome::Storing if seen.stored => RunOutcome::Succeeded,
+        outcome => outcome,
+    };
+    let known = gone.completion_time.clone();
+    Some(RunStatus {
+        completion_time: known.or_else(|| is_over(outcome).then(|| Time(now()))),
+        outcome,
+        ..gone.clone()
+    })
+}
+
 fn is_over(outcome: RunOutcome) -> bool {
     matches!(outcome, RunOutcome::Succeeded | RunOutcome::Failed)
 }

@@ -135,6 +135,48 @@ fn a_run_has_succeeded_when_all_of_it_is_stored() {
     assert_eq!(later, statuses);
 }
 
+#[test]
+fn the_last_run_stays_the_last_one_where_its_job_is_gone() {
+    use RunOutcome::{Failed, Running, Storing, Succeeded};
+    let run = |name: &str, start: &str, outcome: RunOutcome| RunStatus {
+        name: name.into(),
+        start_time: Some(Time(at(start))),
+        completion_time: None,
+        records: None,
+        dead_lettered: None,
+        sinks: Vec::new(),
+        outcome,
+    };
+    let older = [run("older", "10:00:00", Succeeded)];
+    for (known, stored, expected) in [
+        (Succeeded, false, Succeeded),
+        (Failed, true, Failed),
+        (Running, true, Failed),
+        (Storing, false, Storing),
+        (Storing, true, Succeeded),
+    ] {
+        let before = DataPipelineStatus {
+            last_run: Some(run("one", "10:10:00", known)),
+            ..DataPipelineStatus::default()
+        };
+        let seen = Seen {
+            before: &before,
+            stored,
+            sinks: &[],
+        };
+        for there in [&older[..], &[]] {
+            let gone = last(there, &seen).unwrap();
+            assert_eq!((gone.name.as_str(), gone.outcome), ("one", expected));
+            assert_eq!(gone.completion_time.is_some(), expected != Storing);
+        }
+        // What is there is gone by: the same run, and one that began later.
+        for (name, start) in [("one", "10:10:00"), ("two", "10:20:00")] {
+            let there = [run(name, start, Running)];
+            assert_eq!(last(&there, &seen), Some(there[0].clone()));
+        }
+    }
+}
+
 /// What a sink has counted, from the beginning on.
 fn counted(name: &str, rows: i64, dead: i64, failed: i64) -> SinkStatus {
     SinkStatus {

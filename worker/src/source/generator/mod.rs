@@ -159,30 +159,41 @@ mod tests {
         );
     }
 
-    #[tokio::test]
-    async fn goes_on_at_its_position_and_ends_at_its_count() {
+    /// All records from a position on.
+    async fn batches(count: u64, position: Option<&Value>) -> Vec<SourceBatch> {
         let spec = GeneratorSource {
-            count: Some(1_200),
+            count: Some(count),
             seed: 1,
             ..GeneratorSource::default()
         };
-        let status = Arc::new(Status::default()).part("ingest");
-        let records = |position: Option<&Value>| {
-            let opening = Opening {
-                schema: USERS,
-                credentials: &Credentials::new(PathBuf::new()),
-                position,
-                status: &status,
-                metrics: &Metrics::default().stage("ingest"),
-                connections: None,
-                answers: ANSWERS,
-            };
-            open(spec.clone(), &opening).unwrap()
+        let opening = Opening {
+            schema: USERS,
+            credentials: &Credentials::new(PathBuf::new()),
+            position,
+            status: &Arc::new(Status::default()).part("ingest"),
+            metrics: &Metrics::default().stage("ingest"),
+            connections: None,
+            answers: ANSWERS,
         };
-        let all: Vec<_> = records(None).collect().await;
-        let rest: Vec<_> = records(Some(&all[0].position)).collect().await;
+        open(spec, &opening).unwrap().collect().await
+    }
+
+    #[tokio::test]
+    async fn goes_on_at_its_position_and_ends_at_its_count() {
+        let all = batches(1_200, None).await;
+        let rest = batches(1_200, Some(&all[0].position)).await;
         let sizes: Vec<_> = all.iter().map(|batch| batch.records.len()).collect();
         assert_eq!(sizes, [500, 500, 200]);
         assert_eq!(rest, all[1..]);
+    }
+
+    #[tokio::test]
+    async fn goes_on_where_a_smaller_count_had_ended_it() {
+        let all = batches(9, None).await;
+        let first = batches(5, None).await;
+        let more = batches(9, Some(&first[0].position)).await;
+        let records = first.iter().chain(&more).flat_map(|batch| &batch.records);
+        assert!(records.eq(&all[0].records));
+        assert!(batches(3, Some(&more[0].position)).await.is_empty());
     }
 }
