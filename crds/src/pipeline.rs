@@ -126,6 +126,11 @@ impl DataPipeline {
     pub fn dead_letter_topic_name(&self) -> String {
         format!("{}.dead-letter", self.topic_name())
     }
+
+    /// The name of the Topic for it, in Kubernetes.
+    pub fn dead_letter_name(&self) -> String {
+        format!("{}-dead-letter", self.name_any())
+    }
 }
 
 /// The topic of a pipeline.

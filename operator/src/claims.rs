@@ -24,22 +24,6 @@ pub fn name(meta: &ObjectMeta) -> String {
     format!("{}/{}", part(&meta.namespace), part(&meta.name))
 }
 
-/// Whether two lists of servers have one in common, and so mean one cluster.
-pub fn same_cluster<'a>(
-    a: impl IntoIterator<Item = &'a str>,
-    b: impl IntoIterator<Item = &'a str>,
-) -> bool {
-    let b: Vec<_> = b.into_iter().flat_map(servers).collect();
-    a.into_iter()
-        .flat_map(servers)
-        .any(|server| b.contains(&server))
-}
-
-fn servers(list: &str) -> impl Iterator<Item = String> {
-    list.split(',')
-        .map(|server| server.trim().to_ascii_lowercase())
-}
-
 #[cfg(test)]
 mod tests {
     use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
@@ -62,11 +46,5 @@ mod tests {
         assert_eq!(older(&rivals[0], &rivals), None);
         assert_eq!(older(&rivals[1], &rivals), Some("n/a".into()));
         assert_eq!(older(&rivals[2], &rivals), Some("n/a".into()));
-    }
-
-    #[test]
-    fn one_server_in_common_is_the_same_cluster() {
-        assert!(same_cluster(["a:1, B:1"], ["b:1"]));
-        assert!(!same_cluster(["a:1"], ["a:2", "b:1"]));
     }
 }

@@ -8,12 +8,9 @@ use crate::{cassandra::CassandraError, kafka::KafkaError, registry::RegistryErro
 /// Why a reconcile stopped. The message is what the person reads in the condition.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// The resource is wrong, or what exists can't be altered to fit.
+    /// The resource is wrong, what exists can't be altered to fit, or somebody else has it.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// Somebody else's claim is older.
-    #[error("{0}")]
-    Conflict(String),
     /// A Secret, or a key in it, isn't there.
     #[error("{0}")]
     SecretMissing(String),
@@ -59,8 +56,9 @@ impl Error {
     /// The condition that turns False.
     pub fn condition(&self) -> &'static str {
         match self {
-            Error::Refused(Refusal::InvalidSpec(_) | Refusal::InvalidSql(_))
-            | Error::Conflict(_) => condition::ACCEPTED,
+            Error::Refused(
+                Refusal::InvalidSpec(_) | Refusal::InvalidSql(_) | Refusal::Conflict(_),
+            ) => condition::ACCEPTED,
             Error::DataGap { .. } => condition::DATA_GAP,
             _ => condition::PROVISIONED,
         }
@@ -70,7 +68,6 @@ impl Error {
     pub fn reason(&self) -> &str {
         match self {
             Error::Refused(refusal) => refusal.reason(),
-            Error::Conflict(_) => reason::RESOURCE_CONFLICT,
             Error::SecretMissing(_) => reason::SECRET_MISSING,
             Error::Waiting(_) | Error::Kubernetes(_) => reason::WAITING,
             Error::Child { reason, .. } => reason,

@@ -7,6 +7,7 @@
 
 mod accept;
 pub mod avro;
+pub mod claim;
 mod engine;
 mod error;
 mod execute;

@@ -17,6 +17,9 @@ pub enum Refusal {
     /// What exists can't be altered to fit.
     #[error("{0}")]
     Incompatible(String),
+    /// Somebody else has what it claims.
+    #[error("{0}")]
+    Conflict(String),
 }
 
 impl Refusal {
@@ -26,6 +29,7 @@ impl Refusal {
             Refusal::InvalidSpec(_) => reason::INVALID_SPEC,
             Refusal::InvalidSql(_) => reason::INVALID_SQL,
             Refusal::Incompatible(_) => reason::INCOMPATIBLE,
+            Refusal::Conflict(_) => reason::RESOURCE_CONFLICT,
         }
     }
 }

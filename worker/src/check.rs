@@ -1,12 +1,17 @@
 //! `check`: everything that the API server and the operator would refuse, without either.
 
+mod claims;
+
 use std::{path::PathBuf, process::ExitCode};
 
 use millstream_api::{DataPipeline, DeletionPolicy, Keyspace, KeyspaceSpec, keyspace::TableSpec};
 use millstream_plan::{
-    Accepted, Refusal, accept, accept_keyspace, accept_topic, claim_table, keyspace_manager,
+    Accepted, Refusal, accept, accept_keyspace, accept_topic,
+    claim::{accept_made, made_name},
+    claim_table, keyspace_manager,
 };
 
+use self::claims::Claims;
 use crate::manifest::{self, Content, Resource};
 
 pub const EXAMPLES: &str = "\
@@ -23,8 +28,9 @@ Examples:
   What is in the cluster, before an upgrade:
     kubectl get millstream -o yaml | millstream-worker check -f -
 
-The Keyspaces among them count as declared; those that are only in the cluster are not known. It fails
-where something would be refused; each line says what, and the way out.";
+The Keyspaces among them count as declared, and of two that claim one topic or keyspace the second is
+refused; what is only in the cluster is not known. It fails where something would be refused; each line
+says what, and the way out.";
 
 /// Arguments of `check`.
 #[derive(clap::Args)]
@@ -67,38 +73,47 @@ pub fn run(arguments: &Check) -> anyhow::Result<ExitCode> {
 
 /// Checks the resources of a file, together.
 pub fn check(resources: Vec<Resource>) -> Vec<Finding> {
-    let keyspaces = resources
-        .iter()
-        .filter_map(|resource| match &resource.content {
-            Ok(Content::Keyspace(keyspace)) => Some(declared_by_a_person(keyspace)),
-            _ => None,
-        });
-    let mut keyspaces: Vec<Keyspace> = keyspaces.collect();
+    let mut keyspaces = Vec::new();
+    let mut claims = Claims::default();
+    for resource in &resources {
+        match &resource.content {
+            Ok(Content::Keyspace(keyspace)) => keyspaces.push(declared_by_a_person(keyspace)),
+            Ok(Content::Topic(topic)) => claims.note(topic),
+            _ => {}
+        }
+    }
     let findings = resources.into_iter().map(|resource| Finding {
         resource: resource.name,
         verdict: resource.content.and_then(|content| {
-            verdict(&content, &mut keyspaces)
+            verdict(&content, &mut keyspaces, &mut claims)
                 .map_err(|refusal| vec![format!("{}: {refusal}", refusal.reason())])
         }),
     });
     findings.collect()
 }
 
-fn verdict(content: &Content, keyspaces: &mut Vec<Keyspace>) -> Result<String, Refusal> {
+fn verdict(
+    content: &Content,
+    keyspaces: &mut Vec<Keyspace>,
+    claims: &mut Claims,
+) -> Result<String, Refusal> {
     match content {
         Content::Pipeline(pipeline) => {
             let accepted = accept_beside(pipeline, keyspaces)?;
-            declare(pipeline, &accepted, keyspaces);
+            claims.pipeline(pipeline)?;
+            declare(pipeline, &accepted, keyspaces, claims)?;
             Ok(summary(pipeline, &accepted))
         }
         Content::Topic(topic) => {
             let name = topic.topic_name();
             accept_topic(&name)?;
+            claims.topic(topic)?;
             Ok(format!("topic {name}"))
         }
         Content::Keyspace(keyspace) => {
             let name = keyspace.keyspace_name();
             accept_keyspace(&name, &keyspace.spec)?;
+            claims.keyspace(keyspace)?;
             Ok(match keyspace.spec.tables.len() {
                 1 => format!("keyspace {name} with 1 table"),
                 tables => format!("keyspace {name} with {tables} tables"),
@@ -117,9 +132,14 @@ pub fn accept_within(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<
 /// Checks a pipeline against the Keyspaces of its namespace.
 fn accept_beside(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepted, Refusal> {
     accept_topic(&pipeline.topic_name())?;
-    let mut here = keyspaces.to_vec();
-    here.retain(|keyspace| keyspace.metadata.namespace == pipeline.metadata.namespace);
-    accept(pipeline, &here)
+    accept(pipeline, &beside(pipeline, keyspaces))
+}
+
+/// The Keyspaces of the pipeline's namespace.
+fn beside(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Vec<Keyspace> {
+    let mut beside = keyspaces.to_vec();
+    beside.retain(|keyspace| keyspace.metadata.namespace == pipeline.metadata.namespace);
+    beside
 }
 
 fn summary(pipeline: &DataPipeline, accepted: &Accepted) -> String {
@@ -150,36 +170,51 @@ fn declared_by_a_person(keyspace: &Keyspace) -> Keyspace {
 }
 
 /// Puts the tables that a pipeline declares where the next pipelines find them.
-fn declare(pipeline: &DataPipeline, accepted: &Accepted, keyspaces: &mut Vec<Keyspace>) {
+fn declare(
+    pipeline: &DataPipeline,
+    accepted: &Accepted,
+    keyspaces: &mut Vec<Keyspace>,
+    claims: &mut Claims,
+) -> Result<(), Refusal> {
     let namespace = &pipeline.metadata.namespace;
     let manager = keyspace_manager(pipeline.metadata.name.as_deref().unwrap_or_default());
     for (name, tables) in &accepted.declared {
         let here = |keyspace: &Keyspace| {
             keyspace.metadata.namespace == *namespace && keyspace.keyspace_name() == *name
         };
-        let index = keyspaces.iter().position(here).unwrap_or_else(|| {
-            let mut keyspace = Keyspace::new(name, made_for_pipelines(name));
-            keyspace.metadata.namespace.clone_from(namespace);
-            keyspaces.push(keyspace);
-            keyspaces.len() - 1
-        });
+        let index = match keyspaces.iter().position(here) {
+            Some(index) => index,
+            None => {
+                accept_made(name, &beside(pipeline, keyspaces))?;
+                let made = made_for_pipelines(pipeline, name);
+                claims.keyspace(&made)?;
+                keyspaces.push(made);
+                keyspaces.len() - 1
+            }
+        };
         for table in tables {
             merge(&mut keyspaces[index].spec.tables, table);
             claim_table(&mut keyspaces[index], &table.name, &manager);
         }
     }
+    Ok(())
 }
 
 /// The Keyspace that the operator makes where there is none.
-fn made_for_pipelines(name: &str) -> KeyspaceSpec {
-    KeyspaceSpec {
+fn made_for_pipelines(pipeline: &DataPipeline, name: &str) -> Keyspace {
+    let spec = KeyspaceSpec {
         keyspace_name: Some(name.to_owned()),
         replication: None,
         durable_writes: None,
         tables: Vec::new(),
         deletion_policy: DeletionPolicy::default(),
-        cassandra: None,
-    }
+        cassandra: pipeline.spec.cassandra.clone(),
+    };
+    let mut made = Keyspace::new(&made_name(name), spec);
+    made.metadata
+        .namespace
+        .clone_from(&pipeline.metadata.namespace);
+    made
 }
 
 fn merge(tables: &mut Vec<TableSpec>, table: &TableSpec) {

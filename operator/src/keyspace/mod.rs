@@ -13,7 +13,10 @@ use kube::{
     runtime::{Controller, controller::Action, events::EventType},
 };
 use millstream_api::{DeletionPolicy, Keyspace, KeyspaceStatus, condition, keyspace::RefusedTable};
-use millstream_plan::{Refusal, accept_keyspace};
+use millstream_plan::{
+    Refusal, accept_keyspace,
+    claim::{keyspace_conflict, same_cassandra},
+};
 
 use self::plan::{KeyspaceChange, KeyspacePlan, plan};
 use crate::{
@@ -67,9 +70,8 @@ async fn provision(
     accept_keyspace(&name, &keyspace.spec)?;
     let rivals = rivals(keyspace, context);
     if let Some(rival) = claims::older(keyspace.meta(), rivals.iter().map(Resource::meta)) {
-        return Err(Error::Conflict(format!(
-            "Keyspace {rival} is older and claims the keyspace `{name}` of this Cassandra too: put the tables there, or delete one of the two"
-        )));
+        let rival = format!("the older Keyspace {rival}");
+        return Err(keyspace_conflict(&rival, &name).into());
     }
     // 2. Observe.
     let cassandra = connect(keyspace, context).await?;
@@ -107,23 +109,13 @@ async fn connect(keyspace: &Keyspace, context: &Context) -> Result<Arc<Cassandra
 
 /// Other Keyspaces that claim the same keyspace of the same Cassandra.
 fn rivals(keyspace: &Keyspace, context: &Context) -> Vec<Keyspace> {
-    let servers = |keyspace: &Keyspace| -> Option<Vec<String>> {
-        let own = keyspace.spec.cassandra.as_ref();
-        let connection = own.or(context.config.cassandra.as_ref())?;
-        Some(connection.contact_points.clone())
-    };
-    let Some(mine) = servers(keyspace) else {
-        return Vec::new();
-    };
-    let shares = |theirs: Vec<String>| {
-        let mine = mine.iter().map(String::as_str);
-        claims::same_cluster(mine, theirs.iter().map(String::as_str))
-    };
+    let default = context.config.cassandra.as_ref();
+    let mine = keyspace.spec.cassandra.as_ref().or(default);
     let mut rivals = context.stores.keyspaces();
     rivals.retain(|rival| {
         rival.uid() != keyspace.uid()
             && rival.keyspace_name() == keyspace.keyspace_name()
-            && servers(rival).is_some_and(shares)
+            && same_cassandra(mine, rival.spec.cassandra.as_ref().or(default))
     });
     rivals
 }

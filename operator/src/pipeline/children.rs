@@ -12,7 +12,7 @@ use millstream_api::{
     schedule::Schedule,
     worker::{HTTP_PORT, MAX_DEAD_LETTER_BYTES, SERVE_PORT, WorkerConfig},
 };
-use millstream_plan::Refusal;
+use millstream_plan::{Refusal, claim::made_name};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -74,11 +74,6 @@ impl Stage {
     }
 }
 
-/// Name of the Topic for dead letters.
-pub fn dead_letter_name(pipeline: &DataPipeline) -> String {
-    format!("{}-dead-letter", pipeline.name_any())
-}
-
 /// Name of the Secret with the workers' credentials; the REST service has one of its own, so that
 /// its pods have no more than they need, and a new API key replaces no others.
 pub fn credentials_name(pipeline: &DataPipeline, stage: Stage) -> String {
@@ -114,7 +109,7 @@ pub fn topic(pipeline: &DataPipeline, key: &str, grouped: bool) -> Value {
 
 /// The topic for records that can't be processed.
 pub fn dead_letter_topic(pipeline: &DataPipeline) -> Value {
-    let mut object = child(pipeline, "Topic", &dead_letter_name(pipeline), None);
+    let mut object = child(pipeline, "Topic", &pipeline.dead_letter_name(), None);
     object["spec"] = plain(json!({
         "topicName": pipeline.dead_letter_topic_name(),
         "partitions": 1,
@@ -136,7 +131,7 @@ pub fn keyspace(
 ) -> Value {
     let made_by_pipelines =
         existing.is_none_or(|keyspace| keyspace.labels().contains_key(CREATED_BY));
-    let resource_name = existing.map_or_else(|| name.replace('_', "-"), |there| there.name_any());
+    let resource_name = existing.map_or_else(|| made_name(name), ResourceExt::name_any);
     let mut metadata = json!({"name": resource_name, "namespace": pipeline.namespace()});
     let mut spec = json!({"tables": tables});
     if made_by_pipelines {

@@ -5,6 +5,7 @@ use kube::{
     api::{DeleteParams, Preconditions},
 };
 use millstream_api::DataPipeline;
+use millstream_plan::claim::name_conflict;
 use serde_json::{Value, json};
 
 use super::children::hash;
@@ -99,9 +100,7 @@ pub fn check_owner<K: Kind>(pipeline: &DataPipeline, live: &K) -> Result<(), Err
                 "{kind} `{name}` of the deleted pipeline of the same name is still being removed"
             )))
         }
-        _ => Err(Error::Conflict(format!(
-            "{kind} `{name}` exists and doesn't belong to this pipeline, which needs one of this name: rename or delete one of the two"
-        ))),
+        _ => Err(name_conflict(&kind, &name).into()),
     }
 }
 

@@ -27,7 +27,9 @@ use millstream_api::{
     source::TopicEncoding,
     worker::{IngestConfig, PipelineRef, ProcessConfig, SinkConfig, TopicRef, WorkerConfig},
 };
-use millstream_plan::{Accepted, PlanError, RecordSchema, find_keyspace, keyspace_manager};
+use millstream_plan::{
+    Accepted, PlanError, RecordSchema, claim::accept_made, find_keyspace, keyspace_manager,
+};
 
 use super::{
     after,
@@ -349,16 +351,10 @@ async fn apply_keyspace(
         // All tables are declared by somebody else.
         return Ok(false);
     }
-    let desired = children::keyspace(pipeline, name, existing, tables);
     if existing.is_none() {
-        let taken = desired["metadata"]["name"].as_str().unwrap_or_default();
-        if let Some(other) = keyspaces.iter().find(|other| other.name_any() == taken) {
-            return Err(Error::Conflict(format!(
-                "the pipeline needs a Keyspace for `{name}`, and its name `{taken}` is taken by one for `{}`: declare `{name}` in a Keyspace of another name",
-                other.keyspace_name()
-            )));
-        }
+        accept_made(name, &keyspaces)?;
     }
+    let desired = children::keyspace(pipeline, name, existing, tables);
     let manager = keyspace_manager(&pipeline.name_any());
     let annotation = children::part_annotation(pipeline);
     ensure_part(pipeline, context, existing, desired, &manager, &annotation).await
@@ -370,7 +366,7 @@ fn await_topics(
     accepted: &Accepted,
 ) -> Result<TopicRef, Error> {
     let store = &context.stores.topics;
-    for name in [children::dead_letter_name(pipeline), pipeline.name_any()] {
+    for name in [pipeline.dead_letter_name(), pipeline.name_any()] {
         let topic: Option<Topic> = watched_guarded(store, pipeline, &name);
         await_ready(topic.as_ref(), "Topic", &name, |topic| {
             topic.status.as_ref().map(|status| &status.conditions[..])

@@ -11,8 +11,11 @@ use kube::{
     core::DeserializeGuard,
     runtime::{Controller, controller::Action, events::EventType},
 };
-use millstream_api::{DeletionPolicy, KafkaConnection, Topic, TopicStatus, condition};
-use millstream_plan::accept_topic;
+use millstream_api::{DeletionPolicy, Topic, TopicStatus, condition};
+use millstream_plan::{
+    accept_topic,
+    claim::{same_kafka, topic_conflict},
+};
 
 use self::plan::{DesiredTopic, TopicChange, plan};
 use crate::{
@@ -68,10 +71,8 @@ async fn provision(topic: &Topic, context: &Context) -> Result<Provisioned, Erro
     // 1. Accept. (no client)
     let desired = desired(topic)?;
     if let Some(rival) = older_claim(topic, context) {
-        return Err(Error::Conflict(format!(
-            "Topic {rival} is older and claims the topic `{}` of this Kafka too: delete one of the two",
-            desired.name
-        )));
+        let rival = format!("the older Topic {rival}");
+        return Err(topic_conflict(&rival, &desired.name).into());
     }
     // 2. Observe.
     let kafka = connect(topic, context).await?;
@@ -122,20 +123,13 @@ fn older_claim(topic: &Topic, context: &Context) -> Option<String> {
 
 /// Other Topics that claim the same topic of the same Kafka.
 fn rivals(topic: &Topic, context: &Context) -> Vec<Topic> {
-    let servers = |topic: &Topic| -> Option<String> {
-        let connection: Option<&KafkaConnection> = topic.spec.kafka.as_ref();
-        let connection = connection.or(context.config.kafka.as_ref())?;
-        Some(connection.bootstrap_servers.clone())
-    };
-    let Some(mine) = servers(topic) else {
-        return Vec::new();
-    };
+    let default = context.config.kafka.as_ref();
+    let mine = topic.spec.kafka.as_ref().or(default);
     let mut rivals = context.stores.topics();
     rivals.retain(|rival| {
         rival.uid() != topic.uid()
             && rival.topic_name() == topic.topic_name()
-            && servers(rival)
-                .is_some_and(|theirs| claims::same_cluster([mine.as_str()], [theirs.as_str()]))
+            && same_kafka(mine, rival.spec.kafka.as_ref().or(default))
     });
     rivals
 }

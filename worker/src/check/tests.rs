@@ -34,6 +34,17 @@ spec:
     )
 }
 
+fn topic(metadata: &str, spec: &str) -> String {
+    format!(
+        "---
+apiVersion: millstream.dev/v1alpha1
+kind: Topic
+metadata: {{{metadata}}}
+spec: {{{spec}}}
+"
+    )
+}
+
 const BY_ID: &str = "primaryKey: {partitionKey: [id]}";
 
 const KEYSPACE: &str = "---
@@ -51,12 +62,12 @@ fn what_is_right_is_summed_up() {
         + "---\n"
         + "---\napiVersion: v1\nkind: Secret\nmetadata: {name: s}\n"
         + &KEYSPACE.replace("name: ks", "name: others")
-        + "---\napiVersion: millstream.dev/v1alpha1\nkind: Topic\nmetadata: {name: a}\nspec: {}\n";
+        + &topic("name: b", "");
     insta::assert_snapshot!(said(&text), @r"
     DataPipeline/a: ok: topic a by /id; s → ks.t
     Secret/s: ok: not Millstream's, not looked at
     Keyspace/others: ok: keyspace others with 1 table
-    Topic/a: ok: topic a
+    Topic/b: ok: topic b
     ");
 }
 
@@ -81,6 +92,88 @@ fn keyspaces_of_the_file_count_as_declared() {
             "DataPipeline/d: InvalidSpec: sink `s`: no Keyspace of this namespace declares table ks.t",
         ],
     );
+}
+
+#[test]
+fn what_one_claims_no_other_gets() {
+    let of = |name: &str| pipeline(name, "SELECT id FROM records", BY_ID);
+    let elsewhere = |text: &str| text.replacen("metadata: {", "metadata: {namespace: x, ", 1);
+    let keyspace = |name: &str, claims: &str| {
+        let named = KEYSPACE.replacen("name: ks", &format!("name: {name}"), 1);
+        named.replacen("spec:", &format!("spec:\n  keyspaceName: {claims}"), 1)
+    };
+    let kafka = |servers: &str| format!("topicName: a, kafka: {{bootstrapServers: '{servers}'}}");
+    for (beside, says) in [
+        // The names of Topics, wherever they are in the files.
+        (
+            topic("name: a", ""),
+            "DataPipeline/a: ResourceConflict: Topic `a` exists and doesn't belong to this pipeline",
+        ),
+        (
+            topic("name: a-dead-letter", "topicName: t"),
+            "DataPipeline/a: ResourceConflict: Topic `a-dead-letter` exists",
+        ),
+        (
+            of("a-dead-letter"),
+            "DataPipeline/a-dead-letter: ResourceConflict: Topic `a-dead-letter` exists",
+        ),
+        // Topics of one Kafka, in all namespaces.
+        (
+            topic("name: t", "topicName: a"),
+            "Topic/t: ResourceConflict: DataPipeline a claims the topic `a` of this Kafka too",
+        ),
+        (
+            topic("name: a.dead-letter", ""),
+            "Topic/a.dead-letter: ResourceConflict: DataPipeline a claims the topic `a.dead-letter`",
+        ),
+        (
+            elsewhere(&topic("name: a", "")),
+            "Topic/a: ResourceConflict: DataPipeline a claims the topic `a`",
+        ),
+        (
+            of("b").replacen("spec:", "spec:\n  topic: {name: a}", 1),
+            "DataPipeline/b: ResourceConflict: DataPipeline a claims the topic `a`",
+        ),
+        (
+            topic("name: t", &kafka("k:1,k:2")) + &topic("name: u", &kafka("k:2")),
+            "Topic/u: ResourceConflict: Topic t claims the topic `a`",
+        ),
+        // Keyspaces of one Cassandra, in all namespaces.
+        (
+            elsewhere(&of("b")),
+            "DataPipeline/b: ResourceConflict: Keyspace ks claims the keyspace `ks` of this Cassandra too",
+        ),
+        (
+            elsewhere(&keyspace("k", "ks")),
+            "Keyspace/k: ResourceConflict: Keyspace ks claims the keyspace `ks`",
+        ),
+        (
+            keyspace("k", "ks") + &keyspace("l", "ks"),
+            "Keyspace/l: ResourceConflict: Keyspace k claims the keyspace `ks`",
+        ),
+        (
+            keyspace("ks", "others"),
+            "DataPipeline/a: ResourceConflict: the pipeline needs a Keyspace for `ks`, and its name `ks` is taken by one for `others`",
+        ),
+    ] {
+        assert_says(&said(&(of("a") + &beside)), &[says]);
+    }
+    let made_by_a = "name: a, ownerReferences: [{apiVersion: millstream.dev/v1alpha1, kind: DataPipeline, name: a, uid: u, controller: true}]";
+    for beside in [
+        // As `kubectl get millstream -o yaml` gives it.
+        topic(made_by_a, ""),
+        // A file that is given twice.
+        of("a"),
+        // Another Kafka, as far as can be known.
+        topic("name: t", &kafka("k:1")),
+        // Pipelines of one namespace share a Keyspace, made by them or by a person.
+        of("b"),
+        keyspace("k", "ks"),
+    ] {
+        let said = said(&(of("a") + &beside));
+        let ok = said.lines().all(|line| line.contains(": ok: "));
+        assert!(ok, "{said}");
+    }
 }
 
 #[test]
