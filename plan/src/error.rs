@@ -326,9 +326,9 @@ pub enum TableProblem {
     )]
     NameTooLong(String),
     #[error(
-        "primaryKey: `{column}` is `{cql_type}`, which can't be part of a primary key; choose another column"
+        "primaryKey: `{column}` is {found}, and a key takes single values; choose another column"
     )]
-    KeyType { column: String, cql_type: String },
+    KeyType { column: String, found: String },
 }
 
 /// Why rows of one primary key could come from several partitions of the topic.

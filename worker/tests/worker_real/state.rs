@@ -312,7 +312,7 @@ async fn what_cannot_be_taken_up_goes_to_the_dead_letters() {
             GROUP BY player",
         columns: &[
             ("player", "text"),
-            ("statuses", "list<text>"),
+            ("statuses", "frozen<list<text>>"),
             ("points", "bigint"),
         ],
         ..PRESENT

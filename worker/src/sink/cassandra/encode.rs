@@ -289,7 +289,7 @@ mod tests {
         );
         let list = ListArray::from_iter_primitive::<Int32Type, _, _>([Some([Some(7)])]);
         assert_eq!(
-            encoded(list, "list<smallint>").unwrap(),
+            encoded(list, "frozen<list<smallint>>").unwrap(),
             [0, 0, 0, 1, 0, 0, 0, 2, 0, 7]
         );
         let uuid = StringArray::from(vec!["9A723211-0e87-41f1-b1e4-ed1a15226b80"]);
@@ -341,7 +341,7 @@ mod tests {
             (
                 encoded(
                     ListArray::from_iter_primitive::<Int32Type, _, _>([Some([None])]),
-                    "list<int>",
+                    "frozen<list<int>>",
                 ),
                 "holds null",
             ),
