@@ -303,6 +303,10 @@ pub enum TableProblem {
         expected: String,
         way_out: String,
     },
+    #[error(
+        "column `{column}`: {of} may be null, Cassandra's lists hold no null, and a group never loses one; write FILTER (WHERE {of} IS NOT NULL) after array_agg(...)"
+    )]
+    ListWithNulls { column: String, of: String },
     #[error("table {table} has `{column}` in its primary key, and the SQL's result has no such column; add `... AS {column}` to the SQL{}", hint(.similar))]
     NoKeyColumn {
         table: String,

@@ -217,7 +217,7 @@ impl SinkPlan {
         table: &str,
         primary_key: &PrimaryKey,
     ) -> Result<TableSpec, PlanError> {
-        self.check_names(|_| true, QueryProblem::BadCassandraName)?;
+        self.check_columns()?;
         self.keyed_table(table, primary_key)
     }
 
@@ -233,6 +233,21 @@ impl SinkPlan {
             self.check_names(is_key, QueryProblem::BadStateName)?;
         }
         self.keyed_table(table, primary_key)
+    }
+
+    /// Holds the columns to what Cassandra takes, as far as their types don't tell.
+    fn check_columns(&self) -> Result<(), PlanError> {
+        self.check_names(|_| true, QueryProblem::BadCassandraName)?;
+        match self.list_with_nulls() {
+            None => Ok(()),
+            Some((column, of)) => Err(self.table_error(
+                column.at,
+                TableProblem::ListWithNulls {
+                    column: column.name.clone(),
+                    of: of.into(),
+                },
+            )),
+        }
     }
 
     /// Holds the names of columns to what Cassandra takes.
@@ -270,7 +285,7 @@ impl SinkPlan {
     /// Holds the result against a table that is declared elsewhere. Columns of the table that the
     /// result hasn't are left alone.
     pub fn check_table(&self, keyspace: &str, table: &TableSpec) -> Result<(), PlanError> {
-        self.check_names(|_| true, QueryProblem::BadCassandraName)?;
+        self.check_columns()?;
         let name = format!("{keyspace}.{}", table.name);
         for column in &self.columns {
             let Some(expected) = table.columns.iter().find(|known| known.name == column.name)

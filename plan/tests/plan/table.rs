@@ -155,6 +155,44 @@ fn a_list_is_one_cell() {
     }
 }
 
+/// Cassandra's lists hold no null, and the state of a group never loses one.
+#[test]
+fn a_group_lists_no_nulls_in_cassandra() {
+    for (list, condition, taken) in [
+        ("array_agg(visits)", "", false),
+        ("array_agg(DISTINCT visits)", "", false),
+        ("array_agg(visits)", "WHERE active", false),
+        (
+            "array_agg(visits)",
+            "WHERE active AND visits IS NOT NULL",
+            true,
+        ),
+        (
+            "array_agg(visits) FILTER (WHERE visits IS NOT NULL)",
+            "",
+            true,
+        ),
+        ("array_agg(visits) IGNORE NULLS", "", true),
+        ("array_agg(coalesce(visits, 0))", "", true),
+        ("cardinality(array_agg(visits))", "", true),
+    ] {
+        let plan = plan(&format!(
+            "SELECT gender, {list} AS v FROM records {condition} GROUP BY gender"
+        ));
+        let said = match plan.declare_table("users", &key(&["gender".into()], &[])) {
+            Ok(_) => "declared".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let expected = match taken {
+            true => "declared",
+            false => {
+                "sink `created-users`, line 1, column 16: column `v`: visits may be null, Cassandra's lists hold no null, and a group never loses one; write FILTER (WHERE visits IS NOT NULL) after array_agg(...)"
+            }
+        };
+        assert_eq!(said, expected, "{list} {condition}");
+    }
+}
+
 /// A table that a pipeline declared is one that its own check accepts.
 #[test]
 fn a_declared_table_checks() {

@@ -221,7 +221,9 @@ fn elements(
     bytes.extend((end - start).to_be_bytes());
     for element in start as usize..end as usize {
         if inner.is_null(element) {
-            return Err("a list holds null, which Cassandra's lists can't".to_owned());
+            return Err("a list holds null, which Cassandra's lists can't; \
+                keep it out of an array_agg(...) by FILTER (WHERE ... IS NOT NULL)"
+                .to_owned());
         }
         cell(bytes, |bytes| inner.encode(element, cql, bytes))?;
     }
