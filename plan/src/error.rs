@@ -303,6 +303,10 @@ pub enum TableProblem {
         expected: String,
         way_out: String,
     },
+    #[error(
+        "column `{column}`: {of} may be null, Cassandra's lists hold no null, and a group never loses one; write FILTER (WHERE {of} IS NOT NULL) after array_agg(...)"
+    )]
+    ListWithNulls { column: String, of: String },
     #[error("table {table} has `{column}` in its primary key, and the SQL's result has no such column; add `... AS {column}` to the SQL{}", hint(.similar))]
     NoKeyColumn {
         table: String,
@@ -326,9 +330,9 @@ pub enum TableProblem {
     )]
     NameTooLong(String),
     #[error(
-        "primaryKey: `{column}` is `{cql_type}`, which can't be part of a primary key; choose another column"
+        "primaryKey: `{column}` is {found}, and a key takes single values; choose another column"
     )]
-    KeyType { column: String, cql_type: String },
+    KeyType { column: String, found: String },
 }
 
 /// Why rows of one primary key could come from several partitions of the topic.

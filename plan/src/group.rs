@@ -17,8 +17,8 @@ use datafusion::{
     logical_expr::{EmitTo, GroupsAccumulator},
     physical_expr::{GroupsAccumulatorAdapter, PhysicalExpr, aggregate::AggregateFunctionExpr},
     sql::sqlparser::ast::{
-        DuplicateTreatment, Expr, FunctionArgumentClause, FunctionArguments, Ident, OrderByExpr,
-        Spanned, Value, VisitMut, VisitorMut,
+        DuplicateTreatment, Expr, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
+        FunctionArguments, Ident, OrderByExpr, Spanned, Value, VisitMut, VisitorMut,
     },
 };
 
@@ -498,6 +498,8 @@ pub(crate) struct Aggregate {
     input_types: Vec<DataType>,
     state: Vec<DataType>,
     text: String,
+    /// What it lists, where nulls are among it: there is neither a FILTER nor a WHERE against them.
+    with_nulls: Option<String>,
 }
 
 impl Groups {
@@ -515,7 +517,8 @@ impl Groups {
         }
         let mut aggregates = Vec::with_capacity(self.aggregates.len());
         for AggregateExpr { expr, at } in self.aggregates {
-            let aggregate = Aggregate::plan(expr, columns).map_err(|problem| (at, problem))?;
+            let aggregate = Aggregate::plan(expr, columns, condition.as_deref())
+                .map_err(|problem| (at, problem))?;
             definition.push(format!("{} {:?}", aggregate.text, aggregate.state));
             aggregates.push(aggregate);
         }
@@ -576,10 +579,35 @@ fn states(aggregates: &[Aggregate]) -> Result<RowConverter, QueryProblem> {
         .map_err(|error| QueryProblem::Engine(in_words(&DataFusionError::from(error))))
 }
 
+/// What an aggregate is of.
+fn argument(aggregate: &Expr) -> Option<&Expr> {
+    let Expr::Function(function) = aggregate else {
+        return None;
+    };
+    let FunctionArguments::List(arguments) = &function.args else {
+        return None;
+    };
+    match arguments.args.first()? {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(argument)) => Some(argument),
+        _ => None,
+    }
+}
+
 impl Aggregate {
-    fn plan(expr: Expr, columns: &SchemaRef) -> Result<Self, QueryProblem> {
+    /// Plans an aggregate of the records for which the condition holds.
+    fn plan(
+        expr: Expr,
+        columns: &SchemaRef,
+        condition: Option<&str>,
+    ) -> Result<Self, QueryProblem> {
         let text = expr.to_string();
         let name = aggregate_name(&expr).unwrap_or_default();
+        let without_nulls = |argument: &Expr| {
+            let said = format!("{argument} IS NOT NULL");
+            condition.is_some_and(|condition| condition.contains(&said))
+        };
+        let argument = argument(&expr).filter(|argument| !without_nulls(argument));
+        let argument = argument.map(readable);
         let planned = engine::plan_aggregate(expr, columns).map_err(QueryProblem::Engine)?;
         let engine = |error: DataFusionError| QueryProblem::Engine(in_words(&error));
         let order = planned.order_bys.into_iter().map(|order| order.expr);
@@ -610,6 +638,12 @@ impl Aggregate {
                 why: "its state can't be kept: take single values for arguments",
             });
         }
+        let keeps_nulls = planned.aggregate.fun().name() == "array_agg"
+            && !planned.aggregate.ignore_nulls()
+            && filter.is_none()
+            && inputs
+                .first()
+                .is_some_and(|input| input.nullable(columns).unwrap_or(true));
         let aggregate = Aggregate {
             function: planned.aggregate,
             inputs,
@@ -617,6 +651,7 @@ impl Aggregate {
             input_types,
             state,
             text,
+            with_nulls: argument.filter(|_| keeps_nulls),
         };
         // The engine may panic at what it wasn't made for: that isn't to end the operator.
         let attempt = panic::catch_unwind(AssertUnwindSafe(|| aggregate.attempt()));
@@ -706,6 +741,12 @@ impl Grouping {
     /// What there is for every group: the keys, then the results of the aggregates.
     pub(crate) fn outputs(&self) -> &SchemaRef {
         &self.outputs
+    }
+
+    /// What one of these lists, nulls too, where it does.
+    pub(crate) fn with_nulls(&self, output: usize) -> Option<&str> {
+        let aggregate = output.checked_sub(self.keys.len())?;
+        self.aggregates.get(aggregate)?.with_nulls.as_deref()
     }
 }
 

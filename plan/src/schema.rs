@@ -16,6 +16,7 @@ use self::parser::Parser;
 use crate::{
     error::{PlanError, Position, SchemaProblem},
     input::{ROW_COLUMN, VirtualColumn},
+    table::frozen_list,
 };
 
 /// As the DataPipeline's own schema has it.
@@ -158,7 +159,7 @@ impl SchemaType {
     pub(crate) fn own_cql_type(&self) -> Option<CqlType> {
         match self {
             SchemaType::Uuid => Some(CqlType::Uuid),
-            SchemaType::Array(element) => element.own_cql_type().map(Box::new).map(CqlType::List),
+            SchemaType::Array(element) => element.own_cql_type().map(frozen_list),
             _ => None,
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use datafusion::{
     arrow::datatypes::{DataType, Field, Schema, SchemaRef},
-    physical_expr::PhysicalExpr,
+    physical_expr::{PhysicalExpr, expressions::Column},
     sql::sqlparser::ast::{Expr, Ident, Spanned},
 };
 use millstream_api::cql::CqlType;
@@ -196,6 +196,16 @@ impl SinkPlan {
     pub(crate) fn of_record(&self, name: &str) -> Option<&str> {
         let index = self.columns.iter().position(|column| column.name == name)?;
         self.of_record.get(index)?.as_deref()
+    }
+
+    /// The column that is nothing but a list of what a group's records have, nulls too, and of what.
+    pub(crate) fn list_with_nulls(&self) -> Option<(&ResultColumn, &str)> {
+        let grouping = self.grouping()?;
+        let mut columns = self.columns.iter().zip(&self.exprs);
+        columns.find_map(|(column, expr)| {
+            let output = expr.downcast_ref::<Column>()?.index();
+            Some((column, grouping.with_nulls(output)?))
+        })
     }
 
     /// What is to be decoded of a record: the columns in use, nested as they are in the record,

@@ -85,9 +85,15 @@ pub(crate) fn default_cql_type(data_type: &DataType) -> Option<CqlType> {
         DataType::Date32 => CqlType::Date,
         DataType::Time64(_) => CqlType::Time,
         DataType::Timestamp(..) => CqlType::Timestamp,
-        DataType::List(element) => CqlType::List(Box::new(default_cql_type(element.data_type())?)),
+        DataType::List(element) => frozen_list(default_cql_type(element.data_type())?),
         _ => return None,
     })
+}
+
+/// The type of a list. It is frozen, so that a list is one cell, which a replay writes again: of one
+/// that isn't each element is a cell of its own, and another one each time that it is written.
+pub(crate) fn frozen_list(element: CqlType) -> CqlType {
+    CqlType::Frozen(Box::new(CqlType::List(Box::new(element))))
 }
 
 /// Whether a sink writes values of a type that leaves an executor into this CQL type: without loss,
@@ -113,12 +119,21 @@ pub fn fits(data_type: &DataType, cql_type: &CqlType) -> bool {
         DataType::Date32 => matches!(cql_type, Cql::Date),
         DataType::Time64(_) => matches!(cql_type, Cql::Time),
         DataType::Timestamp(..) => matches!(cql_type, Cql::Timestamp),
-        DataType::List(element) => match cql_type {
-            Cql::Frozen(inner) => fits(data_type, inner),
-            Cql::List(inner) => fits(element.data_type(), inner),
-            _ => false,
-        },
+        DataType::List(_) => {
+            matches!(cql_type, Cql::Frozen(inner) if fits_within_frozen(data_type, inner))
+        }
         _ => false,
+    }
+}
+
+/// The same within `frozen<>`, where a list needs none of its own.
+fn fits_within_frozen(data_type: &DataType, cql_type: &CqlType) -> bool {
+    match (data_type, cql_type) {
+        (DataType::List(_), CqlType::Frozen(inner)) => fits_within_frozen(data_type, inner),
+        (DataType::List(element), CqlType::List(inner)) => {
+            fits_within_frozen(element.data_type(), inner)
+        }
+        _ => fits(data_type, cql_type),
     }
 }
 
@@ -168,6 +183,11 @@ pub(crate) fn schema_type_name(data_type: &SchemaType) -> String {
 
 /// How to make a value fit a column: the CAST to write, if there is one.
 fn way_out(column: &str, found: &DataType, expected: &CqlType) -> String {
+    if fits_within_frozen(found, expected) {
+        return format!(
+            "the column must be `frozen<{expected}>`: Cassandra keeps the elements of a list that is written again beside the old ones"
+        );
+    }
     let sql_type = match expected {
         CqlType::Boolean => "BOOLEAN",
         CqlType::TinyInt => "TINYINT",
@@ -190,14 +210,6 @@ fn way_out(column: &str, found: &DataType, expected: &CqlType) -> String {
     format!("write CAST(... AS {sql_type}) AS {column}")
 }
 
-/// Whether Cassandra takes the type in a primary key.
-fn can_be_key(cql_type: &CqlType) -> bool {
-    !matches!(
-        cql_type,
-        CqlType::List(_) | CqlType::Set(_) | CqlType::Map(..) | CqlType::Duration
-    )
-}
-
 impl SinkPlan {
     /// The table that the pipeline declares for this result.
     pub fn declare_table(
@@ -205,7 +217,7 @@ impl SinkPlan {
         table: &str,
         primary_key: &PrimaryKey,
     ) -> Result<TableSpec, PlanError> {
-        self.check_names(|_| true, QueryProblem::BadCassandraName)?;
+        self.check_columns()?;
         self.keyed_table(table, primary_key)
     }
 
@@ -221,6 +233,21 @@ impl SinkPlan {
             self.check_names(is_key, QueryProblem::BadStateName)?;
         }
         self.keyed_table(table, primary_key)
+    }
+
+    /// Holds the columns to what Cassandra takes, as far as their types don't tell.
+    fn check_columns(&self) -> Result<(), PlanError> {
+        self.check_names(|_| true, QueryProblem::BadCassandraName)?;
+        match self.list_with_nulls() {
+            None => Ok(()),
+            Some((column, of)) => Err(self.table_error(
+                column.at,
+                TableProblem::ListWithNulls {
+                    column: column.name.clone(),
+                    of: of.into(),
+                },
+            )),
+        }
     }
 
     /// Holds the names of columns to what Cassandra takes.
@@ -258,7 +285,7 @@ impl SinkPlan {
     /// Holds the result against a table that is declared elsewhere. Columns of the table that the
     /// result hasn't are left alone.
     pub fn check_table(&self, keyspace: &str, table: &TableSpec) -> Result<(), PlanError> {
-        self.check_names(|_| true, QueryProblem::BadCassandraName)?;
+        self.check_columns()?;
         let name = format!("{keyspace}.{}", table.name);
         for column in &self.columns {
             let Some(expected) = table.columns.iter().find(|known| known.name == column.name)
@@ -299,7 +326,7 @@ impl SinkPlan {
                 return Err(self.table_error(None, TableProblem::DuplicateKeyColumn(column.into())));
             }
             seen.push(column);
-            if self.column(column).is_none() {
+            let Some(result) = self.column(column) else {
                 let known = self.columns.iter().map(|known| known.name.as_str());
                 return Err(self.table_error(
                     None,
@@ -309,14 +336,14 @@ impl SinkPlan {
                         column: column.into(),
                     },
                 ));
-            }
-            let declared = table.columns.iter().find(|known| known.name == column);
-            if let Some(declared) = declared.filter(|declared| !can_be_key(&declared.cql_type)) {
+            };
+            // Cassandra would take it, frozen; the topic couldn't be keyed by it.
+            if matches!(result.data_type, DataType::List(_)) {
                 return Err(self.table_error(
                     None,
                     TableProblem::KeyType {
                         column: column.into(),
-                        cql_type: declared.cql_type.to_string(),
+                        found: sql_name(&result.data_type),
                     },
                 ));
             }

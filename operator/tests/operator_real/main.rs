@@ -252,6 +252,7 @@ tables:
       - {name: e, type: 'list<frozen<tuple<int, blob>>>'}
       - {name: f, type: varint}
       - {name: order, type: decimal}
+      - {name: lists, type: 'frozen<list<frozen<list<int>>>>'}
     primaryKey: {partitionKey: [id, day], clusteringKey: [{name: at, order: DESC}]}
     options: {defaultTimeToLive: 3600, gcGraceSeconds: 60, comment: it's a table}
 ";

@@ -2,7 +2,7 @@ use millstream_api::{
     cql::CqlType,
     keyspace::{ClusteringColumn, ColumnSpec, Order, PrimaryKey, TableSpec},
 };
-use millstream_plan::{SinkPlan, fits, timestamp};
+use millstream_plan::{RecordSchema, SinkPlan, fits, timestamp};
 
 use crate::{assert_told, plan};
 
@@ -75,18 +75,19 @@ fn holds_the_result_against_a_table() {
     };
     assert_told!(
         [
-            "id uuid, visits bigint, gender text, tags list<text>, at timestamp",
+            "id uuid, visits bigint, gender text, tags frozen<list<text>>, at timestamp",
             "id text, visits varint, gender ascii, tags frozen<list<text>>, at timestamp, more int",
-            "id uuid, visits bigint, sex text, tags list<text>, at timestamp",
-            "id uuid, visit bigint, gender text, tags list<text>, at timestamp",
-            "id uuid, visits int, gender text, tags list<text>, at timestamp",
-            "id uuid, visits text, gender text, tags list<text>, at timestamp",
-            "id uuid, visits bigint, gender timestamp, tags list<text>, at timestamp",
+            "id uuid, visits bigint, sex text, tags frozen<list<text>>, at timestamp",
+            "id uuid, visit bigint, gender text, tags frozen<list<text>>, at timestamp",
+            "id uuid, visits int, gender text, tags frozen<list<text>>, at timestamp",
+            "id uuid, visits text, gender text, tags frozen<list<text>>, at timestamp",
+            "id uuid, visits bigint, gender timestamp, tags frozen<list<text>>, at timestamp",
+            "id uuid, visits bigint, gender text, tags list<text>, at timestamp",
             "id uuid, visits bigint, gender text, tags set<text>, at timestamp",
             "id uuid, visits bigint, gender text, tags text, at timestamp",
-            "id uuid, visits bigint, gender text, tags list<text>, at date",
-            "id uuid, visits bigint, gender map<text,text>, tags list<text>, at timestamp",
-            "key uuid, id uuid, visits bigint, gender text, tags list<text>, at timestamp",
+            "id uuid, visits bigint, gender text, tags frozen<list<text>>, at date",
+            "id uuid, visits bigint, gender map<text,text>, tags frozen<list<text>>, at timestamp",
+            "key uuid, id uuid, visits bigint, gender text, tags frozen<list<text>>, at timestamp",
         ],
         check
     );
@@ -129,6 +130,67 @@ fn every_default_type_fits_itself() {
         assert!(fits(&column.data_type, &column.cql_type), "{column:?}");
     }
     assert!(!fits(&timestamp(), &CqlType::Date));
+}
+
+/// A list that isn't frozen would hold each element once more when a batch is replayed.
+#[test]
+fn a_list_is_one_cell() {
+    let schema = RecordSchema::parse("deep ARRAY<ARRAY<INT>>, ids ARRAY<UUID>").unwrap();
+    let plan = SinkPlan::new(&schema, "lists", "SELECT deep, ids FROM records").unwrap();
+    let declared = |index: usize| plan.columns[index].cql_type.to_string();
+    assert_eq!(declared(0), "frozen<list<frozen<list<int>>>>");
+    assert_eq!(declared(1), "frozen<list<uuid>>");
+    for (column, cql_type, taken) in [
+        (0, "frozen<list<frozen<list<int>>>>", true),
+        (0, "frozen<list<list<bigint>>>", true),
+        (0, "list<frozen<list<int>>>", false),
+        (0, "frozen<list<list<text>>>", false),
+        (0, "frozen<set<list<int>>>", false),
+        (1, "frozen<list<text>>", true),
+        (1, "list<uuid>", false),
+    ] {
+        let there: CqlType = cql_type.parse().unwrap();
+        let data_type = &plan.columns[column].data_type;
+        assert_eq!(fits(data_type, &there), taken, "{data_type} {cql_type}");
+    }
+}
+
+/// Cassandra's lists hold no null, and the state of a group never loses one.
+#[test]
+fn a_group_lists_no_nulls_in_cassandra() {
+    for (list, condition, taken) in [
+        ("array_agg(visits)", "", false),
+        ("array_agg(DISTINCT visits)", "", false),
+        ("array_agg(visits)", "WHERE active", false),
+        (
+            "array_agg(visits)",
+            "WHERE active AND visits IS NOT NULL",
+            true,
+        ),
+        (
+            "array_agg(visits) FILTER (WHERE visits IS NOT NULL)",
+            "",
+            true,
+        ),
+        ("array_agg(visits) IGNORE NULLS", "", true),
+        ("array_agg(coalesce(visits, 0))", "", true),
+        ("cardinality(array_agg(visits))", "", true),
+    ] {
+        let plan = plan(&format!(
+            "SELECT gender, {list} AS v FROM records {condition} GROUP BY gender"
+        ));
+        let said = match plan.declare_table("users", &key(&["gender".into()], &[])) {
+            Ok(_) => "declared".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let expected = match taken {
+            true => "declared",
+            false => {
+                "sink `created-users`, line 1, column 16: column `v`: visits may be null, Cassandra's lists hold no null, and a group never loses one; write FILTER (WHERE visits IS NOT NULL) after array_agg(...)"
+            }
+        };
+        assert_eq!(said, expected, "{list} {condition}");
+    }
 }
 
 /// A table that a pipeline declared is one that its own check accepts.

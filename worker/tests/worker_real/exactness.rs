@@ -33,13 +33,14 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(180);
 
 const SETTINGS: Settings = Settings {
-    schema: "id BIGINT, version BIGINT, note TEXT, amount BIGINT",
-    sql: "SELECT id, version, note, amount FROM records",
+    schema: "id BIGINT, version BIGINT, note TEXT, amount BIGINT, tags ARRAY<TEXT>",
+    sql: "SELECT id, version, note, amount, tags FROM records",
     columns: &[
         ("id", "bigint"),
         ("version", "bigint"),
         ("note", "text"),
         ("amount", "bigint"),
+        ("tags", "frozen<list<text>>"),
     ],
     key: "/id",
     partitions: 4,
@@ -70,6 +71,7 @@ struct Row {
     version: Option<i64>,
     note: Option<String>,
     amount: Option<i64>,
+    tags: Option<Vec<String>>,
 }
 
 /// The row of a group: count, sum, least, most, latest version and number of different notes.
@@ -117,6 +119,18 @@ impl Model {
         if let Some(amount) = amount {
             record["amount"] = json!(amount);
             row.amount = amount;
+        }
+        let tags = match random.random_range(0..4) {
+            0 => None,
+            1 => Some(None),
+            count => {
+                let tags = (1..count).map(|tag| format!("{tag} of {version}"));
+                Some(Some(tags.collect::<Vec<_>>()))
+            }
+        };
+        if let Some(tags) = tags {
+            record["tags"] = json!(tags);
+            row.tags = tags;
         }
         self.fold(id, version, note.flatten(), amount.flatten());
         (key, record.to_string().into_bytes())
@@ -297,17 +311,21 @@ impl Seed {
     /// Holds tables, counts and dead letters against the model.
     async fn check(&self) -> Result<(), String> {
         let rows: BTreeMap<_, _> = self
-            .select::<(i64, Option<i64>, Option<String>, Option<i64>)>(
-                "id, version, note, amount FROM",
-                "rows",
-            )
+            .select::<(
+                i64,
+                Option<i64>,
+                Option<String>,
+                Option<i64>,
+                Option<Vec<String>>,
+            )>("id, version, note, amount, tags FROM", "rows")
             .await
             .into_iter()
-            .map(|(id, version, note, amount)| {
+            .map(|(id, version, note, amount, tags)| {
                 let row = Row {
                     version,
                     note,
                     amount,
+                    tags,
                 };
                 (id, row)
             })

@@ -308,11 +308,11 @@ async fn states_of_other_sql_are_not_taken_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_taken_up_goes_to_the_dead_letters() {
     let settings = Settings {
-        sql: "SELECT player, array_agg(status) AS statuses, count(*) AS points FROM records \
-            GROUP BY player",
+        sql: "SELECT player, array_agg(status) FILTER (WHERE status IS NOT NULL) AS statuses, \
+            count(*) AS points FROM records GROUP BY player",
         columns: &[
             ("player", "text"),
-            ("statuses", "list<text>"),
+            ("statuses", "frozen<list<text>>"),
             ("points", "bigint"),
         ],
         ..PRESENT

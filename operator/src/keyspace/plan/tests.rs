@@ -127,6 +127,11 @@ fn types_are_compared_by_meaning() {
             "frozen<map<text, frozen<list<int>>>>",
             true,
         ),
+        (
+            "frozen<list<frozen<list<int>>>>",
+            "frozen<list<frozen<list<int>>>>",
+            true,
+        ),
         ("list<int>", "frozen<list<int>>", false),
         ("int", "bigint", false),
         ("text", "address", false),

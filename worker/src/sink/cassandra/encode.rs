@@ -221,7 +221,9 @@ fn elements(
     bytes.extend((end - start).to_be_bytes());
     for element in start as usize..end as usize {
         if inner.is_null(element) {
-            return Err("a list holds null, which Cassandra's lists can't".to_owned());
+            return Err("a list holds null, which Cassandra's lists can't; \
+                keep it out of an array_agg(...) by FILTER (WHERE ... IS NOT NULL)"
+                .to_owned());
         }
         cell(bytes, |bytes| inner.encode(element, cql, bytes))?;
     }
@@ -289,7 +291,7 @@ mod tests {
         );
         let list = ListArray::from_iter_primitive::<Int32Type, _, _>([Some([Some(7)])]);
         assert_eq!(
-            encoded(list, "list<smallint>").unwrap(),
+            encoded(list, "frozen<list<smallint>>").unwrap(),
             [0, 0, 0, 1, 0, 0, 0, 2, 0, 7]
         );
         let uuid = StringArray::from(vec!["9A723211-0e87-41f1-b1e4-ed1a15226b80"]);
@@ -341,7 +343,7 @@ mod tests {
             (
                 encoded(
                     ListArray::from_iter_primitive::<Int32Type, _, _>([Some([None])]),
-                    "list<int>",
+                    "frozen<list<int>>",
                 ),
                 "holds null",
             ),

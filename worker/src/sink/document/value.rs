@@ -23,6 +23,7 @@ impl Kind {
     /// That of a column, and of the elements of a list.
     pub fn new(data_type: &DataType, cql: &CqlType) -> Self {
         match (data_type, cql) {
+            (_, CqlType::Frozen(cql)) => Kind::new(data_type, cql),
             (DataType::List(element), CqlType::List(cql)) => Kind::new(element.data_type(), cql),
             (DataType::List(element), _) => Kind::new(element.data_type(), cql),
             _ => Kind {
@@ -106,10 +107,14 @@ fn time(nanos: i64) -> Result<String, String> {
 mod tests {
     use std::sync::Arc;
 
-    use datafusion::arrow::array::{
-        Array, ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array,
-        Int16Array, Int64Array, ListArray, StringArray, Time64NanosecondArray,
-        TimestampMicrosecondArray, types::Int32Type,
+    use datafusion::arrow::{
+        array::{
+            Array, ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array,
+            Int16Array, Int64Array, ListArray, StringArray, Time64NanosecondArray,
+            TimestampMicrosecondArray, types::Int32Type,
+        },
+        buffer::OffsetBuffer,
+        datatypes::Field,
     };
     use mongodb::bson::bson;
 
@@ -126,6 +131,12 @@ mod tests {
         let text = "9a723211-0e87-41f1-b1e4-ed1a15226b80";
         let uuid = mongodb::bson::Uuid::parse_str(text).unwrap();
         let list = ListArray::from_iter_primitive::<Int32Type, _, _>([Some([Some(7), None])]);
+        let uuids = ListArray::new(
+            Arc::new(Field::new_list_field(DataType::Utf8, true)),
+            OffsetBuffer::from_lengths([1]),
+            Arc::new(StringArray::from(vec![text])),
+            None,
+        );
         let decimal = Decimal128Array::from(vec![-1_050]).with_precision_and_scale(10, 2);
         for (found, expected) in [
             (of(BooleanArray::from(vec![true]), "boolean"), bson!(true)),
@@ -155,7 +166,8 @@ mod tests {
                 of(decimal.unwrap(), "decimal"),
                 Bson::Decimal128("-10.50".parse().unwrap()),
             ),
-            (of(list, "list<int>"), bson!([7_i32, null])),
+            (of(list, "frozen<list<int>>"), bson!([7_i32, null])),
+            (of(uuids, "frozen<list<uuid>>"), bson!([uuid])),
             (
                 of(BinaryArray::from(vec![b"\0a".as_slice()]), "blob"),
                 Bson::Binary(Binary {

@@ -28,7 +28,7 @@ fn plan() -> (SinkPlan, TableSpec) {
         "name": "rows",
         "columns": [
             {"name": "g", "type": "text"},
-            {"name": "texts", "type": "list<text>"},
+            {"name": "texts", "type": "frozen<list<text>>"},
             {"name": "n", "type": "bigint"},
         ],
         "primaryKey": {"partitionKey": ["g"]},
