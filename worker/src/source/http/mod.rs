@@ -33,6 +33,8 @@ use crate::{
     status::StatusPart,
 };
 
+const STARTED_OVER: &str = "started over";
+
 /// Opens the source; it goes on with the page after the last one that Kafka has.
 pub fn open(spec: HttpSource, opening: &Opening<'_>) -> anyhow::Result<Records> {
     let (status, metrics) = (opening.status.clone(), opening.metrics.clone());
@@ -147,7 +149,9 @@ impl Reader {
     /// has; and where the server has lost the place, the pass starts over.
     fn mend(&mut self) {
         if self.pass.as_ref().is_some_and(|pass| !pass.cached) {
-            tracing::warn!("the pass starts over, and gives some records twice");
+            let message = "the server didn't know the cursor of the next page any more: the source began again with the first page, and some records came twice";
+            // It stays: what was given before is there too.
+            self.status.warn(STARTED_OVER, message);
             self.progress.start_over();
         }
         self.pass = Some(self.fetch());
