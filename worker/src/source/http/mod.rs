@@ -33,6 +33,8 @@ use crate::{
     status::StatusPart,
 };
 
+const POSITION: &str = "position";
+const KNOWN: &str = "known records";
 const STARTED_OVER: &str = "started over";
 
 /// Opens the source; it goes on with the page after the last one that Kafka has.
@@ -157,17 +159,20 @@ impl Reader {
         self.pass = Some(self.fetch());
     }
 
-    fn batch(&mut self, page: Page) -> SourceBatch {
-        const CONCERN: &str = "position";
-        let (position, kept) = self.progress.pass(&page);
+    fn batch(&mut self, mut page: Page) -> SourceBatch {
+        let (position, kept) = self.progress.pass(&mut page);
         if page.next.is_none() {
             self.pass = None;
+            match self.progress.forgets() {
+                Some(message) => self.status.warn(KNOWN, message),
+                None => self.status.clear(KNOWN),
+            }
         }
         if kept {
-            self.status.clear(CONCERN);
+            self.status.clear(POSITION);
         } else {
             let message = "the cursor is too long to be kept in Kafka; after a restart the source goes on from an earlier page";
-            self.status.warn(CONCERN, message);
+            self.status.warn(POSITION, message);
         }
         SourceBatch {
             records: page.records,
