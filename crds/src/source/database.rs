@@ -38,8 +38,8 @@ pub struct DatabaseSource {
     #[schemars(length(min = 1, max = 65536))]
     pub query: Option<String>,
     /// The columns that tell rows apart, and in whose order they are read; a table's primary key
-    /// where absent. A row in which one of them is null isn't read. An index over them makes pages
-    /// cheap.
+    /// where absent. A row in which one of them is null isn't read; `status.source.warning` says so.
+    /// An index over them makes pages cheap.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 16))]
     pub key: Vec<String>,
@@ -83,7 +83,7 @@ impl DatabaseSource {
 pub struct Incremental {
     /// A column that grows with every insert, or with every update too, such as `updated_at` or a
     /// serial number. A row is read when its value, and then its key, is behind the last one that
-    /// was read. A row in which it is null isn't read.
+    /// was read. A row in which it is null isn't read; `status.source.warning` says so.
     #[schemars(length(min = 1, max = 63))]
     pub column: String,
     /// Where the first reading begins, as the database writes the value; at the smallest where

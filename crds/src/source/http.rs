@@ -236,7 +236,8 @@ pub struct Incremental {
     #[schemars(regex(pattern = r"^(/.*)?$"))]
     pub field: String,
     /// Name of the query parameter that takes the highest value. Choose one that gives records from
-    /// this value on: what comes twice makes the same row, what is left out is lost.
+    /// this value on: those that were given before, byte for byte, are left out; what the API leaves
+    /// out is lost.
     #[schemars(length(min = 1))]
     pub parameter: String,
     /// The parameter's value in the first fetch; the parameter isn't sent where absent.

@@ -224,6 +224,34 @@ async fn new_rows_are_read_once_whatever_they_have_in_common() {
 }
 
 #[tokio::test]
+async fn rows_that_are_never_read_are_told() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    server
+        .execute(
+            "CREATE TABLE orders (id bigint PRIMARY KEY, updated_at timestamptz);
+            INSERT INTO orders VALUES (1, '2024-01-01T00:00:00Z'), (2, null);",
+        )
+        .await;
+    let (shown, part) = status();
+    let settings = json!({
+        "table": "orders", "incremental": {"column": "updated_at", "settle": "10ms"},
+    });
+    let records = server.open_with(settings.clone(), None, &part);
+    assert_eq!(all_ids(records).await, [1]);
+    let warning = &shown.report().warnings["ingest"];
+    assert!(warning.contains("`updated_at` is null"), "{warning}");
+
+    server
+        .execute("UPDATE orders SET updated_at = now() WHERE id = 2")
+        .await;
+    let records = server.open_with(settings, None, &part);
+    assert_eq!(all_ids(records).await, [1, 2]);
+    assert!(shown.report().warnings.is_empty());
+}
+
+#[tokio::test]
 async fn a_transaction_that_commits_late_is_waited_for() {
     let Some(server) = Server::start().await else {
         return;

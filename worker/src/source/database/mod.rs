@@ -29,6 +29,7 @@ const PAGE_BYTES: usize = 4 * 1024 * 1024;
 /// What the server needs beside the statement's own time.
 const GRACE: Duration = Duration::from_secs(5);
 const DATABASE: &str = "database";
+const UNREAD: &str = "rows without a key";
 
 /// Opens the source; the position is the key of the last row that was read.
 pub fn open(spec: DatabaseSource, opening: &Opening<'_>) -> anyhow::Result<Records> {
@@ -126,7 +127,7 @@ impl Reader {
     /// Begins a pass, or reads a page of it.
     async fn step(&mut self) -> anyhow::Result<Option<SourceBatch>> {
         if self.session.is_none() {
-            self.session = Some(Session::open(&self.connector, &self.spec).await?);
+            self.session = Some(Session::open(&self.connector, &self.spec, &self.status).await?);
         }
         let session = self.session.as_ref().context("there is no session")?;
         let until = match &self.pass {
@@ -172,8 +173,12 @@ impl Reader {
 }
 
 impl Session {
-    /// Connects, and asks what columns there are.
-    async fn open(connector: &Connector, spec: &DatabaseSource) -> anyhow::Result<Self> {
+    /// Connects, asks what columns there are, and tells of rows that are never read.
+    async fn open(
+        connector: &Connector,
+        spec: &DatabaseSource,
+        status: &StatusPart,
+    ) -> anyhow::Result<Self> {
         let client = connector.connect().await?;
         let limit = Duration::from(spec.timeout) + GRACE;
         let asked = async {
@@ -187,14 +192,25 @@ impl Session {
                 (_, key) => key.to_vec(),
             };
             let relation = Relation::new(spec, columns, &key)?;
-            let said = spec.incremental.is_some() || !spec.key.is_empty();
-            if said
-                && client
+            let incremental = spec.incremental.iter().map(|of| &of.column);
+            let said: Vec<_> = incremental.chain(&spec.key).collect();
+            // Otherwise the order is that of a primary key.
+            let unread = match said.is_empty() {
+                true => false,
+                false => client
                     .query_one(&relation.unread(), &[])
                     .await?
-                    .try_get(0)?
-            {
-                tracing::warn!("there are rows whose key is null: they aren't read");
+                    .try_get(0)?,
+            };
+            if unread {
+                let said: Vec<_> = said.iter().map(|name| format!("`{name}`")).collect();
+                let message = format!(
+                    "there are rows whose {} is null: they aren't read (looked at when the source connects)",
+                    said.join(" or ")
+                );
+                status.warn(UNREAD, message);
+            } else {
+                status.clear(UNREAD);
             }
             anyhow::Ok(relation)
         };

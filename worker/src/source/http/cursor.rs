@@ -62,7 +62,6 @@ impl Cursors {
                 }
             }
             if refusals == REFUSALS {
-                tracing::warn!("the server doesn't know the next page any more");
                 return None;
             }
         }

@@ -183,12 +183,13 @@ impl Fetch {
             };
             let message = format!("GET {}: {}", shown(url), failure.message);
             self.status.fail(concern.clone(), message);
+            // A server that wants to be asked again at once isn't.
+            let delay = delays.next_delay();
             if let Some(status) = failure.refused {
-                let wait = failure.retry_after.unwrap_or(REFUSED);
+                let wait = failure.retry_after.unwrap_or(REFUSED).max(delay);
                 return Err(Refused { status, wait });
             }
-            let delay = delays.next_delay();
-            tokio::time::sleep(failure.retry_after.unwrap_or(delay)).await;
+            tokio::time::sleep(failure.retry_after.unwrap_or_default().max(delay)).await;
         }
     }
 
@@ -233,6 +234,13 @@ impl Fetch {
         until.filter(|until| *until > Instant::now())
     }
 
+    /// Nobody asks for so long; a longer wait that was wanted before holds.
+    fn be_quiet(&self, wait: Duration) {
+        let until = self.quiet_until.lock();
+        let mut until = until.unwrap_or_else(PoisonError::into_inner);
+        *until = (*until).max(Some(Instant::now() + wait));
+    }
+
     fn unsuccessful(&self, response: &Response) -> Failure {
         let status = response.status();
         let transient = status.is_server_error()
@@ -241,8 +249,7 @@ impl Fetch {
         let retry_after = retry_after(response.headers(), SystemTime::now().into());
         if let (true, Some(wait)) = (transient, retry_after) {
             // Meant for every page that is fetched beside this one.
-            let until = self.quiet_until.lock();
-            *until.unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + wait);
+            self.be_quiet(wait);
         }
         Failure {
             message: format!("the server answers {status}"),
@@ -330,7 +337,28 @@ fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::status::Status;
+
+    #[tokio::test]
+    async fn of_several_waits_the_longest_holds() {
+        let spec = serde_json::json!({"url": "http://api.example/"});
+        let spec = serde_json::from_value(spec).unwrap();
+        let (credentials, status) = (Credentials::new("".into()), Arc::new(Status::default()));
+        let fetch = Fetch::new(&spec, &credentials, status.part("ingest"), 1).unwrap();
+        assert_eq!(fetch.quiet_until(), None);
+        fetch.be_quiet(Duration::from_secs(60));
+        let until = fetch.quiet_until();
+        assert!(until.is_some());
+        for shorter in [Duration::ZERO, Duration::from_secs(1)] {
+            fetch.be_quiet(shorter);
+            assert_eq!(fetch.quiet_until(), until);
+        }
+        fetch.be_quiet(Duration::from_secs(120));
+        assert!(fetch.quiet_until() > until);
+    }
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {

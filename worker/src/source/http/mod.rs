@@ -33,6 +33,10 @@ use crate::{
     status::StatusPart,
 };
 
+const POSITION: &str = "position";
+const KNOWN: &str = "known records";
+const STARTED_OVER: &str = "started over";
+
 /// Opens the source; it goes on with the page after the last one that Kafka has.
 pub fn open(spec: HttpSource, opening: &Opening<'_>) -> anyhow::Result<Records> {
     let (status, metrics) = (opening.status.clone(), opening.metrics.clone());
@@ -147,23 +151,28 @@ impl Reader {
     /// has; and where the server has lost the place, the pass starts over.
     fn mend(&mut self) {
         if self.pass.as_ref().is_some_and(|pass| !pass.cached) {
-            tracing::warn!("the pass starts over, and gives some records twice");
+            let message = "the server didn't know the cursor of the next page any more: the source began again with the first page, and some records came twice";
+            // It stays: what was given before is there too.
+            self.status.warn(STARTED_OVER, message);
             self.progress.start_over();
         }
         self.pass = Some(self.fetch());
     }
 
-    fn batch(&mut self, page: Page) -> SourceBatch {
-        const CONCERN: &str = "position";
-        let (position, kept) = self.progress.pass(&page);
+    fn batch(&mut self, mut page: Page) -> SourceBatch {
+        let (position, kept) = self.progress.pass(&mut page);
         if page.next.is_none() {
             self.pass = None;
+            match self.progress.forgets() {
+                Some(message) => self.status.warn(KNOWN, message),
+                None => self.status.clear(KNOWN),
+            }
         }
         if kept {
-            self.status.clear(CONCERN);
+            self.status.clear(POSITION);
         } else {
             let message = "the cursor is too long to be kept in Kafka; after a restart the source goes on from an earlier page";
-            self.status.warn(CONCERN, message);
+            self.status.warn(POSITION, message);
         }
         SourceBatch {
             records: page.records,

@@ -98,6 +98,24 @@ async fn a_refusal_is_shown_and_not_hammered() {
 }
 
 #[tokio::test]
+async fn a_server_that_wants_to_be_asked_at_once_is_not_hammered() {
+    for status in [StatusCode::TOO_MANY_REQUESTS, StatusCode::NOT_FOUND] {
+        let (_, part) = super::status();
+        let api = Api::start(move |request, _| {
+            let at_once = ["0", "Sat, 21 Nov 2020 15:00:42 GMT"][request % 2];
+            (status, [("retry-after", at_once)]).into_response()
+        })
+        .await;
+        let mut source = open(api.source(json!({})), None, part);
+        let waited = tokio::time::timeout(Duration::from_secs(2), source.next()).await;
+        assert!(waited.is_err());
+        // At least half a second lies between two of them.
+        let requests = api.requests();
+        assert!(requests <= 4, "{status}: {requests} requests");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_that_memory_has_no_room_for_is_refused() {
     let (status, part) = status();
     let large = format!(r#"[{{"a": "{}"}}]"#, "x".repeat(3 << 20));

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use millstream_worker::source::SourceBatch;
 use serde_json::{Value, json};
 
-use super::{Api, open, status};
+use super::{Api, open, status, texts};
 
 /// A log of changes: each pass finds what has a later time than it asks for, two on a page.
 async fn changes() -> (Api, &'static Mutex<Vec<Option<String>>>) {
@@ -60,7 +60,7 @@ async fn a_pass_asks_for_what_the_passes_before_did_not_give() {
     let asked: Vec<_> = seen.lock().unwrap()[..6].to_vec();
     let (twelve, fourteen) = (Some("12".to_owned()), Some("14".to_owned()));
     assert_eq!(asked, [None, None, None, twelve.clone(), twelve, fourteen]);
-    assert_eq!(batches[5].position, json!({"since": "14"}));
+    assert_eq!(batches[5].position["since"], "14");
 }
 
 #[tokio::test]
@@ -77,5 +77,48 @@ async fn a_worker_that_dies_in_a_pass_leaves_it_to_the_next_one() {
     assert_eq!(times(&rest), [10, 9, 8]);
     let asked = seen.lock().unwrap()[..3].to_vec();
     assert_eq!(asked, vec![Some("7".to_owned()); 3]);
-    assert_eq!(rest[1].position, json!({"since": "12"}));
+    assert_eq!(rest[1].position["since"], "12");
+}
+
+/// A log that grows by a record with every second request, and has three of each time: a pass finds
+/// what has the time that it asks for or a later one, two on a page.
+async fn growing_log() -> Api {
+    Api::start(|request, asked| {
+        let since: usize = asked.parameter("since").map_or(0, |at| at.parse().unwrap());
+        let log = (0..=request / 2).map(|id| (id, id / 3));
+        let page: Vec<_> = log
+            .filter(|(_, at)| *at >= since)
+            .skip(asked.number("offset"))
+            .take(2)
+            .map(|(id, at)| json!({"id": id, "at": at}))
+            .collect();
+        Value::from(page).to_string().into_response()
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_a_parameter_gives_again_comes_once() {
+    for restarts in [false, true] {
+        let api = growing_log().await;
+        let (status, part) = status();
+        let mut source = open(api.source(settings(None)), None, part.clone());
+        let mut read = Vec::new();
+        for _ in 0..60 {
+            let batch = source.next().await.unwrap();
+            read.extend(texts(std::slice::from_ref(&batch)));
+            if restarts {
+                source = open(
+                    api.source(settings(None)),
+                    Some(&batch.position),
+                    part.clone(),
+                );
+            }
+        }
+        let log = (0..read.len()).map(|id| json!({"id": id, "at": id / 3}).to_string());
+        assert_eq!(read, log.collect::<Vec<_>>());
+        assert!(read.len() > 10, "{read:?}");
+        let report = status.report();
+        assert!(report.warnings.is_empty(), "{report:?}");
+    }
 }

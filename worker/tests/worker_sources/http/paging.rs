@@ -222,7 +222,13 @@ async fn a_cursor_that_is_too_old_starts_over() {
     let cursor = json!({"next": "/next", "parameter": "after"});
     let spec = json!({"records": "/items", "pagination": {"cursor": cursor}});
     let position = json!({"at": {"cursor": "old"}});
-    let batches = all(api.source(spec), Some(&position)).await;
+    let (status, part) = status();
+    let source = open(api.source(spec), Some(&position), part);
+    let batches: Vec<_> = source.collect().await;
     assert_eq!(texts(&batches), ids(0..23));
     assert_eq!(api.requests(), 3 + 5);
+    let report = status.report();
+    assert!(report.errors.is_empty(), "{report:?}");
+    let warning = &report.warnings["ingest"];
+    assert!(warning.contains("some records came twice"), "{warning}");
 }
