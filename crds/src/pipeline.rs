@@ -43,6 +43,8 @@ use crate::{
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].message", priority = 1),
     validation = Rule::new("self.metadata.name.size() <= 50").message("metadata.name may have 50 characters at most: the names of the pods are made from it"),
     validation = Rule::new("!has(self.spec.scaling) || !has(oldSelf.spec.scaling) || self.spec.replicas == oldSelf.spec.replicas").message("spec.scaling decides the number of pods: take it out before spec.replicas is set, by hand, kubectl scale or another autoscaler"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.topicId) || self.spec.topic.partitions == oldSelf.spec.topic.partitions").message("topic.partitions is immutable: more partitions would move keys between them and break the order of updates"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.topicId) || (has(self.spec.topic.replicationFactor) == has(oldSelf.spec.topic.replicationFactor) && (!has(self.spec.topic.replicationFactor) || self.spec.topic.replicationFactor == oldSelf.spec.topic.replicationFactor))").message("topic.replicationFactor is immutable: reassign the replicas with Kafka's own tools"),
     validation = Rule::new("!has(self.spec.serve) || self.metadata.name.matches('^[a-z][-a-z0-9]*$')").message("with serve, metadata.name begins with a letter and has no dots: a Service is named after it")
 )]
 #[serde(rename_all = "camelCase")]
@@ -138,17 +140,18 @@ impl DataPipeline {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.name) == has(oldSelf.name) && (!has(self.name) || self.name == oldSelf.name)").message("topic.name is immutable: make a new pipeline instead"))]
 #[x_kube(validation = Rule::new("self.encoding == oldSelf.encoding").message("topic.encoding is immutable, as the topic's records are encoded by it: make a new pipeline instead"))]
-#[x_kube(validation = Rule::new("self.partitions == oldSelf.partitions").message("topic.partitions is immutable: more partitions would move keys between them and break the order of updates"))]
 pub struct PipelineTopic {
     /// Name in Kafka; the pipeline's name where absent. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 237), regex(pattern = r"^[a-zA-Z0-9._-]+$"))]
     pub name: Option<String>,
-    /// Number of partitions, and so of process pods that can work side by side. Immutable.
+    /// Number of partitions, and so of process pods that can work side by side. Immutable once topic
+    /// and tables are there (`status.topicId`).
     #[serde(default = "four")]
     #[schemars(range(min = 1, max = 1000))]
     pub partitions: i32,
-    /// Replicas of each partition; the brokers' default where absent.
+    /// Replicas of each partition, of the dead-letter topic too; the brokers' default where absent.
+    /// Immutable once topic and tables are there (`status.topicId`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 32767))]
     pub replication_factor: Option<i32>,

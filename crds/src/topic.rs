@@ -47,22 +47,23 @@ use crate::{DeletionPolicy, connection::KafkaConnection};
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Ready')].message",
         priority = 1
-    )
+    ),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.partitions) || self.spec.partitions >= oldSelf.spec.partitions || self.spec.partitions >= oldSelf.status.partitions").message("partitions may grow, never shrink"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.topicId) || !has(self.spec.replicationFactor) || (has(oldSelf.spec.replicationFactor) && self.spec.replicationFactor == oldSelf.spec.replicationFactor) || (has(oldSelf.status.replicationFactor) && self.spec.replicationFactor == oldSelf.status.replicationFactor)").message("replicationFactor is immutable: reassign the replicas with Kafka's own tools")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.topicName) == has(oldSelf.topicName) && (!has(self.topicName) || self.topicName == oldSelf.topicName)").message("topicName is immutable: make a new Topic instead"))]
-#[x_kube(validation = Rule::new("has(self.replicationFactor) == has(oldSelf.replicationFactor) && (!has(self.replicationFactor) || self.replicationFactor == oldSelf.replicationFactor)").message("replicationFactor is immutable: reassign the replicas with Kafka's own tools"))]
 pub struct TopicSpec {
     /// Name of the topic in Kafka; `metadata.name` where absent. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 249), regex(pattern = r"^[a-zA-Z0-9._-]+$"))]
     pub topic_name: Option<String>,
-    /// Number of partitions. May grow, never shrinks.
+    /// Number of partitions. May grow, and once the topic is provisioned never shrinks.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 10000))]
-    #[x_kube(validation = Rule::new("self >= oldSelf").message("partitions may grow, never shrink"))]
     pub partitions: i32,
-    /// Replicas of each partition; the brokers' default where absent. Immutable.
+    /// Replicas of each partition; the brokers' default where absent. Once the topic is provisioned,
+    /// it can only be taken out, or set to what Kafka has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 32767))]
     pub replication_factor: Option<i32>,

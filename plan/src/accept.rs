@@ -441,6 +441,17 @@ fn owners(keyspace: &Keyspace, table: &str) -> Vec<String> {
         .collect()
 }
 
+/// The tables of a Keyspace that a field manager declares.
+pub fn declared_by(keyspace: &Keyspace, manager: &str) -> Vec<TableSpec> {
+    let mut tables = keyspace.spec.tables.clone();
+    tables.retain(|table| {
+        owners(keyspace, &table.name)
+            .iter()
+            .any(|owner| owner == manager)
+    });
+    tables
+}
+
 /// Notes on a Keyspace that a field manager declares one of its tables, as the API server does: for
 /// checks without one.
 pub fn claim_table(keyspace: &mut Keyspace, table: &str, manager: &str) {

@@ -175,6 +175,107 @@ fn says_which_field_is_wrong_and_why() {
     }
 }
 
+/// What the rules say of a change.
+fn said_of_change(from: &Value, to: &Value) -> Vec<String> {
+    let definitions = custom_resource_definitions();
+    let mut definitions = definitions.iter();
+    let definition = definitions.find(|definition| definition.spec.names.kind == to["kind"]);
+    let schema = schema_of(definition.unwrap(), to, &mut Vec::new()).unwrap();
+    let schema = serde_json::to_value(schema).unwrap();
+    let (from, to) = (without_nulls(from.clone()), without_nulls(to.clone()));
+    let errors = Validator::new().validate(&schema, &to, Some(&from)).err();
+    let errors = errors.into_iter().flatten();
+    errors.map(|error| error.message).collect()
+}
+
+#[test]
+fn a_topic_is_held_to_what_is_in_kafka() {
+    let refused = json!({"topicName": "t", "conditions": []});
+    let there = json!({"topicId": "1", "partitions": 4, "replicationFactor": 1});
+    let (partitions, replicas) = ("partitions may grow", "replicationFactor is immutable");
+    for (field, from, to, status, says) in [
+        ("partitions", json!(4), json!(2), &json!(null), None),
+        ("partitions", json!(4), json!(2), &refused, None),
+        ("partitions", json!(8), json!(4), &there, None),
+        ("partitions", json!(8), json!(3), &there, Some(partitions)),
+        ("partitions", json!(4), json!(3), &there, Some(partitions)),
+        ("partitions", json!(2), json!(1), &there, Some(partitions)),
+        ("partitions", json!(4), json!(5), &there, None),
+        ("replicationFactor", json!(3), json!(1), &json!(null), None),
+        ("replicationFactor", json!(3), json!(1), &refused, None),
+        ("replicationFactor", json!(3), json!(null), &refused, None),
+        ("replicationFactor", json!(3), json!(1), &there, None),
+        ("replicationFactor", json!(3), json!(null), &there, None),
+        ("replicationFactor", json!(3), json!(3), &there, None),
+        (
+            "replicationFactor",
+            json!(1),
+            json!(3),
+            &there,
+            Some(replicas),
+        ),
+        (
+            "replicationFactor",
+            json!(null),
+            json!(2),
+            &there,
+            Some(replicas),
+        ),
+    ] {
+        let topic = |value: &Value| {
+            json!({
+                "apiVersion": "millstream.dev/v1alpha1", "kind": "Topic", "metadata": {"name": "t"},
+                "spec": {field: value}, "status": status,
+            })
+        };
+        let changed = said_of_change(&topic(&from), &topic(&to));
+        let matches = match says {
+            Some(says) => changed.len() == 1 && changed[0].contains(says),
+            None => changed.is_empty(),
+        };
+        assert!(matches, "{field} {from} → {to}, {status}: {changed:?}");
+        assert_eq!(said(&topic(&to)), [""; 0], "a new one");
+    }
+}
+
+#[test]
+fn the_topic_of_a_pipeline_is_settled_once_sinks_have_a_place_in_it() {
+    let pipeline = |topic: &Value, status: &Value| {
+        let mut pipeline = pipeline("/spec/topic", topic.clone());
+        pipeline["status"] = status.clone();
+        pipeline
+    };
+    let before = json!({"partitions": 4, "replicationFactor": 3});
+    for (after, says) in [
+        (
+            json!({"partitions": 2, "replicationFactor": 3}),
+            "topic.partitions is immutable",
+        ),
+        (
+            json!({"partitions": 4, "replicationFactor": 1}),
+            "topic.replicationFactor is immutable",
+        ),
+        (
+            json!({"partitions": 4}),
+            "topic.replicationFactor is immutable",
+        ),
+        (json!(null), "topic.replicationFactor is immutable"),
+    ] {
+        for status in [json!(null), json!({"conditions": []})] {
+            let said = said_of_change(&pipeline(&before, &status), &pipeline(&after, &status));
+            assert_eq!(said, [""; 0], "{after}");
+        }
+        let status = json!({"topicId": "1"});
+        let said = said_of_change(&pipeline(&before, &status), &pipeline(&after, &status));
+        assert!(
+            said.len() == 1 && said[0].contains(says),
+            "{after}: {said:?}"
+        );
+        let said = said_of_change(&pipeline(&after, &status), &pipeline(&after, &status));
+        assert_eq!(said, [""; 0], "{after}");
+    }
+}
+
 #[test]
 fn rules_of_keyspaces_hold_too() {
     let keyspace = json!({

@@ -1,7 +1,7 @@
 //! What a person sees of the kinds with `kubectl` alone.
 
-use millstream_api::{DataPipeline, condition};
-use millstream_e2e::{PATIENCE, await_condition, with_temp_namespace};
+use millstream_api::{DataPipeline, Topic, condition};
+use millstream_e2e::{PATIENCE, await_condition, await_reason, with_temp_namespace};
 use serde_json::json;
 
 use crate::orders::{self, ORDERS};
@@ -9,7 +9,8 @@ use crate::orders::{self, ORDERS};
 #[test]
 fn immutable_fields_are_refused_by_kubectl_apply_itself() {
     with_temp_namespace("crd", async |namespace| {
-        let pipeline = orders::pipeline_with(namespace, json!({"paused": true}));
+        let mut pipeline = orders::pipeline_with(namespace, json!({"paused": true}));
+        pipeline["spec"]["topic"]["replicationFactor"] = json!(1);
         namespace.apply(&pipeline.to_string()).await?;
         let topic = json!({
             "apiVersion": "millstream.dev/v1alpha1", "kind": "Topic", "metadata": {"name": "fixed"},
@@ -21,6 +22,11 @@ fn immutable_fields_are_refused_by_kubectl_apply_itself() {
             "spec": {"keyspaceName": namespace.unique("fixed")},
         });
         namespace.apply(&keyspace.to_string()).await?;
+        // What isn't in Kafka yet can be changed.
+        await_condition::<Topic>(&namespace.api(), "fixed", condition::READY, PATIENCE).await?;
+        let pipelines = namespace.api::<DataPipeline>();
+        let paused = condition::reason::PAUSED;
+        await_reason(&pipelines, ORDERS, condition::READY, paused, PATIENCE).await?;
         for (manifest, pointer, value, message) in [
             (
                 &pipeline,
@@ -33,6 +39,12 @@ fn immutable_fields_are_refused_by_kubectl_apply_itself() {
                 "/spec/topic/partitions",
                 json!(5),
                 "topic.partitions is immutable",
+            ),
+            (
+                &pipeline,
+                "/spec/topic/replicationFactor",
+                json!(2),
+                "topic.replicationFactor is immutable",
             ),
             (
                 &topic,

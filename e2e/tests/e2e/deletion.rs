@@ -2,7 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use millstream_e2e::{PATIENCE, StoppedServices, alone_in_temp_namespace, with_temp_namespace};
+use anyhow::ensure;
+use millstream_api::condition::{READY, reason};
+use millstream_api::{DataPipeline, Topic};
+use millstream_e2e::{
+    PATIENCE, StoppedServices, alone_in_temp_namespace, await_reason, eventually,
+    with_temp_namespace,
+};
 use serde_json::json;
 
 use crate::orders::{self, ORDERS};
@@ -51,8 +57,8 @@ fn delete_removes_the_topics_and_the_table() {
             .ok()?;
         assert_eq!(namespace.cassandra.tables(&keyspace).await?, [""; 0]);
         for topic in [&topic, &dead_letter] {
-            millstream_e2e::eventually(PATIENCE, async || {
-                anyhow::ensure!(
+            eventually(PATIENCE, async || {
+                ensure!(
                     namespace.kafka.partitions(topic)?.is_none(),
                     "{topic} is still there"
                 );
@@ -69,6 +75,46 @@ fn delete_removes_the_topics_and_the_table() {
             namespace.cassandra.count(&orders::table(namespace)).await?,
             10
         );
+        Ok(())
+    });
+}
+
+#[test]
+fn the_policy_counts_also_with_sql_that_is_refused() {
+    with_temp_namespace("refused", async |namespace| {
+        let (topic, keyspace) = (orders::topic(namespace), orders::keyspace(namespace));
+        let dead_letter = format!("{topic}.dead-letter");
+        let topics = namespace.api::<Topic>();
+        let pipelines = namespace.api::<DataPipeline>();
+        let with =
+            |policy: &str| orders::pipeline_with(namespace, json!({"deletionPolicy": policy}));
+        for (before, after) in [("Delete", "Retain"), ("Retain", "Delete")] {
+            namespace.apply(&with(before).to_string()).await?;
+            namespace.ready(ORDERS).await?;
+            let mut refused = with(after);
+            refused["spec"]["sinks"][0]["sql"] = "SELECT id, nmae FROM records".into();
+            namespace.apply(&refused.to_string()).await?;
+            await_reason(&pipelines, ORDERS, READY, reason::INVALID_SQL, PATIENCE).await?;
+
+            namespace
+                .kubectl(&["delete", "datapipeline", ORDERS, "--timeout=90s"])
+                .await?
+                .ok()?;
+            let stays = after == "Retain";
+            let tables: &[&str] = if stays { &[ORDERS] } else { &[] };
+            assert_eq!(namespace.cassandra.tables(&keyspace).await?, tables);
+            let resources = [ORDERS.to_owned(), format!("{ORDERS}-dead-letter")];
+            for (resource, topic) in resources.iter().zip([&topic, &dead_letter]) {
+                eventually(PATIENCE, async || {
+                    let there = topics.get_opt(resource).await?;
+                    ensure!(there.is_none(), "Topic {resource} is still there");
+                    Ok(())
+                })
+                .await?;
+                let partitions = namespace.kafka.partitions(topic)?;
+                assert_eq!(partitions.is_some(), stays, "{topic}: {before} → {after}");
+            }
+        }
         Ok(())
     });
 }

@@ -256,6 +256,36 @@ fn a_table_with_another_primary_key_is_explained_and_left_alone() {
 }
 
 #[test]
+fn replicas_that_kafka_has_no_brokers_for_are_mended_by_fewer() {
+    with_temp_namespace("mistakes", async |namespace| {
+        let bystander = Bystander::start(namespace).await?;
+        let mut pipeline = orders::pipeline(namespace);
+        pipeline["spec"]["topic"]["replicationFactor"] = json!(3);
+        let words = [ORDERS, "replication factor"];
+        mistaken(namespace, &pipeline, reason::KAFKA_REFUSED, &words).await?;
+        pipeline["spec"]["topic"]["replicationFactor"] = json!(1);
+        mended(namespace, &pipeline).await?;
+        bystander.stays_unharmed().await
+    });
+}
+
+#[test]
+fn more_partitions_than_a_topic_has_are_mended_by_its_number() {
+    with_temp_namespace("mistakes", async |namespace| {
+        let bystander = Bystander::start(namespace).await?;
+        let topic = orders::topic(namespace);
+        namespace.kafka.create_topic(&topic, 2, &[]).await?;
+        let mut pipeline = orders::pipeline(namespace);
+        let words = ["2 partitions", "4 are declared", "declare 2"];
+        mistaken(namespace, &pipeline, reason::INCOMPATIBLE, &words).await?;
+        pipeline["spec"]["topic"]["partitions"] = json!(2);
+        mended(namespace, &pipeline).await?;
+        assert_eq!(namespace.kafka.partitions(&topic)?, Some(2));
+        bystander.stays_unharmed().await
+    });
+}
+
+#[test]
 fn another_key_of_a_topic_with_groups_is_explained_and_what_runs_goes_on() {
     with_temp_namespace("mistakes", async |namespace| {
         let bystander = Bystander::start(namespace).await?;

@@ -4,20 +4,22 @@
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{
     Resource, ResourceExt,
-    api::{DeleteParams, ListParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
     runtime::{controller::Action, events::EventType},
 };
 use millstream_api::{
-    DataPipeline, DeletionPolicy, Keyspace, keyspace::TableSpec, pipeline::Encoding,
+    DataPipeline, DeletionPolicy, Keyspace, Topic, keyspace::TableSpec, pipeline::Encoding,
 };
-use millstream_plan::{accept, find_keyspace, keyspace_manager};
+use millstream_plan::{accept, declared_by, find_keyspace, keyspace_manager};
 use serde_json::json;
 
 use super::{
     FINALIZER,
     children::{self, PIPELINE, Stage, part_annotation},
+    ensure::check_owner,
     provision::{
         cassandra_access, kafka_access, keyspaces, pipeline_ref, registry_access, watched,
+        watched_guarded,
     },
     runs::Runs,
 };
@@ -30,9 +32,6 @@ use crate::{
     metrics::System,
     registry::subject,
 };
-
-/// Mark on a Keyspace while a pipeline's tables are dropped.
-const RELEASING: &str = "releasing";
 
 pub async fn reconcile(pipeline: &DataPipeline, context: &Context) -> Result<Action, Error> {
     context
@@ -61,21 +60,46 @@ pub async fn reconcile(pipeline: &DataPipeline, context: &Context) -> Result<Act
     Ok(Action::await_change())
 }
 
+/// Sees to it that the pipeline's Topics have its deletion policy, also where its spec isn't accepted
+/// and so isn't applied to them. Comes before the finalizer: they may go right after the pipeline.
+pub async fn hand_down_policy(pipeline: &DataPipeline, context: &Context) -> Result<(), Error> {
+    let policy = pipeline.spec.deletion_policy;
+    for name in [pipeline.name_any(), pipeline.dead_letter_name()] {
+        let topic: Option<Topic> = watched_guarded(&context.stores.topics, pipeline, &name);
+        let differs = topic.filter(|topic| topic.spec.deletion_policy != policy);
+        let Some(topic) = differs.filter(|topic| check_owner(pipeline, topic).is_ok()) else {
+            continue;
+        };
+        // With the UID: one that was made anew isn't meant.
+        let patch = json!({"metadata": {"uid": topic.uid()}, "spec": {"deletionPolicy": policy}});
+        context.metrics.wrote(System::Kubernetes);
+        context
+            .api::<Topic>(&namespace(pipeline))
+            .patch(&name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await?;
+    }
+    Ok(())
+}
+
 async fn remove(pipeline: &DataPipeline, context: &Context) -> Result<(), Error> {
     stop(pipeline, context).await?;
     let keyspaces = keyspaces(pipeline, context);
-    // A pipeline that was never accepted has declared nothing.
-    if let Ok(accepted) = accept(pipeline, &keyspaces) {
+    for keyspace in &keyspaces {
+        let name = keyspace.keyspace_name();
+        let tables = declared(pipeline, keyspace);
+        if !tables.is_empty() {
+            drop_tables(pipeline, context, Some(keyspace), &name, &tables).await?;
+        }
+    }
+    // A Keyspace that is gone with the namespace tells nothing: the spec does, where it is accepted.
+    // Progress was seen only if everything had been there.
+    let status = pipeline.status.as_ref();
+    if status.is_some_and(|status| status.records.is_some())
+        && let Ok(accepted) = accept(pipeline, &keyspaces)
+    {
         for (name, tables) in &accepted.declared {
-            if !tables.is_empty() {
-                drop_tables(
-                    pipeline,
-                    context,
-                    find_keyspace(&keyspaces, name),
-                    name,
-                    tables,
-                )
-                .await?;
+            if find_keyspace(&keyspaces, name).is_none() {
+                drop_tables(pipeline, context, None, name, tables).await?;
             }
         }
     }
@@ -90,7 +114,7 @@ async fn stop(pipeline: &DataPipeline, context: &Context) -> Result<(), Error> {
         let name = stage.object_name(pipeline);
         let there = watched(&context.stores.deployments, pipeline, &name)
             .filter(|live| live.metadata.deletion_timestamp.is_none());
-        if there.is_none_or(|live| super::ensure::check_owner(pipeline, &*live).is_err()) {
+        if there.is_none_or(|live| check_owner(pipeline, &*live).is_err()) {
             continue;
         }
         context.metrics.wrote(System::Kubernetes);
@@ -122,9 +146,6 @@ async fn drop_tables(
     name: &str,
     tables: &[TableSpec],
 ) -> Result<(), Error> {
-    if !was_declared(pipeline, keyspace) {
-        return Ok(());
-    }
     let access = cassandra_access(pipeline, context).await?;
     let cassandra = context.cassandra(&access).await?;
     let Some(observed) = cassandra.describe(name).await? else {
@@ -133,7 +154,8 @@ async fn drop_tables(
     let refused = refusals(name, tables, &observed);
     let left = match keyspace {
         Some(keyspace) => {
-            release(pipeline, context, keyspace, RELEASING)
+            let mark = json!(tables).to_string();
+            release(pipeline, context, keyspace, &mark)
                 .await?
                 .spec
                 .tables
@@ -163,23 +185,16 @@ async fn drop_tables(
     Ok(())
 }
 
-/// Whether the pipeline ever got so far as to declare its tables, and hasn't taken them back.
-fn was_declared(pipeline: &DataPipeline, keyspace: Option<&Keyspace>) -> bool {
-    match keyspace {
-        Some(keyspace) => {
-            let part = keyspace.annotations().get(&part_annotation(pipeline));
-            part.is_some_and(|part| !part.is_empty())
-        }
-        // Gone with the namespace. Progress was seen only if everything had been there.
-        None => {
-            let status = pipeline.status.as_ref();
-            status.is_some_and(|status| status.records.is_some())
-        }
-    }
+/// The tables that the pipeline declares in a Keyspace, whatever its spec says since; or those that
+/// were taken off it to be dropped.
+fn declared(pipeline: &DataPipeline, keyspace: &Keyspace) -> Vec<TableSpec> {
+    let part = keyspace.annotations().get(&part_annotation(pipeline));
+    let released = part.and_then(|part| serde_json::from_str(part).ok());
+    released.unwrap_or_else(|| declared_by(keyspace, &keyspace_manager(&pipeline.name_any())))
 }
 
 /// Applies the pipeline's part of the Keyspace without tables: those that nobody else declares are
-/// gone from it. The mark tells a later visit whether the tables are still to be dropped.
+/// gone from it. The mark tells a later visit which tables are still to be dropped.
 async fn release(
     pipeline: &DataPipeline,
     context: &Context,
@@ -240,4 +255,60 @@ async fn delete_groups(pipeline: &DataPipeline, context: &Context) -> Result<(),
     context.metrics.wrote(System::Kafka);
     kafka.delete_groups(&groups).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_plan::claim_table;
+
+    use super::*;
+
+    #[test]
+    fn the_tables_of_a_pipeline_are_known_until_they_are_dropped() {
+        // The SQL isn't accepted.
+        let pipeline: DataPipeline = serde_saphyr::from_str(
+            "
+apiVersion: millstream.dev/v1alpha1
+kind: DataPipeline
+metadata: {name: orders, namespace: shop}
+spec:
+  source: {generator: {}}
+  schema: id UUID
+  sinks: [{name: s, sql: SELECT, cassandra: {keyspace: shop, table: another}}]
+",
+        )
+        .unwrap();
+        let table = |name: &str| {
+            format!(
+                "{{name: {name}, columns: [{{name: id, type: uuid}}], primaryKey: {{partitionKey: [id]}}}}"
+            )
+        };
+        let tables = ["orders", "orders__state", "theirs"].map(table).join(", ");
+        let spec = serde_saphyr::from_str(&format!("{{tables: [{tables}]}}")).unwrap();
+        let mut keyspace = Keyspace::new("shop", spec);
+        for mine in ["orders", "orders__state"] {
+            claim_table(&mut keyspace, mine, &keyspace_manager("orders"));
+        }
+        claim_table(&mut keyspace, "theirs", &keyspace_manager("others"));
+        let known = |keyspace: &Keyspace| {
+            let tables = declared(&pipeline, keyspace).into_iter();
+            tables.map(|table| table.name).collect::<Vec<_>>()
+        };
+        assert_eq!(known(&keyspace), ["orders", "orders__state"]);
+
+        let part = part_annotation(&pipeline);
+        let mark = |keyspace: &mut Keyspace, mark: String| {
+            keyspace.annotations_mut().insert(part.clone(), mark);
+        };
+        mark(&mut keyspace, children::hash("what was applied"));
+        assert_eq!(known(&keyspace), ["orders", "orders__state"]);
+
+        let released = json!(declared(&pipeline, &keyspace)).to_string();
+        keyspace.spec.tables.retain(|table| table.name == "theirs");
+        mark(&mut keyspace, released);
+        assert_eq!(known(&keyspace), ["orders", "orders__state"]);
+
+        mark(&mut keyspace, String::new());
+        assert_eq!(known(&keyspace), [""; 0]);
+    }
 }

@@ -97,6 +97,7 @@ fn users(
 
 impl Reconcile for DataPipeline {
     async fn reconcile(&self, context: &Context) -> Result<Action, Error> {
+        deletion::hand_down_policy(self, context).await?;
         if self.meta().deletion_timestamp.is_some() {
             return deletion::reconcile(self, context).await;
         }
