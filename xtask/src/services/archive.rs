@@ -18,7 +18,8 @@ use crate::cache;
 use crate::process;
 use crate::progress::Progress;
 
-const TIMEOUT: Duration = Duration::from_secs(180);
+/// Long: it may run beside a compiler, as the last one that gets a processor.
+const TIMEOUT: Duration = Duration::from_secs(900);
 const ARCHIVE: &str = "classes.jsa";
 
 /// The Java options that use the service's archive.
