@@ -478,14 +478,17 @@ async fn dead_letters_are_replayed_to_where_they_were() {
     let told = pipeline.replay("process", &["--dry-run"]);
     assert!(told.contains("column `post_code`: Cannot cast"), "{told}");
     assert_eq!(pipeline.progress().await, (counts(2, 3), 0));
-    let told = pipeline.replay("process", &["--limit", "1"]);
-    assert!(told.ends_with("rows           1        0\n"), "{told}");
-    let told = pipeline.replay("process", &["--sink", "rows"]);
+    // The large one is rejected before the others, or in a batch of its own behind them.
+    let first = pipeline.replay("process", &["--limit", "1"]);
+    let second = pipeline.replay("process", &["--sink", "rows"]);
+    let told = first + &second;
+    assert_eq!(told.matches("\nrows           1 ").count(), 2, "{told}");
+    let skipped = "skipped partition 0, offset ";
+    assert_eq!(told.matches(skipped).count(), 1, "{told}");
     assert!(
         told.contains("only the beginning of its 10450014 bytes"),
         "{told}"
     );
-    assert!(told.ends_with("rows           1        1\n"), "{told}");
     let told = pipeline.replay("process", &[]);
     assert!(told.ends_with("rows           0        0\n"), "{told}");
     pipeline.await_progress(counts(4, 3)).await;
