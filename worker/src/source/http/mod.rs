@@ -33,7 +33,7 @@ use crate::{
     status::StatusPart,
 };
 
-const POSITION: &str = "position";
+const PLACE: &str = "place";
 const KNOWN: &str = "known records";
 const STARTED_OVER: &str = "started over";
 
@@ -169,10 +169,10 @@ impl Reader {
             }
         }
         if kept {
-            self.status.clear(POSITION);
+            self.status.clear(PLACE);
         } else {
             let message = "the cursor is too long to be kept in Kafka; after a restart the source goes on from an earlier page";
-            self.status.warn(POSITION, message);
+            self.status.warn(PLACE, message);
         }
         SourceBatch {
             records: page.records,
