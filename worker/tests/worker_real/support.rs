@@ -2,8 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader},
-    path::PathBuf,
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, LazyLock},
     time::{Duration, Instant},
@@ -23,11 +23,21 @@ use rdkafka::{
 };
 use scylla::client::{session::Session, session_builder::SessionBuilder};
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use crate::ports::free_port;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Writes a file of a worker whole, as a kubelet does: another worker that starts may be reading it.
+fn mount(folder: &Path, name: &str, text: &str) -> PathBuf {
+    let mut file = NamedTempFile::new_in(folder).expect("a file");
+    file.write_all(text.as_bytes()).expect("written");
+    let path = folder.join(name);
+    file.persist(&path).expect("renamed");
+    path
+}
 
 /// Tests run beside each other, but for those that stop what all of them stand on.
 static SERVERS: LazyLock<Arc<RwLock<()>>> = LazyLock::new(Arc::default);
@@ -293,7 +303,7 @@ impl Pipeline {
 
     /// Gives the workers that are started from now on a credential.
     pub fn give(&self, file: &str, value: &str) {
-        std::fs::write(self.folder.path().join(file), value).expect("credentials");
+        mount(self.folder.path(), file, value);
     }
 
     /// Starts a worker that ingests from the source.
@@ -484,11 +494,10 @@ impl Pipeline {
             ("cassandra-username", &self.environment.user),
             ("cassandra-password", &self.environment.password),
         ] {
-            std::fs::write(folder.join(name), text).expect("credentials");
+            mount(folder, name, text);
         }
         let stage = config["stage"].as_str().unwrap_or_default();
-        let path = folder.join(format!("{stage}.yaml"));
-        std::fs::write(&path, config.to_string()).expect("configuration");
+        let path = mount(folder, &format!("{stage}.yaml"), &config.to_string());
         Worker::start(path, folder.to_owned(), arguments)
     }
 
