@@ -126,8 +126,9 @@ fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
 /// Builds a program of the workspace, and says where it is.
 ///
 /// # Errors
-/// When it doesn't compile.
-pub fn binary(name: &str) -> Result<PathBuf> {
+/// When it doesn't compile, or what that needs can't be installed.
+pub fn binary(name: &str, progress: &Progress) -> Result<PathBuf> {
+    debian::ensure(debian::BUILD, "build librdkafka", progress)?;
     build([name], false).map(|[path]| path)
 }
 

@@ -313,7 +313,6 @@ fn e2e(context: &Setting) -> Result<Count> {
 /// # Errors
 /// Of whatever of this doesn't work.
 pub fn installed(progress: &Progress) -> Result<(Environment, Images)> {
-    debian::ensure(debian::BUILD, "build librdkafka", progress)?;
     let environment = provider::up(None)?;
     let images = dist::images(false, progress)?;
     let archives =

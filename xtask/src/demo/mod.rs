@@ -69,7 +69,7 @@ pub fn demo(options: &Options) -> Result<()> {
 
 fn show(example: &Example, progress: &Progress, once: bool) -> Result<()> {
     // Built first: a person who sees rows arrive shouldn't wait for a compiler to look at them.
-    let shell = dist::binary("cql")?;
+    let shell = dist::binary("cql", progress)?;
     let (environment, images) = test::installed(progress)?;
     serve_apis(&environment, &images.apis.reference)?;
     servers::name(&environment)?;
