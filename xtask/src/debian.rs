@@ -117,10 +117,7 @@ pub fn find(program: &str) -> Option<PathBuf> {
 
 fn missing<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
     if find("dpkg-query").is_none() {
-        bail!(
-            "this needs Debian or Ubuntu (there is no dpkg-query): use `--provider kind` with a \
-             Docker engine instead"
-        );
+        bail!("this needs Debian or Ubuntu on x86-64 (there is no dpkg-query): use such a machine");
     }
     // It fails when one is unknown and still lists the others.
     let listed = Command::new("dpkg-query")

@@ -31,6 +31,13 @@ use services::Service;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version, about)]
+#[command(after_help = "Examples:
+  cargo xtask demo                                  from nothing to rows, in one command
+  cargo xtask up                                    only Kubernetes and the servers
+  export KUBECONFIG=$(cargo xtask kubeconfig)       then kubectl speaks to that Kubernetes
+  cargo xtask service restart kafka
+  cargo xtask readback FOLDER                       a Delta Lake table, as other engines read it
+  cargo xtask down                                  stops everything, and removes its data")]
 struct Xtask {
     #[command(subcommand)]
     command: Command,
@@ -47,11 +54,13 @@ enum Command {
     },
     /// Fetches and builds what `up` starts, and starts nothing: the first time it takes minutes.
     Fetch {
+        /// What `up` is to run with; chosen as there where absent.
         #[arg(long)]
         provider: Option<ProviderName>,
     },
     /// Stops everything that `up` started and removes its data.
     Down {
+        /// What `up` has run with; the one that is up where absent.
         #[arg(long)]
         provider: Option<ProviderName>,
     },

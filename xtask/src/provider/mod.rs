@@ -38,8 +38,11 @@ impl ProviderName {
 /// What is done to a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Action {
+    /// Starts it, and waits until it serves.
     Start,
+    /// Ends its process.
     Stop,
+    /// Stops it, and starts it again.
     Restart,
     /// Stands still, as a server does whose machine is out of breath.
     Pause,

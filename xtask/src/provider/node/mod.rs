@@ -286,8 +286,9 @@ impl Provider for Node {
 fn require_root() -> Result<()> {
     if !debian::is_root()? {
         bail!(
-            "the provider `node` makes network namespaces and needs root: run it with sudo, or \
-             start a Docker engine and use `--provider kind`"
+            "the provider `node` makes network namespaces and needs root: run it as root \
+             (`sudo -E env PATH=\"$PATH\" cargo xtask …`), or start a Docker engine, with `kind`, \
+             `kubectl` and `helm` on the path"
         );
     }
     Ok(())
