@@ -403,7 +403,7 @@ impl Source<'_> {
                 let value = object.data.and_then(|mut data| data.remove(key));
                 let value = value.ok_or_else(|| {
                     Error::SecretMissing(format!(
-                        "Secret `{namespace}/{secret}` has no key `{key}`"
+                        "Secret `{namespace}/{secret}` has no key `{key}`: put it in"
                     ))
                 })?;
                 String::from_utf8(value.0).map_err(|_| {

@@ -36,14 +36,14 @@ fn servers(list: &str) -> Vec<String> {
 /// The rival has the topic.
 pub fn topic_conflict(rival: &str, topic: &str) -> Refusal {
     Refusal::Conflict(format!(
-        "{rival} claims the topic `{topic}` of this Kafka too: delete one of the two"
+        "{rival} claims the topic `{topic}` of this Kafka too: give this one another topic name (delete it first where it is applied already)"
     ))
 }
 
 /// The rival has the keyspace.
 pub fn keyspace_conflict(rival: &str, keyspace: &str) -> Refusal {
     Refusal::Conflict(format!(
-        "{rival} claims the keyspace `{keyspace}` of this Cassandra too: put the tables there, or delete one of the two"
+        "{rival} claims the keyspace `{keyspace}` of this Cassandra too: declare the tables in that one, in its namespace, or choose another keyspace"
     ))
 }
 

@@ -92,7 +92,7 @@ pub enum SchemaProblem {
     Bytes(String, String),
     #[error("DECIMAL takes a precision from 1 to 38, and a scale from 0 to the precision")]
     Decimal,
-    #[error("`{0}` is there twice")]
+    #[error("`{0}` is there twice; take one out, or give it another name")]
     Duplicate(String),
     #[error("`{0}` is a virtual column, which every record has already; name the column otherwise")]
     Reserved(String),
@@ -148,9 +148,13 @@ pub enum QueryProblem {
     JoinSides(String),
     #[error("{left} and {right} can't be compared; CAST one of them to the type of the other")]
     JoinTypes { left: String, right: String },
-    #[error("a key takes single values, and this is {0}")]
+    #[error(
+        "after ON a key takes single values, and this is {0}; compare a field or an element of it"
+    )]
     JoinKey(String),
-    #[error("the query joins more than {0} lookups")]
+    #[error(
+        "the query joins more than {0} lookups; put some into one table, or split the SQL over several sinks"
+    )]
     TooManyJoins(usize),
     #[error("no lookup `{name}` in spec.lookups, and nothing else can be joined{}", hint(.similar))]
     UnknownLookup {
@@ -203,7 +207,7 @@ pub enum QueryProblem {
         "a check is for the row of each record, and this SQL makes rows of groups; use WHERE for the records, HAVING for the groups"
     )]
     GroupedCheck,
-    #[error("HAVING takes a condition, and this is {0}")]
+    #[error("HAVING takes a condition, and this is {0}; compare it, as in count(*) > 10")]
     NotHaving(String),
     #[error(
         "{0}() differs when a record is processed again; use _timestamp, the record's own time, or a field of the record"
@@ -270,7 +274,7 @@ pub enum QueryProblem {
         data_type: String,
         way_out: String,
     },
-    #[error("WHERE takes a condition, and this is {0}")]
+    #[error("WHERE takes a condition, and this is {0}; compare it, as in age >= 18")]
     NotCondition(String),
     #[error("a check takes a condition, such as email IS NOT NULL, and this is {0}")]
     NotCheck(String),
@@ -315,7 +319,7 @@ pub enum TableProblem {
     },
     #[error("primaryKey: the partition key is empty; name a column of the SQL's result")]
     NoPartitionKey,
-    #[error("primaryKey: `{0}` is there twice")]
+    #[error("primaryKey: `{0}` is there twice; name it once")]
     DuplicateKeyColumn(String),
     #[error(
         "`{column}` is in the primary key of table {table}, but isn't, as it is, one of the keys in GROUP BY: groups could overwrite each other's rows; group by it, or take it out of the primary key"
@@ -326,7 +330,7 @@ pub enum TableProblem {
     )]
     GroupKeyNotInPrimaryKey { table: String, key: String },
     #[error(
-        "table {0}: the name may have 41 characters where the SQL has a GROUP BY, because its state is kept in a table of that name with `__state` after it"
+        "table {0}: where the SQL has a GROUP BY the name has 41 characters at most, because its state is kept in a table of that name with `__state` after it; choose a shorter name"
     )]
     NameTooLong(String),
     #[error(
@@ -340,14 +344,16 @@ pub enum TableProblem {
 pub enum KeyProblem {
     #[error("topic.key: `{0}` is not a JSON Pointer; it begins with `/`, as in /login/uuid")]
     NotAPointer(String),
-    #[error("topic.key: `{0}` is there twice")]
+    #[error("topic.key: `{0}` is there twice; name it once")]
     Duplicate(String),
     #[error("topic.key: `{pointer}` is no field of the schema{}", hint(.similar))]
     UnknownField {
         pointer: String,
         similar: Option<String>,
     },
-    #[error("topic.key: `{pointer}` is {data_type}; a key takes single values")]
+    #[error(
+        "topic.key: `{pointer}` is {data_type}, and a key takes single values; name one of its fields, or another field"
+    )]
     NotAValue { pointer: String, data_type: String },
     #[error(
         "sink `{sink}`: `{pointer}` is in topic.key but no column of the primary key ({primary_key}) is that field as it is, so that rows of one primary key could come from several partitions, out of order; take it out of topic.key, or put the field into the primary key"

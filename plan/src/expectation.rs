@@ -213,7 +213,7 @@ impl VisitorMut for Columns<'_> {
             return ControlFlow::Continue(());
         }
         if let Some(name) = aggregate_name(expr) {
-            let place = "in a check, which sees one row";
+            let place = "in a check, which sees one row; compare the columns of that row";
             let problem = QueryProblem::MisplacedAggregate { name, place };
             return ControlFlow::Break((at, problem));
         }

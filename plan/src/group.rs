@@ -37,7 +37,8 @@ use crate::{
 pub(crate) const IN_WHERE: Aggregates = Aggregates::Refused(
     "in WHERE, which is asked before there are groups; use HAVING, or FILTER (WHERE ...) after an aggregate",
 );
-const IN_GROUP_BY: &str = "in GROUP BY, which makes the groups";
+const IN_GROUP_BY: &str =
+    "in GROUP BY, which makes the groups; leave it to the result columns, or to HAVING";
 /// As many as a table's primary key has columns, at most.
 const MAX_KEYS: usize = 32;
 

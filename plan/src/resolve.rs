@@ -124,7 +124,7 @@ impl Resolver<'_> {
                 return None;
             }
             Aggregates::Refused(place) => place,
-            Aggregates::Within => "within another aggregate",
+            Aggregates::Within => "within another aggregate; make each a result column",
         };
         Some(QueryProblem::MisplacedAggregate { name, place })
     }

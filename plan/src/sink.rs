@@ -23,7 +23,8 @@ use crate::{
     table::{default_cql_type, result_type, sql_name},
 };
 
-const IN_ON: Aggregates = Aggregates::Refused("in ON, which is asked for every record");
+const IN_ON: Aggregates =
+    Aggregates::Refused("in ON, which is asked for every record; compare a field of the record");
 /// Longest name of a column: with a value it is the name of a folder, where a lake's table is laid out by it.
 const MAX_NAME: usize = 128;
 /// Longest name of a column in Cassandra, as the Keyspace kind has it.

@@ -437,7 +437,12 @@ fn await_ready<K: Kind>(
     name: &str,
     conditions: impl Fn(&K) -> Option<&[Condition]>,
 ) -> Result<(), Error> {
-    let waiting = || Error::Waiting(format!("{kind} `{name}` isn't ready yet"));
+    let waiting = || {
+        let (plural, group) = (K::plural(&()), K::group(&()));
+        Error::Waiting(format!(
+            "{kind} `{name}` isn't ready yet: see `kubectl describe {plural}.{group} {name}`"
+        ))
+    };
     let object = object.ok_or_else(waiting)?;
     let conditions = conditions(object).ok_or_else(waiting)?;
     let generation = object.meta().generation;

@@ -238,7 +238,7 @@ fn says_what_is_wrong_with_a_join() {
         ),
         (
             "JOIN countries c ON r.tags = c.geo",
-            "a key takes single values, and this is ARRAY<TEXT>",
+            "after ON a key takes single values, and this is ARRAY<TEXT>",
         ),
         (
             "JOIN countries c ON count(*) = c.area",

@@ -120,7 +120,7 @@ fn what_one_claims_no_other_gets() {
         // Topics of one Kafka, in all namespaces.
         (
             topic("name: t", "topicName: a"),
-            "Topic/t: ResourceConflict: DataPipeline a claims the topic `a` of this Kafka too",
+            "Topic/t: ResourceConflict: DataPipeline a claims the topic `a` of this Kafka too: give this one another topic name",
         ),
         (
             topic("name: a.dead-letter", ""),
@@ -141,7 +141,7 @@ fn what_one_claims_no_other_gets() {
         // Keyspaces of one Cassandra, in all namespaces.
         (
             elsewhere(&of("b")),
-            "DataPipeline/b: ResourceConflict: Keyspace ks claims the keyspace `ks` of this Cassandra too",
+            "DataPipeline/b: ResourceConflict: Keyspace ks claims the keyspace `ks` of this Cassandra too: declare the tables in that one",
         ),
         (
             elsewhere(&keyspace("k", "ks")),
