@@ -21,12 +21,13 @@ pub struct Options {
         default_value = "/etc/millstream/operator.yaml"
     )]
     pub config: PathBuf,
-    /// Folder with the credentials of the default connections, one file each.
+    /// Folder with the credentials of the default connections, one file each: `kafka-username`,
+    /// `kafka-password`, `kafka-ca.crt`, and the same with `cassandra-` and `registry-`.
     #[arg(
         long,
         env = "MILLSTREAM_CREDENTIALS_DIR",
         value_name = "DIR",
-        default_value = "/etc/millstream/credentials"
+        default_value = "/etc/millstream-credentials"
     )]
     pub credentials_dir: PathBuf,
     /// Port of /healthz, /readyz and /metrics.

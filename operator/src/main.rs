@@ -21,9 +21,14 @@ enum Command {
     Run(Options),
 }
 
-const EXAMPLES: &str = "Examples:
-  millstream-operator run --config /etc/millstream/operator.yaml --log-format json
-  KUBECONFIG=~/.kube/config millstream-operator run --config operator.yaml --http-port 8090 --log-filter debug";
+const EXAMPLES: &str = r"Examples:
+As the chart does:
+  millstream-operator run --config /etc/millstream/operator.yaml --credentials-dir /etc/millstream-credentials \
+    --log-format json
+From this machine, with the chart's configuration (scale its Deployment to 0 first, or this one waits for the Lease):
+  kubectl -n millstream-system get configmap millstream-operator -o jsonpath='{.data.operator\.yaml}' > operator.yaml
+  KUBECONFIG=~/.kube/config millstream-operator run --config operator.yaml --credentials-dir ./credentials \
+    --http-port 8090";
 
 fn main() -> anyhow::Result<()> {
     // First of all: two providers are linked in, and rustls chooses neither by itself.
