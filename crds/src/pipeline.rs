@@ -270,8 +270,8 @@ pub struct DataPipelineStatus {
     /// Identity of the topic that the sinks read: another one is a `DataGap`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic_id: Option<String>,
-    /// Records that the source has brought into the topic since that was made; those of others, where
-    /// it has brought none.
+    /// Records that the source has put into the topic since the topic was created. Where it has put
+    /// none, the records that others put there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records: Option<i64>,
     /// Lag of the sink that lags most, in records.
