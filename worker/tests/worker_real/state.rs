@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{Environment, Pipeline, Settings};
+use crate::support::{Environment, Pipeline, Settings, kill_oldest};
 use flate2::read::GzDecoder;
 use millstream_api::worker::CommitMetadata;
 use serde_json::{Value, json};
@@ -193,11 +193,8 @@ async fn counts_stay_exact_though_workers_are_killed() {
     let records = rsvps(40);
     let keyed = keyed(&records);
     let mut workers = vec![pipeline.process(), pipeline.process()];
-    for part in keyed.chunks(keyed.len().div_ceil(10)) {
-        pipeline.produce_all(part).await;
-        // In the middle of whatever it does.
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        workers.remove(0).kill();
+    for part in keyed.chunks(keyed.len().div_ceil(4)) {
+        kill_oldest(&mut workers, pipeline.produce_all(part)).await;
         workers.push(pipeline.process());
     }
     pipeline.await_commits().await;
