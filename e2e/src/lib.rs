@@ -15,6 +15,9 @@ mod kafka;
 mod kubectl;
 mod metrics;
 mod namespace;
+// What the worker's own tests take.
+#[path = "../../worker/tests/worker_sources/ports.rs"]
+mod ports;
 mod volume;
 mod wait;
 mod workloads;
@@ -30,6 +33,7 @@ pub use kafka::{Kafka, Record, header};
 pub use kubectl::Outcome;
 pub use metrics::{OPERATOR_NAMESPACE, external_writes, operator_pod};
 pub use namespace::{Namespace, alone_in_temp_namespace, with_temp_namespace};
+pub use ports::free_port;
 pub use volume::Volume;
 pub use wait::eventually;
 pub use workloads::is_ready;

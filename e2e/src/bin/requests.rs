@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    net::TcpListener,
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -13,6 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use millstream_api::worker::credentials;
+use millstream_e2e::free_port;
 use scylla::client::{session::Session, session_builder::SessionBuilder};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -174,7 +174,7 @@ struct Server {
 impl Server {
     fn start(environment: &Environment, keyspace: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let (port, admin) = (free_port()?, free_port()?);
+        let (port, admin) = (free_port(), free_port());
         let config = json!({
             "stage": "serve",
             "pipeline": {"namespace": "bench", "name": "requests"},
@@ -227,8 +227,4 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::readback::assert_read_back;
-use crate::support::{Environment, Pipeline, Settings, Worker};
+use crate::support::{Environment, Pipeline, Settings, Worker, await_owners};
 use datafusion::{arrow::array::AsArray, arrow::datatypes::Int64Type, prelude::SessionContext};
 use deltalake::DeltaTableBuilder;
 use serde_json::{Value, json};
@@ -92,9 +92,10 @@ async fn killed(pipeline: &Pipeline, sink: &Value, kills: u32, records: &[(Strin
     let mut workers = vec![start(pipeline, sink), start(pipeline, sink)];
     let parts = records.chunks(records.len().div_ceil(kills as usize));
     for (kill, part) in parts.enumerate() {
+        await_owners(&workers).await;
         pipeline.produce_all(part).await;
-        // At another instant each time: while it joins, reads, merges, commits.
-        let pause = 300 + (kill as u64 * 397) % 1_700;
+        // At another instant each time: while it reads, merges, commits.
+        let pause = 100 + (kill as u64 * 397) % 900;
         tokio::time::sleep(Duration::from_millis(pause)).await;
         workers.remove(0).kill();
         workers.push(start(pipeline, sink));
@@ -117,10 +118,10 @@ async fn killed(pipeline: &Pipeline, sink: &Value, kills: u32, records: &[(Strin
 /// Records at the end whose keys are new.
 const NEW: i64 = 3;
 
-/// Kills: ten, or as many as `MILLSTREAM_KILLS` says.
+/// Kills: four, or as many as `MILLSTREAM_KILLS` says.
 fn kills() -> u32 {
     let kills = std::env::var("MILLSTREAM_KILLS").ok();
-    kills.and_then(|kills| kills.parse().ok()).unwrap_or(10)
+    kills.and_then(|kills| kills.parse().ok()).unwrap_or(4)
 }
 
 #[tokio::test(flavor = "multi_thread")]

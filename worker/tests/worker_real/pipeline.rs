@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use crate::support::{Environment, Pipeline, Settings};
+use crate::support::{Environment, Pipeline, Settings, kill_oldest};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use millstream_api::worker::CommitMetadata;
 use millstream_apis::{Apis, Options, dataset::Dataset, router};
@@ -147,19 +147,12 @@ async fn workers_that_are_killed_lose_and_double_nothing() {
     let Some(pipeline) = users(USERS.partitions).await else {
         return;
     };
-    let source = json!({"generator": {"count": 40_000, "seed": 8, "rate": 8_000}});
-    let mut ingest = pipeline.ingest(source.clone());
     let mut workers = vec![pipeline.process(), pipeline.process()];
-    for round in 0..8 {
-        tokio::time::sleep(Duration::from_millis(700)).await;
-        workers.remove(0).kill();
+    for count in [10_000, 20_000, 30_000, 40_000] {
+        let ingested = pipeline.ingest_killed(json!({"generator": {"count": count, "seed": 8}}));
+        kill_oldest(&mut workers, ingested).await;
         workers.push(pipeline.process());
-        if round % 3 == 2 {
-            ingest.kill();
-            ingest = pipeline.ingest(source.clone());
-        }
     }
-    ingest.await_status(|status| status.complete).await;
     pipeline.await_progress(rows(40_000)).await;
     assert_rows(&pipeline, 8, 40_000).await;
 }

@@ -319,6 +319,17 @@ impl Pipeline {
         self.start_with(&config, arguments)
     }
 
+    /// Ingests up to the end of the source, by two workers: the first is killed when it has read records.
+    pub async fn ingest_killed(&self, source: Value) {
+        let first = self.ingest(source.clone());
+        first
+            .await_metric("millstream_worker_records_total", 1)
+            .await;
+        first.kill();
+        let second = self.ingest(source);
+        second.await_status(|status| status.complete).await;
+    }
+
     /// What the ingest stage has kept; null where that is nothing.
     pub async fn kept(&self) -> Value {
         let mut config = self.client();
@@ -782,22 +793,23 @@ impl Worker {
         panic!("the status is {last:?}");
     }
 
+    /// A metric; the first, where there are several of the name.
+    async fn metric(&self, name: &str) -> Option<u64> {
+        let (_, text) = self.get("/metrics").await?;
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        line.rsplit(' ').next()?.parse().ok()
+    }
+
     /// Waits until a metric is so large.
     pub async fn await_metric(&self, name: &str, value: u64) {
         let deadline = Instant::now() + Duration::from_secs(60);
-        let mut last = String::new();
-        while Instant::now() < deadline {
-            if let Some((200, text)) = self.get("/metrics").await {
-                let mut lines = text.lines().filter(|line| line.starts_with(name));
-                let number = lines.next().and_then(|line| line.rsplit(' ').next());
-                if number.and_then(|number| number.parse().ok()) >= Some(value) {
-                    return;
-                }
-                last = text;
+        while self.metric(name).await < Some(value) {
+            if Instant::now() > deadline {
+                let metrics = self.get("/metrics").await;
+                panic!("{name} isn't {value}: {metrics:?}");
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        panic!("{name} isn't {value}: {last}");
     }
 
     /// Sends a signal, such as `STOP`.
@@ -859,6 +871,29 @@ impl Worker {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+/// Waits until each of the workers owns topic partitions: to kill one that owns none shows nothing. After a
+/// kill no partition changes hands until Kafka has missed the dead worker for 6 s.
+pub async fn await_owners(workers: &[Worker]) {
+    for worker in workers {
+        // There is one for each partition that it owns.
+        worker.await_metric("millstream_worker_lag", 0).await;
+    }
+}
+
+/// Kills the oldest of the workers while records are sent: when it has stored some of them, and others are
+/// under way.
+pub async fn kill_oldest(workers: &mut Vec<Worker>, send: impl Future<Output = ()>) {
+    const ROWS: &str = "millstream_worker_rows_total";
+    await_owners(workers).await;
+    let oldest = workers.remove(0);
+    let stored = oldest.metric(ROWS).await.expect("its rows");
+    let killed = async {
+        oldest.await_metric(ROWS, stored + 1).await;
+        oldest.kill();
+    };
+    tokio::join!(killed, send);
 }
 
 impl Drop for Worker {

@@ -268,9 +268,16 @@ async fn a_transaction_that_commits_late_is_waited_for() {
         "table": "events", "incremental": {"column": "id", "settle": "1500ms"}, "poll": {"interval": "10ms"},
     });
     let mut records = server.open(settings, None);
-    // 5 is there to see and 4 is not, until it is committed.
+    let observer = server.try_client().await.unwrap();
+    // 5 is there to see and 4 is not, until it is committed: when the reader has asked what the last is.
     let commit = async {
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        let asked = "SELECT pid FROM pg_stat_activity \
+            WHERE application_name = 'millstream' AND state = 'idle' AND query LIKE '%DESC LIMIT 1'";
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while observer.query(asked, &[]).await.unwrap().is_empty() {
+            assert!(Instant::now() < deadline, "the reader isn't seen waiting");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         late.batch_execute("COMMIT").await.unwrap();
     };
     let (batch, ()) = tokio::join!(records.next(), commit);

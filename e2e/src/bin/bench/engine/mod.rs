@@ -11,7 +11,6 @@ mod worker_config;
 
 use std::{
     fmt, fs,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Stdio},
     time::{Duration, Instant},
@@ -142,8 +141,4 @@ impl Drop for Engine {
 /// A program that cargo has built beside this one.
 pub fn built(name: &str) -> Result<PathBuf> {
     Ok(std::env::current_exe()?.with_file_name(name))
-}
-
-pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

@@ -8,13 +8,14 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use millstream_e2e::free_port;
 use serde_json::Value;
 
 use super::JobName;
 use crate::{
     Bench,
     drain::until,
-    engine::{Engine, Kind, Work, built, free_port},
+    engine::{Engine, Kind, Work, built},
     report::{Measured, Report},
     verify::{Check, Expected, Row},
 };
@@ -123,7 +124,7 @@ struct Server {
 
 impl Server {
     async fn start(records: u64) -> Result<Self> {
-        let address = format!("127.0.0.1:{}", free_port()?);
+        let address = format!("127.0.0.1:{}", free_port());
         let program = built("millstream-apis")?;
         let child = Command::new(&program)
             .args(["--listen", &address, "--records", &records.to_string()])
