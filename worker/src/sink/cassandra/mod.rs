@@ -18,7 +18,9 @@ pub use state::{GroupKeys, StateTable};
 use std::sync::Arc;
 
 use futures::{FutureExt, future::BoxFuture};
-use millstream_api::{keyspace::TableSpec, sink::ConsistencyLevel, worker::CassandraTable};
+use millstream_api::{
+    cql::quoted, keyspace::TableSpec, sink::ConsistencyLevel, worker::CassandraTable,
+};
 use millstream_plan::SinkPlan;
 use scylla::{
     client::session::Session,
@@ -132,13 +134,12 @@ fn insert_statement<'a>(
     columns: impl Iterator<Item = &'a str>,
     ttl_seconds: Option<u64>,
 ) -> String {
-    let columns: Vec<_> = columns.map(|column| format!("\"{column}\"")).collect();
+    let columns: Vec<_> = columns.map(quoted).collect();
     let markers = vec!["?"; columns.len()].join(", ");
     let columns = columns.join(", ");
     let ttl = ttl_seconds.map_or_else(String::new, |seconds| format!(" AND TTL {seconds}"));
-    format!(
-        "INSERT INTO \"{keyspace}\".\"{table}\" ({columns}) VALUES ({markers}) USING TIMESTAMP ?{ttl}"
-    )
+    let (keyspace, table) = (quoted(keyspace), quoted(table));
+    format!("INSERT INTO {keyspace}.{table} ({columns}) VALUES ({markers}) USING TIMESTAMP ?{ttl}")
 }
 
 #[cfg(test)]

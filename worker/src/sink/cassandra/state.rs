@@ -5,7 +5,10 @@ use std::sync::Arc;
 use anyhow::Context;
 use datafusion::arrow::array::RecordBatch;
 use millstream_api::{
-    cql::CqlType, keyspace::TableSpec, sink::ConsistencyLevel, worker::CassandraTable,
+    cql::{CqlType, quoted},
+    keyspace::TableSpec,
+    sink::ConsistencyLevel,
+    worker::CassandraTable,
 };
 use millstream_plan::{STATE_COLUMN, SinkPlan};
 use scylla::{client::session::Session, statement::prepared::PreparedStatement};
@@ -117,15 +120,22 @@ impl StateTable {
             .state_table(&beside.table, owner)
             .context("the query has no groups")?;
         let keys: Vec<&str> = spec.primary_key.columns().collect();
-        let condition: Vec<_> = keys.iter().map(|key| format!("\"{key}\" = ?")).collect();
+        let condition: Vec<_> = keys
+            .iter()
+            .map(|key| format!("{} = ?", quoted(key)))
+            .collect();
         let condition = condition.join(" AND ");
-        let table = format!("\"{}\".\"{}\"", beside.keyspace, spec.name);
-        let select = format!("SELECT \"{STATE_COLUMN}\" FROM {table} WHERE {condition}");
+        let keyspace = quoted(&beside.keyspace);
+        let table = format!("{keyspace}.{}", quoted(&spec.name));
+        let select = format!(
+            "SELECT {} FROM {table} WHERE {condition}",
+            quoted(STATE_COLUMN)
+        );
         let columns = keys.iter().copied().chain([STATE_COLUMN]);
         let insert = insert_statement(&beside.keyspace, &spec.name, columns, ttl_seconds);
         let delete = format!(
-            "DELETE FROM \"{}\".\"{}\" USING TIMESTAMP ? WHERE {condition}",
-            beside.keyspace, beside.table.name
+            "DELETE FROM {keyspace}.{} USING TIMESTAMP ? WHERE {condition}",
+            quoted(&beside.table.name)
         );
         let (write, read) = levels(beside.consistency);
         let writer = |statement, prepared, kind| {
