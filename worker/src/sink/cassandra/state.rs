@@ -172,20 +172,14 @@ impl StateTable {
     pub async fn read(&self, key: &[u8]) -> Option<State> {
         self.metrics.state_reads.inc();
         let mut delays = Delays::default();
-        let mut failed = false;
+        let mut failing = None;
         loop {
             match self.try_read(key).await {
-                Ok(state) => {
-                    if failed {
-                        self.status.clear(CASSANDRA);
-                    }
-                    return state;
-                }
+                Ok(state) => return state,
                 Err(error) => {
-                    failed = true;
+                    let failing = failing.get_or_insert_with(|| self.status.failing(CASSANDRA));
                     let table = &self.table;
-                    let message = format!("can't take up a state of {table}: {error:#}");
-                    self.status.fail(CASSANDRA, message);
+                    failing.say(format!("can't take up a state of {table}: {error:#}"));
                     delays.wait().await;
                 }
             }
