@@ -24,6 +24,7 @@ use millstream_api::{
 use millstream_plan::SinkPlan;
 use scylla::{
     client::session::Session,
+    errors::ExecutionError,
     statement::{Consistency, prepared::PreparedStatement},
 };
 
@@ -116,6 +117,17 @@ async fn prepare(
     }
 }
 
+/// What an error means, for people.
+fn meaning(error: &ExecutionError) -> String {
+    match error {
+        // A plan has nodes that are down too, and all nodes where no datacenter is preferred.
+        ExecutionError::EmptyPlan => {
+            "no node is in cassandra.datacenter: name one that `nodetool status` shows".to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
 fn configure(prepared: &mut PreparedStatement, consistency: ConsistencyLevel) {
     prepared.set_consistency(match consistency {
         ConsistencyLevel::One => Consistency::One,
@@ -153,5 +165,11 @@ mod tests {
         let plain = r#"INSERT INTO "shop"."users" ("id", "name") VALUES (?, ?) USING TIMESTAMP ?"#;
         assert_eq!(statement(None), plain);
         assert_eq!(statement(Some(90)), format!("{plain} AND TTL 90"));
+    }
+
+    #[test]
+    fn a_datacenter_without_nodes_is_named() {
+        let meaning = meaning(&ExecutionError::EmptyPlan);
+        assert!(meaning.contains("cassandra.datacenter"), "{meaning}");
     }
 }

@@ -20,7 +20,7 @@ use crate::{
         CASSANDRA,
         bind::{BoundRows, Cells, check_key, null_key},
         encode::{Column, cell},
-        insert_statement, prepare,
+        insert_statement, meaning, prepare,
         write::Writer,
     },
     state::State,
@@ -187,10 +187,8 @@ impl StateTable {
     }
 
     async fn try_read(&self, key: &[u8]) -> anyhow::Result<Option<State>> {
-        let result = self
-            .session
-            .execute_unpaged(&self.select, Cells(key))
-            .await?;
+        let result = self.session.execute_unpaged(&self.select, Cells(key)).await;
+        let result = result.map_err(|error| anyhow::anyhow!(meaning(&error)))?;
         let row = result.into_rows_result()?;
         let Some((Some(bytes),)) = row.maybe_first_row::<(Option<&[u8]>,)>()? else {
             return Ok(None);

@@ -25,6 +25,7 @@ use crate::{
         bind::{BoundRows, Values},
         group::{BATCH_ROWS, Place, group},
         limit::Outcome,
+        meaning,
         route::{PartitionKey, ReplicaSets},
         throttle::{Slot, Throttle},
     },
@@ -159,7 +160,7 @@ impl Writer {
                 }
             }
             let failing = failing.get_or_insert_with(|| self.status.failing(CASSANDRA));
-            failing.say(format!("can't write to Cassandra: {error}"));
+            failing.say(format!("can't write to Cassandra: {}", meaning(&error)));
             self.metrics.write_retries.inc();
             delays.wait().await;
         }
