@@ -22,7 +22,7 @@ use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use crate::{
     batch::{Batch, Rejected},
     budget::SinkMemory,
-    sink::cassandra::{BoundRows, GroupKeys, StateTable},
+    sink::cassandra::{BoundRows, GroupKeys, StateTable, cell},
     stage::turn::{Held, Turn},
     state::{Cache, State},
     transform::Rows,
@@ -114,7 +114,7 @@ pub struct Folding<'a> {
 struct Group {
     key: Vec<u8>,
     partition: i32,
-    state: Option<Box<[u8]>>,
+    state: Option<Arc<[u8]>>,
     /// The last record that is in the state.
     applied: Option<i64>,
     /// The row, of those of the batch, that is the last in the state.
@@ -471,20 +471,21 @@ impl<'a> Work<'a> {
             part: number,
             room: None,
         };
-        let mut cell = Vec::new();
+        let mut bytes = Vec::new();
         for group in &self.groups[part.clone()] {
             let (Some(state), Some(row), true) =
                 (group.state(self.shape.base), group.last, group.changed)
             else {
                 continue;
             };
-            cell.clear();
-            cell.extend([0; 4]);
-            state.encode(self.shape.fingerprint, &mut cell);
-            let length = i32::try_from(cell.len() - 4).context("the state is too large")?;
-            cell[..4].copy_from_slice(&length.to_be_bytes());
+            bytes.clear();
+            cell(&mut bytes, |bytes| {
+                state.encode(self.shape.fingerprint, bytes);
+                Ok(())
+            })
+            .map_err(anyhow::Error::msg)?;
             let timestamp = self.shape.base + state.offset;
-            let cells = [group.key.as_slice(), &cell];
+            let cells = [group.key.as_slice(), &bytes];
             folded
                 .states
                 .push(&cells, Some(timestamp), self.records[row]);
