@@ -1,4 +1,4 @@
-//! CQL types: parsed once at the edge, compared by meaning (`varchar` is `text`).
+//! CQL types, parsed once at the edge and compared by meaning (`varchar` is `text`), and names.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
@@ -199,9 +199,21 @@ impl JsonSchema for CqlType {
     }
 }
 
+/// The name of a keyspace, table or column in quotes: so it can be any, and keeps its
+/// upper case.
+pub fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_quote_in_a_name_is_doubled() {
+        assert_eq!(quoted("Users"), r#""Users""#);
+        assert_eq!(quoted(r#"a"b"#), r#""a""b""#);
+    }
 
     #[test]
     fn parses_and_prints_every_form() {

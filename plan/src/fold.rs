@@ -67,7 +67,7 @@ impl Fold {
         rows: &RecordBatch,
         groups: &[usize],
         states: &[Option<&[u8]>],
-    ) -> Result<Vec<Box<[u8]>>, ExecError> {
+    ) -> Result<Vec<Arc<[u8]>>, ExecError> {
         alive(|| self.try_fold(rows, groups, states))
     }
 
@@ -76,7 +76,7 @@ impl Fold {
         rows: &RecordBatch,
         groups: &[usize],
         states: &[Option<&[u8]>],
-    ) -> Result<Vec<Box<[u8]>>, ExecError> {
+    ) -> Result<Vec<Arc<[u8]>>, ExecError> {
         // Groups that have a state come first: the engine's accumulators take every group below the
         // number they are told for one that they have seen.
         let (mut order, new): (Vec<usize>, Vec<usize>) =
@@ -160,9 +160,9 @@ impl Fold {
         &self,
         accumulators: Accumulators,
         total: usize,
-    ) -> Result<Vec<Box<[u8]>>, ExecError> {
+    ) -> Result<Vec<Arc<[u8]>>, ExecError> {
         if accumulators.is_empty() {
-            return Ok(vec![Box::default(); total]);
+            return Ok(vec![Arc::default(); total]);
         }
         let mut columns: Vec<ArrayRef> = Vec::new();
         for mut accumulator in accumulators {

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
+use millstream_plan::SinkPlan;
 use rdkafka::{Message, message::BorrowedMessage};
 
 use crate::dead_letter::Replayed;
@@ -47,8 +48,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// The offset that the record had when it first came into the topic: its row's timestamp is made
-    /// from it, so that a replay never replaces what a newer record wrote.
+    /// The offset that the record had when it first came into the topic.
     pub fn first_offset(&self) -> i64 {
         self.replayed.unwrap_or(self.offset)
     }
@@ -201,6 +201,36 @@ impl Batch {
     }
 }
 
+/// How new the rows of records are: the write timestamp in Cassandra, `_version` elsewhere. An older
+/// row never replaces a newer one.
+#[derive(Clone, Copy)]
+pub struct Versions {
+    base: i64,
+    /// Whether the rows are those of groups.
+    pub grouped: bool,
+}
+
+impl Versions {
+    /// Those of a query's rows, over a topic with this timestamp base.
+    pub fn new(plan: &SinkPlan, base: i64) -> Self {
+        Versions {
+            base,
+            grouped: plan.is_grouped(),
+        }
+    }
+
+    /// The version of a record's row. A record that was replayed has its old place, so that it never
+    /// replaces what a newer one wrote; but the row of a group says how far the group has come, for
+    /// which it is a new one.
+    pub fn of(self, record: &Record) -> i64 {
+        let offset = match self.grouped {
+            true => record.offset,
+            false => record.first_offset(),
+        };
+        self.base + offset
+    }
+}
+
 /// A record that can never be written, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejected {
@@ -226,6 +256,24 @@ impl Rejected {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_replayed_record_has_its_old_place_but_is_new_to_its_group() {
+        let mut batch = Batch::default();
+        batch.push_record(0, 7, None, None, None);
+        batch.push_record(0, 8, None, None, None);
+        batch.mark(&Replayed {
+            sink: "users".to_owned(),
+            offset: 3,
+            folded: false,
+        });
+        for (grouped, expected) in [(false, [107, 103]), (true, [107, 108])] {
+            let versions = Versions { base: 100, grouped };
+            let records = batch.records().iter();
+            let found: Vec<_> = records.map(|record| versions.of(record)).collect();
+            assert_eq!(found, expected);
+        }
+    }
 
     #[test]
     fn a_part_of_a_batch_ends_before_the_first_record_that_is_not_in_it() {

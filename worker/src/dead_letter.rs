@@ -103,6 +103,7 @@ impl DeadLetters {
 
     async fn send_one(&self, letter: &DeadLetter<'_>) -> anyhow::Result<()> {
         let mut delays = Delays::default();
+        let mut failing = None;
         let key = letter.key.map(|key| &key[..key.len().min(MAX_KEY_BYTES)]);
         let mut room = MAX_DEAD_LETTER_BYTES - OVERHEAD - MAX_KEY_BYTES;
         loop {
@@ -122,7 +123,6 @@ impl DeadLetters {
                 () = producer.lost() => continue,
             };
             let Err((error, _)) = sent else {
-                self.status.clear(CONCERN);
                 return Ok(());
             };
             // The topic takes less than it was declared with: the beginning is better than nothing.
@@ -132,13 +132,11 @@ impl DeadLetters {
                 room /= 2;
                 continue;
             }
-            self.status.fail(
-                CONCERN,
-                format!(
-                    "can't write to the dead-letter topic {}: {error}",
-                    self.topic
-                ),
-            );
+            let failing = failing.get_or_insert_with(|| self.status.failing(CONCERN));
+            failing.say(format!(
+                "can't write to the dead-letter topic {}: {error}",
+                self.topic
+            ));
             delays.wait().await;
         }
     }

@@ -32,8 +32,8 @@ enum Columns {
     Avro(AvroColumns),
 }
 
-/// Rows of a decoder; batches are never larger.
-const CAPACITY: usize = 16 * 1024;
+/// Records that are decoded at once, and have room in a decoder: batches may be larger.
+pub const DECODED: usize = 10_000;
 
 impl Decode {
     /// A decoder of JSON for a sink's query.
@@ -91,7 +91,7 @@ impl JsonColumns {
         })
     }
 
-    /// Decodes records, a few thousand at most. Where one of them can't be decoded, all fail.
+    /// Decodes records, [`DECODED`] at most. Where one of them can't be decoded, all fail.
     pub fn decode<'a>(
         &mut self,
         records: impl Iterator<Item = &'a [u8]>,
@@ -148,7 +148,7 @@ pub fn misfits(schema: &RecordSchema, records: &[Bytes]) -> Vec<(usize, String)>
 fn decoder(schema: &SchemaRef) -> Result<Decoder, ArrowError> {
     ReaderBuilder::new(schema.clone())
         .with_coerce_primitive(true)
-        .with_batch_size(CAPACITY)
+        .with_batch_size(DECODED)
         .build_decoder()
 }
 

@@ -41,6 +41,7 @@ pub mod source;
 pub mod stage;
 pub mod state;
 pub mod status;
+mod time;
 pub mod tls;
 pub mod transaction;
 mod transform;

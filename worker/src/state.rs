@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -12,7 +13,8 @@ use millstream_plan::MAX_STATE_BYTES;
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 1 + 8 + 8 + 4 + 8;
 
-/// The state of a group, and what is in it: the records of one topic partition up to an offset.
+/// The state of a group, and what is in it: the records of one topic partition up to an offset. Cheap
+/// to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
     /// The timestamp base of the topic whose offset it is: offsets of another topic are others.
@@ -22,7 +24,7 @@ pub struct State {
     /// The last record that is in it.
     pub offset: i64,
     /// What the plan's fold makes of them.
-    pub bytes: Box<[u8]>,
+    pub bytes: Arc<[u8]>,
 }
 
 impl State {

@@ -18,6 +18,9 @@ const MAX_CHARS: usize = 1_000;
 /// The name of something that can fail and recover, such as `cassandra`.
 pub type Concern = Cow<'static, str>;
 
+/// A part, and what can fail in it.
+type Key = (String, Concern);
+
 /// The state that `/status`, `/readyz` and `/healthz` show.
 #[derive(Default)]
 pub struct Status {
@@ -27,9 +30,11 @@ pub struct Status {
 #[derive(Default)]
 struct State {
     complete: bool,
-    errors: BTreeMap<(String, Concern), String>,
-    warnings: BTreeMap<(String, Concern), String>,
-    gaps: BTreeMap<(String, Concern), SourceGap>,
+    errors: BTreeMap<Key, String>,
+    warnings: BTreeMap<Key, String>,
+    gaps: BTreeMap<Key, SourceGap>,
+    /// How many fail and try again.
+    failing: BTreeMap<Key, usize>,
     looked: bool,
     ready: BTreeMap<String, bool>,
     turned: BTreeMap<String, Instant>,
@@ -83,7 +88,7 @@ impl Status {
     }
 }
 
-fn by_part(messages: &BTreeMap<(String, Concern), String>) -> BTreeMap<String, String> {
+fn by_part(messages: &BTreeMap<Key, String>) -> BTreeMap<String, String> {
     let mut parts = BTreeMap::<String, String>::new();
     for ((part, _), message) in messages {
         parts
@@ -95,7 +100,7 @@ fn by_part(messages: &BTreeMap<(String, Concern), String>) -> BTreeMap<String, S
 }
 
 /// The first of several gaps, which tells how many there are.
-fn first_of(gaps: &BTreeMap<(String, Concern), SourceGap>) -> Option<SourceGap> {
+fn first_of(gaps: &BTreeMap<Key, SourceGap>) -> Option<SourceGap> {
     let mut first = gaps.values().next()?.clone();
     if gaps.len() > 1 {
         first.lost = format!("{}, and so in {} more", first.lost, gaps.len() - 1);
@@ -116,6 +121,18 @@ impl StatusPart {
         self.show(concern.into(), message.to_string(), |state| {
             &mut state.errors
         });
+    }
+
+    /// Takes note of one that fails and tries again, where others may fail of the same concern beside
+    /// it: what they say is shown until the last of them is dropped.
+    pub fn failing(&self, concern: impl Into<Concern>) -> Failing {
+        let concern = concern.into();
+        let key = (self.name.clone(), concern.clone());
+        *self.status.state().failing.entry(key).or_default() += 1;
+        Failing {
+            part: self.clone(),
+            concern,
+        }
     }
 
     /// Shows what is not as it should be though the work goes on, until [`StatusPart::clear`] is
@@ -144,7 +161,7 @@ impl StatusPart {
         &self,
         concern: Concern,
         message: String,
-        place: impl Fn(&mut State) -> &mut BTreeMap<(String, Concern), String>,
+        place: impl Fn(&mut State) -> &mut BTreeMap<Key, String>,
     ) {
         let message: String = message.chars().take(MAX_CHARS).collect();
         let key = (self.name.clone(), concern);
@@ -156,10 +173,12 @@ impl StatusPart {
 
     /// The concern is all right again.
     pub fn clear(&self, concern: impl Into<Concern>) {
-        let key = (self.name.clone(), concern.into());
-        let mut state = self.status.state();
-        let shown = [state.errors.remove(&key), state.warnings.remove(&key)];
-        state.gaps.remove(&key);
+        self.recovered(self.status.state(), &(self.name.clone(), concern.into()));
+    }
+
+    fn recovered(&self, mut state: MutexGuard<'_, State>, key: &Key) {
+        let shown = [state.errors.remove(key), state.warnings.remove(key)];
+        state.gaps.remove(key);
         drop(state);
         if shown.iter().any(Option::is_some) {
             tracing::info!(part = self.name, "recovered: {}", key.1);
@@ -200,6 +219,32 @@ impl StatusPart {
     }
 }
 
+/// One of those that fail of a concern and try again.
+pub struct Failing {
+    part: StatusPart,
+    concern: Concern,
+}
+
+impl Failing {
+    /// Shows why it fails, in place of what was said of the concern before.
+    pub fn say(&self, message: impl ToString) {
+        self.part.fail(self.concern.clone(), message);
+    }
+}
+
+impl Drop for Failing {
+    fn drop(&mut self) {
+        let key = (self.part.name.clone(), self.concern.clone());
+        // Under one lock: what one says who begins to fail meanwhile isn't cleared.
+        let mut state = self.part.status.state();
+        let left = state.failing.entry(key.clone()).or_default();
+        *left = left.saturating_sub(1);
+        if *left == 0 {
+            self.part.recovered(state, &key);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,6 +264,33 @@ mod tests {
             status.report().errors.into_iter().collect::<Vec<_>>(),
             [("ingest".to_owned(), "status 500".to_owned())]
         );
+    }
+
+    #[test]
+    fn an_error_of_several_is_shown_until_none_of_them_is_left() {
+        let status = Arc::new(Status::default());
+        let users = status.part("users");
+        let [first, second] = [
+            users.failing("cassandra"),
+            users.clone().failing("cassandra"),
+        ];
+        let others = [
+            users.failing("kafka"),
+            status.part("orders").failing("cassandra"),
+        ];
+        first.say("no route");
+        second.say("overloaded");
+        drop(others);
+        drop(second);
+        assert_eq!(status.report().errors["users"], "overloaded");
+        first.say("no route");
+        drop(first);
+        assert_eq!(status.report(), WorkerStatus::default());
+        // Counting begins anew.
+        let again = users.failing("cassandra");
+        again.say("no route");
+        drop(again);
+        assert_eq!(status.report(), WorkerStatus::default());
     }
 
     #[test]

@@ -12,13 +12,10 @@ use millstream_plan::{ExecError, Expectations, ROW_COLUMN, SinkExecutor, SinkPla
 
 use crate::{
     batch::{Batch, Record, Rejected},
-    decode::Decode,
+    decode::{DECODED, Decode},
     expectations::{self, Failed, Stop},
     lookup::Joined,
 };
-
-/// Records that are decoded at once: fewer than a decoder has room for.
-const DECODED: usize = 10_000;
 
 /// Decoder and query of a sink.
 pub struct Transform {

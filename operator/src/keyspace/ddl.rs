@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
-use millstream_api::keyspace::{
-    ColumnSpec, Order, Replication, ReplicationClass, TableOptions, TableSpec,
+use millstream_api::{
+    cql::quoted,
+    keyspace::{ColumnSpec, Order, Replication, ReplicationClass, TableOptions, TableSpec},
 };
 
 use super::plan::KeyspaceChange;
@@ -16,7 +17,7 @@ pub fn statement(keyspace: &str, change: &KeyspaceChange) -> String {
             durable_writes,
         } => format!(
             "CREATE KEYSPACE IF NOT EXISTS {} WITH {}",
-            identifier(keyspace),
+            quoted(keyspace),
             keyspace_options(Some(replication), Some(*durable_writes))
         ),
         KeyspaceChange::AlterKeyspace {
@@ -24,7 +25,7 @@ pub fn statement(keyspace: &str, change: &KeyspaceChange) -> String {
             durable_writes,
         } => format!(
             "ALTER KEYSPACE {} WITH {}",
-            identifier(keyspace),
+            quoted(keyspace),
             keyspace_options(replication.as_ref(), *durable_writes)
         ),
         KeyspaceChange::CreateTable(table) => create_table(keyspace, table),
@@ -48,17 +49,17 @@ pub fn drop_table(keyspace: &str, table: &str) -> String {
 
 /// Drops a keyspace, if it is there.
 pub fn drop_keyspace(keyspace: &str) -> String {
-    format!("DROP KEYSPACE IF EXISTS {}", identifier(keyspace))
+    format!("DROP KEYSPACE IF EXISTS {}", quoted(keyspace))
 }
 
 fn create_table(keyspace: &str, table: &TableSpec) -> String {
     let columns: Vec<_> = table.columns.iter().map(definition).collect();
     let key = &table.primary_key;
-    let partition: Vec<_> = key.partition_key.iter().map(|c| identifier(c)).collect();
+    let partition: Vec<_> = key.partition_key.iter().map(|c| quoted(c)).collect();
     let clustering: String = key
         .clustering_key
         .iter()
-        .map(|column| format!(", {}", identifier(&column.name)))
+        .map(|column| format!(", {}", quoted(&column.name)))
         .collect();
     let mut options = Vec::new();
     if !key.clustering_key.is_empty() {
@@ -70,7 +71,7 @@ fn create_table(keyspace: &str, table: &TableSpec) -> String {
                     Order::Ascending => "ASC",
                     Order::Descending => "DESC",
                 };
-                format!("{} {direction}", identifier(&column.name))
+                format!("{} {direction}", quoted(&column.name))
             })
             .collect();
         options.push(format!("CLUSTERING ORDER BY ({})", order.join(", ")));
@@ -91,7 +92,7 @@ fn create_table(keyspace: &str, table: &TableSpec) -> String {
 }
 
 fn definition(column: &ColumnSpec) -> String {
-    format!("{} {}", identifier(&column.name), column.cql_type)
+    format!("{} {}", quoted(&column.name), column.cql_type)
 }
 
 fn keyspace_options(replication: Option<&Replication>, durable_writes: Option<bool>) -> String {
@@ -134,11 +135,7 @@ fn table_options(options: &TableOptions) -> Vec<String> {
 }
 
 fn qualified(keyspace: &str, table: &str) -> String {
-    format!("{}.{}", identifier(keyspace), identifier(table))
-}
-
-fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
+    format!("{}.{}", quoted(keyspace), quoted(table))
 }
 
 fn text(value: &str) -> String {

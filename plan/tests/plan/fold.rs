@@ -171,7 +171,7 @@ fn planned(sql: &str) -> SinkPlan {
 /// Groups as a sink keeps them: by their keys, the offset that was applied, and the state.
 #[derive(Default)]
 struct Kept {
-    groups: BTreeMap<String, (i64, Box<[u8]>, RecordBatch)>,
+    groups: BTreeMap<String, (i64, Arc<[u8]>, RecordBatch)>,
 }
 
 fn row_text(columns: &[ArrayRef], row: usize) -> String {

@@ -14,7 +14,7 @@ use datafusion::arrow::{
 use millstream_plan::avro::{check_readable, narrow, uuids_as_text};
 use serde_json::Value;
 
-use crate::{avro, batch::Batch, registry::Registry, status::StatusPart};
+use crate::{avro, batch::Batch, decode::DECODED, registry::Registry, status::StatusPart};
 
 /// A value that doesn't fit is the record's fault, and not null.
 const CAST: CastOptions<'static> = CastOptions {
@@ -57,8 +57,6 @@ pub struct AvroColumns {
     decoders: HashMap<u32, Decoder>,
 }
 
-/// Records that a decoder takes; batches are never larger.
-const CAPACITY: usize = 4 * 1024;
 /// Decoders that are kept: a topic has few schemas.
 const MAX_DECODERS: usize = 64;
 
@@ -79,7 +77,7 @@ impl AvroColumns {
         }
     }
 
-    /// Decodes records. Where one of them can't be decoded, all fail.
+    /// Decodes records, [`DECODED`] at most. Where one of them can't be decoded, all fail.
     pub fn decode<'a>(
         &mut self,
         records: impl Iterator<Item = &'a [u8]>,
@@ -96,46 +94,31 @@ impl AvroColumns {
         &mut self,
         records: impl Iterator<Item = &'a [u8]>,
     ) -> Result<Vec<ArrayRef>, String> {
-        let mut runs = Vec::new();
-        let mut run: Option<(u32, usize)> = None;
-        for record in records {
-            let (id, _) = avro::split(record)?;
-            match &mut run {
-                Some((of, count)) if *of == id => *count += 1,
-                _ => {
-                    runs.extend(self.finish(run)?);
-                    run = Some((id, 1));
-                }
-            }
-            self.add(id, record)?;
-        }
-        runs.extend(self.finish(run)?);
+        let records = records.map(|record| avro::split(record).map(|(id, _)| (id, record)));
+        let records = records.collect::<Result<Vec<_>, _>>()?;
+        let runs = records.chunk_by(|one, next| one.0 == next.0);
+        let runs = runs.map(|run| self.decode_run(run[0].0, run));
+        let runs = runs.collect::<Result<Vec<_>, _>>()?;
         let batch = concat_batches(&self.columns, &runs).map_err(|error| error.to_string())?;
         Ok(batch.columns().to_vec())
     }
 
-    fn add(&mut self, id: u32, record: &[u8]) -> Result<(), String> {
-        let decoder = self.decoder(id)?;
-        let before = decoder.capacity();
-        let read = decoder
-            .decode(record)
-            .map_err(|error| format!("the record doesn't fit its schema {id}: {error}"));
-        match read? == record.len() && decoder.capacity() + 1 == before {
-            true => Ok(()),
-            false => Err(format!("the record isn't one value of its schema {id}")),
-        }
-    }
-
-    /// The columns of a run of records by one schema.
-    fn finish(&mut self, run: Option<(u32, usize)>) -> Result<Option<RecordBatch>, String> {
-        let Some((id, count)) = run else {
-            return Ok(None);
-        };
+    /// The columns of records that follow each other and are of one schema.
+    fn decode_run(&mut self, id: u32, run: &[(u32, &[u8])]) -> Result<RecordBatch, String> {
         let failed = |error: String| format!("the record doesn't fit its schema {id}: {error}");
-        let batch = self.decoder(id)?.flush();
+        let decoder = self.decoder(id)?;
+        for (_, record) in run {
+            let before = decoder.capacity();
+            let read = decoder.decode(record);
+            let read = read.map_err(|error| failed(error.to_string()))?;
+            if read != record.len() || decoder.capacity() + 1 != before {
+                return Err(format!("the record isn't one value of its schema {id}"));
+            }
+        }
+        let batch = decoder.flush();
         let batch = batch
             .map_err(|error| failed(error.to_string()))?
-            .filter(|batch| batch.num_rows() == count)
+            .filter(|batch| batch.num_rows() == run.len())
             .ok_or_else(|| failed("it isn't whole".to_owned()))?;
         let columns = self.columns.fields().iter().map(|field| {
             let column = batch.column_by_name(field.name());
@@ -145,9 +128,8 @@ impl AvroColumns {
         });
         let columns = columns.collect::<Result<Vec<_>, _>>()?;
         let options =
-            datafusion::arrow::array::RecordBatchOptions::new().with_row_count(Some(count));
+            datafusion::arrow::array::RecordBatchOptions::new().with_row_count(Some(run.len()));
         RecordBatch::try_new_with_options(self.columns.clone(), columns, &options)
-            .map(Some)
             .map_err(|error| failed(error.to_string()))
     }
 
@@ -181,7 +163,7 @@ impl AvroColumns {
             .with_writer_schema_store(store)
             .with_active_fingerprint(Fingerprint::Id(id))
             .with_reader_schema(AvroSchema::new(self.reader.to_string()))
-            .with_batch_size(CAPACITY)
+            .with_batch_size(DECODED)
             .build_decoder()
             .map_err(|error| unreadable(&error))
     }

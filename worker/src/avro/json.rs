@@ -1,9 +1,12 @@
 //! Avro values to JSON text, by the schema with which they were written.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use chrono::{DateTime, NaiveDate, NaiveTime, SecondsFormat, TimeDelta};
+use chrono::{DateTime, NaiveDate, SecondsFormat, TimeDelta};
 
-use crate::avro::schema::{Node, Schema};
+use crate::{
+    avro::schema::{Node, Schema},
+    time::time_of_day,
+};
 
 /// Values nested deeper than this are refused, so that no input can exhaust the stack.
 const MAX_DEPTH: usize = 64;
@@ -98,12 +101,12 @@ impl<'a> Writer<'a> {
                 self.text(&date.to_string())?;
             }
             Node::Time { long, per_second } => {
-                let time = if *long {
+                let count = if *long {
                     self.long()?
                 } else {
                     self.int()?.into()
                 };
-                self.text(&time_of_day(time, *per_second)?)?;
+                self.text(&time(count, *per_second)?)?;
             }
             Node::Timestamp { per_second, utc } => {
                 let time = self.long()?;
@@ -282,14 +285,11 @@ fn decimal(bytes: &[u8], scale: usize) -> Result<String, String> {
     })
 }
 
-fn time_of_day(time: i64, per_second: i64) -> Result<String, String> {
-    let seconds = u32::try_from(time.div_euclid(per_second)).ok();
-    let nanos = time.rem_euclid(per_second) * (1_000_000_000 / per_second);
-    let nanos = u32::try_from(nanos).unwrap_or(0);
-    let time_of_day =
-        seconds.and_then(|seconds| NaiveTime::from_num_seconds_from_midnight_opt(seconds, nanos));
-    let time_of_day = time_of_day.ok_or_else(|| format!("{time} is no time of a day"))?;
-    Ok(time_of_day.to_string())
+fn time(count: i64, per_second: i64) -> Result<String, String> {
+    let nanos = count.checked_mul(1_000_000_000 / per_second);
+    let time = nanos.and_then(time_of_day);
+    let time = time.ok_or_else(|| format!("{count} is no time of a day"))?;
+    Ok(time.to_string())
 }
 
 fn timestamp(time: i64, per_second: i64, utc: bool) -> Result<String, String> {

@@ -6,11 +6,16 @@ use millstream_plan::{RecordSchema, SinkPlan};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{decode::AvroTopic, encode::Encode, json::to_json, schema::Schema};
+use super::{
+    decode::{AvroColumns, AvroTopic},
+    encode::Encode,
+    json::to_json,
+    schema::Schema,
+};
 use crate::{
     batch::Batch,
     config::Credentials,
-    decode::{Decode, JsonColumns},
+    decode::{DECODED, Decode, JsonColumns},
     pointer::{Presence, presence},
     registry::Registry,
     source::generator::Generator,
@@ -103,7 +108,7 @@ fn assert_round_trip(text: &str, records: &[Bytes]) {
         .into_iter()
         .collect::<Result<_, _>>()
         .unwrap();
-    let mut columns = super::decode::AvroColumns::new(topic(text, &[avro_of(text)]), shape.arrow());
+    let mut columns = AvroColumns::new(topic(text, &[avro_of(text)]), shape.arrow());
     let decoded = columns.decode(encoded.iter().map(Bytes::as_ref)).unwrap();
     assert_eq!(straight.columns(), decoded);
     // And once more, by the other way to read Avro.
@@ -143,6 +148,20 @@ fn every_type_comes_back_as_it_was() {
     ];
     let records = records.map(|record| Bytes::from(record.to_string()));
     assert_round_trip(EVERYTHING, &records);
+}
+
+#[test]
+fn decoders_take_as_many_records_as_come_at_once() {
+    const SHAPE: &str = "id INT";
+    const JSON: &[u8] = b"{\"id\": 7}\n";
+    let shape = schema(SHAPE).arrow();
+    let mut columns = JsonColumns::new(shape.clone()).unwrap();
+    let rows = columns.decode(std::iter::repeat_n(JSON, DECODED)).unwrap();
+    assert_eq!(rows.num_rows(), DECODED);
+    let avro = encode(SHAPE, 1, &[r#"{"id": 7}"#])[0].clone().unwrap();
+    let mut columns = AvroColumns::new(topic(SHAPE, &[avro_of(SHAPE)]), shape);
+    let rows = columns.decode(std::iter::repeat_n(&avro[..], DECODED));
+    assert_eq!(rows.unwrap()[0].len(), DECODED);
 }
 
 proptest! {

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use anyhow::Context;
-use millstream_api::lookup::LookupTable;
+use millstream_api::{cql::quoted, lookup::LookupTable};
 use millstream_plan::serve::rows_schema;
 use scylla::{client::session::Session, response::PagingState, statement::Consistency, value::Row};
 
@@ -17,14 +17,12 @@ const FETCH: i32 = 1_000;
 pub async fn read(session: &Session, table: &LookupTable, mut rows: Rows) -> anyhow::Result<Rows> {
     let fields = rows.schema().fields().iter();
     let names: Vec<String> = fields.map(|field| field.name().clone()).collect();
-    let quoted = names
-        .iter()
-        .map(|name| format!("\"{}\"", name.replace('"', "\"\"")));
+    let columns: Vec<_> = names.iter().map(|name| quoted(name)).collect();
     let statement = format!(
-        "SELECT {} FROM \"{}\".\"{}\" LIMIT {}",
-        quoted.collect::<Vec<_>>().join(", "),
-        table.keyspace,
-        table.table,
+        "SELECT {} FROM {}.{} LIMIT {}",
+        columns.join(", "),
+        quoted(&table.keyspace),
+        quoted(&table.table),
         rows.max_rows() + 1
     );
     let mut prepared = session

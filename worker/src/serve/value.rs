@@ -17,6 +17,8 @@ use scylla::{
 };
 use serde_json::{Map, Value, json};
 
+use crate::time::time_of_day;
+
 /// The rows of an answer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Table {
@@ -127,7 +129,10 @@ fn json_of(value: Option<CqlValue>) -> Value {
             Some(date) => Value::String(date.to_string()),
             None => Value::Null,
         },
-        CqlValue::Time(time) => Value::String(time_of_day(time.0)),
+        CqlValue::Time(time) => match time_of_day(time.0) {
+            Some(time) => Value::String(time.to_string()),
+            None => Value::Null,
+        },
         CqlValue::Inet(address) => Value::String(address.to_string()),
         CqlValue::Uuid(uuid) => Value::String(uuid.to_string()),
         CqlValue::Timeuuid(uuid) => Value::String(uuid.to_string()),
@@ -183,13 +188,6 @@ fn short(number: f32) -> Value {
 fn days(date: u32) -> Option<NaiveDate> {
     let since_1970 = i64::from(date) - (1 << 31);
     NaiveDate::default().checked_add_signed(TimeDelta::try_days(since_1970)?)
-}
-
-fn time_of_day(nanoseconds: i64) -> String {
-    let seconds = u32::try_from(nanoseconds / 1_000_000_000).unwrap_or(0);
-    let fraction = (nanoseconds % 1_000_000_000) as u32;
-    let time = chrono::NaiveTime::from_num_seconds_from_midnight_opt(seconds, fraction);
-    time.map(|time| time.to_string()).unwrap_or_default()
 }
 
 /// A number of any length: big-endian two's complement, divided by 10^scale.

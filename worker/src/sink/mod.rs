@@ -23,9 +23,9 @@ pub trait Sink: Send + Sync {
     /// is down is tried for ever; meanwhile its status says so.
     fn write<'a>(&'a self, batch: &'a Batch, rows: &'a [Rows]) -> BoxFuture<'a, Vec<Rejected>>;
 
-    /// How records are to be gathered, where the sink has needs of its own.
-    fn pace(&self) -> Option<Pace> {
-        None
+    /// How records are to be gathered: as is usual, where the sink has no needs of its own.
+    fn pace(&self, usual: Pace) -> Pace {
+        usual
     }
 
     /// Whether the rows of a batch of groups may come in several parts, the records of one before or

@@ -175,7 +175,7 @@ impl SinkStage {
             Some(_) => GROUPED,
             None => PACE,
         };
-        let mut pace = sink.pace().unwrap_or(pace);
+        let mut pace = sink.pace(pace);
         pace.bytes = pace.bytes.min(parts.memory.batch);
         let decode = match &parts.avro {
             Some(topic) => Decode::avro(plan, topic.clone()),

@@ -22,7 +22,7 @@ use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use crate::{
     batch::{Batch, Rejected},
     budget::SinkMemory,
-    sink::cassandra::{BoundRows, GroupKeys, StateTable},
+    sink::cassandra::{BoundRows, GroupKeys, StateTable, cell},
     stage::turn::{Held, Turn},
     state::{Cache, State},
     transform::Rows,
@@ -114,7 +114,7 @@ pub struct Folding<'a> {
 struct Group {
     key: Vec<u8>,
     partition: i32,
-    state: Option<Box<[u8]>>,
+    state: Option<Arc<[u8]>>,
     /// The last record that is in the state.
     applied: Option<i64>,
     /// The row, of those of the batch, that is the last in the state.
@@ -372,21 +372,8 @@ impl<'a> Work<'a> {
                 group.last = Some(row);
             }
         }
-        let mut ranges = vec![new.as_slice()];
-        while let Some(range) = ranges.pop() {
-            match self.attempt(range) {
-                Ok(()) => {}
-                Err(error @ (ExecError::Input(_) | ExecError::Spoilt)) => return Err(error.into()),
-                Err(error) => match range {
-                    [] => return Err(error.into()),
-                    [row] => self.reject(*row, error.to_string()),
-                    rows => {
-                        let (first, second) = rows.split_at(rows.len() / 2);
-                        // The first half is on top: order is kept.
-                        ranges.extend([second, first]);
-                    }
-                },
-            }
+        for (row, reason) in halved(&new, |rows| self.attempt(rows))? {
+            self.reject(row, reason);
         }
         Ok(())
     }
@@ -471,20 +458,21 @@ impl<'a> Work<'a> {
             part: number,
             room: None,
         };
-        let mut cell = Vec::new();
+        let mut bytes = Vec::new();
         for group in &self.groups[part.clone()] {
             let (Some(state), Some(row), true) =
                 (group.state(self.shape.base), group.last, group.changed)
             else {
                 continue;
             };
-            cell.clear();
-            cell.extend([0; 4]);
-            state.encode(self.shape.fingerprint, &mut cell);
-            let length = i32::try_from(cell.len() - 4).context("the state is too large")?;
-            cell[..4].copy_from_slice(&length.to_be_bytes());
+            bytes.clear();
+            cell(&mut bytes, |bytes| {
+                state.encode(self.shape.fingerprint, bytes);
+                Ok(())
+            })
+            .map_err(anyhow::Error::msg)?;
             let timestamp = self.shape.base + state.offset;
-            let cells = [group.key.as_slice(), &cell];
+            let cells = [group.key.as_slice(), &bytes];
             folded
                 .states
                 .push(&cells, Some(timestamp), self.records[row]);
@@ -493,26 +481,12 @@ impl<'a> Work<'a> {
             .clone()
             .filter(|&group| self.groups[group].last.is_some())
             .collect();
-        let mut ranges = vec![shown.as_slice()];
-        while let Some(range) = ranges.pop() {
-            match self.results(range, &mut folded) {
-                Ok(()) => {}
-                Err(error @ (ExecError::Input(_) | ExecError::Spoilt)) => return Err(error.into()),
-                Err(error) => match range {
-                    [] => return Err(error.into()),
-                    [group] => {
-                        if let Some(row) = self.groups[*group].last {
-                            self.rejected.push(Rejected {
-                                folded: true,
-                                ..Rejected::new(self.records[row], error.to_string())
-                            });
-                        }
-                    }
-                    several => {
-                        let (first, second) = several.split_at(several.len() / 2);
-                        ranges.extend([second, first]);
-                    }
-                },
+        for (group, reason) in halved(&shown, |groups| self.results(groups, &mut folded))? {
+            if let Some(row) = self.groups[group].last {
+                self.rejected.push(Rejected {
+                    folded: true,
+                    ..Rejected::new(self.records[row], reason)
+                });
             }
         }
         for group in &mut self.groups[part] {
@@ -565,6 +539,30 @@ impl<'a> Work<'a> {
         });
         Ok(())
     }
+}
+
+/// Attempts something with rows or groups, and where it fails with each half of them, until the bad
+/// ones stand alone: gives those, and why. Fails where it isn't their fault.
+fn halved(
+    all: &[usize],
+    mut attempt: impl FnMut(&[usize]) -> Result<(), ExecError>,
+) -> Result<Vec<(usize, String)>, ExecError> {
+    let mut bad = Vec::new();
+    let mut parts = vec![all];
+    while let Some(part) = parts.pop() {
+        match (attempt(part), part) {
+            (Ok(()), _) => {}
+            (Err(error @ (ExecError::Input(_) | ExecError::Spoilt)), _) => return Err(error),
+            (Err(error), []) => return Err(error),
+            (Err(error), [one]) => bad.push((*one, error.to_string())),
+            (Err(_), several) => {
+                let (first, second) = several.split_at(several.len() / 2);
+                // The first half is on top: order is kept.
+                parts.extend([second, first]);
+            }
+        }
+    }
+    Ok(bad)
 }
 
 impl Group {

@@ -80,9 +80,11 @@ impl Users {
     }
 
     fn process_with(&self, sql: &str) -> Worker {
+        let mut beside = self.pipeline.sink("rows", sql, USERS.columns);
         self.pipeline.process_with(json!({
             "sql": sql,
             "cassandra": null,
+            "state": beside["cassandra"].take(),
             "document": {
                 "connectionSecret": {"name": "documents", "key": "uri"},
                 "database": "worker",
@@ -192,6 +194,36 @@ async fn workers_that_are_killed_leave_every_document_as_new_as_can_be() {
         assert_eq!(age, json["age"].as_i64());
     }
     drop(workers);
+    users.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_of_groups_do_not_get_in_each_others_way() {
+    let Some(users) = Users::create(1).await else {
+        return;
+    };
+    users.pipeline.create_state_table().await;
+    // Four batches at the least, each of which updates all documents.
+    const RECORDS: i64 = 40_000;
+    const GROUPS: i64 = 200;
+    let records = (0..RECORDS).map(|number| record((number % GROUPS) as usize, r#""age": 1"#));
+    users
+        .pipeline
+        .produce_all(&records.collect::<Vec<_>>())
+        .await;
+    let worker = users
+        .process_with("SELECT login.uuid AS id, count(*) AS n FROM records GROUP BY login.uuid");
+    users.pipeline.await_progress(rows(RECORDS)).await;
+    let stored = users.stored().await;
+    assert_eq!(stored.len(), GROUPS as usize);
+    let each = Some(RECORDS / GROUPS);
+    let is_whole = |found: &Document| found.get_i64("n").ok() == each;
+    assert!(stored.values().all(is_whole), "{stored:?}");
+    let (_, metrics) = worker.get("/metrics").await.unwrap();
+    let mut retries = metrics.lines();
+    let retries = retries.find(|line| line.starts_with("millstream_worker_write_retries_total"));
+    assert!(retries.unwrap().ends_with(" 0"), "{retries:?}");
+    drop(worker);
     users.drop().await;
 }
 

@@ -11,7 +11,7 @@ use scylla::serialize::{
 };
 
 use crate::{
-    batch::{Batch, Record, Rejected},
+    batch::{Batch, Record, Rejected, Versions},
     pointer::{Presence, presence},
     sink::cassandra::encode::{Column, cell},
     transform::Rows,
@@ -29,8 +29,7 @@ pub struct Binder {
     targets: Vec<Target>,
     key_columns: usize,
     single_partition_key: bool,
-    timestamp_base: i64,
-    grouped: bool,
+    timestamps: Versions,
 }
 
 struct Target {
@@ -94,18 +93,8 @@ impl Binder {
             targets,
             key_columns: keys.len(),
             single_partition_key: table.primary_key.partition_key.len() == 1,
-            timestamp_base,
-            grouped: plan.is_grouped(),
+            timestamps: Versions::new(plan, timestamp_base),
         })
-    }
-
-    /// The offset of which a row's timestamp is made: of a group it is how far the group has come,
-    /// for which a record that was replayed is a new one.
-    fn offset(&self, record: &Record) -> i64 {
-        match self.grouped {
-            true => record.offset,
-            false => record.first_offset(),
-        }
     }
 
     /// The columns in the order of their cells.
@@ -183,7 +172,7 @@ impl Binder {
             cells: start..bound.bytes.len(),
             key_end,
             whole,
-            timestamp: Some(self.timestamp_base + self.offset(source)),
+            timestamp: Some(self.timestamps.of(source)),
             record,
         });
         Ok(())

@@ -161,7 +161,7 @@ fn text(value: &str, cql: &CqlType, bytes: &mut Vec<u8>) -> Result<(), String> {
     match cql {
         CqlType::Text => bytes.extend_from_slice(value.as_bytes()),
         CqlType::Ascii if value.is_ascii() => bytes.extend_from_slice(value.as_bytes()),
-        CqlType::Ascii => return Err(format!("`{}` isn't ASCII", shortened(value))),
+        CqlType::Ascii => return Err(format!("`{value:.60}` isn't ASCII")),
         CqlType::Uuid => bytes.extend_from_slice(uuid(value)?.as_bytes()),
         CqlType::TimeUuid => {
             let uuid = uuid(value)?;
@@ -175,7 +175,7 @@ fn text(value: &str, cql: &CqlType, bytes: &mut Vec<u8>) -> Result<(), String> {
         CqlType::Inet => match value.parse() {
             Ok(IpAddr::V4(address)) => bytes.extend(address.octets()),
             Ok(IpAddr::V6(address)) => bytes.extend(address.octets()),
-            Err(_) => return Err(format!("`{}` isn't an IP address", shortened(value))),
+            Err(_) => return Err(format!("`{value:.60}` isn't an IP address")),
         },
         _ => return Err(format!("a text has no place in a `{cql}`")),
     }
@@ -183,16 +183,7 @@ fn text(value: &str, cql: &CqlType, bytes: &mut Vec<u8>) -> Result<(), String> {
 }
 
 fn uuid(value: &str) -> Result<Uuid, String> {
-    Uuid::try_parse(value).map_err(|_| format!("`{}` isn't a UUID", shortened(value)))
-}
-
-/// The beginning of a value, for messages.
-fn shortened(value: &str) -> &str {
-    const SHOWN: usize = 60;
-    value
-        .char_indices()
-        .nth(SHOWN)
-        .map_or(value, |(end, _)| &value[..end])
+    Uuid::try_parse(value).map_err(|_| format!("`{value:.60}` isn't a UUID"))
 }
 
 /// The shortest two's complement.

@@ -11,17 +11,20 @@ mod throttle;
 mod write;
 
 pub use bind::BoundRows;
-pub use encode::Column;
+pub use encode::{Column, cell};
 pub use session::connect;
 pub use state::{GroupKeys, StateTable};
 
 use std::sync::Arc;
 
 use futures::{FutureExt, future::BoxFuture};
-use millstream_api::{keyspace::TableSpec, sink::ConsistencyLevel, worker::CassandraTable};
+use millstream_api::{
+    cql::quoted, keyspace::TableSpec, sink::ConsistencyLevel, worker::CassandraTable,
+};
 use millstream_plan::SinkPlan;
 use scylla::{
     client::session::Session,
+    errors::ExecutionError,
     statement::{Consistency, prepared::PreparedStatement},
 };
 
@@ -114,6 +117,17 @@ async fn prepare(
     }
 }
 
+/// What an error means, for people.
+fn meaning(error: &ExecutionError) -> String {
+    match error {
+        // A plan has nodes that are down too, and all nodes where no datacenter is preferred.
+        ExecutionError::EmptyPlan => {
+            "no node is in cassandra.datacenter: name one that `nodetool status` shows".to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
 fn configure(prepared: &mut PreparedStatement, consistency: ConsistencyLevel) {
     prepared.set_consistency(match consistency {
         ConsistencyLevel::One => Consistency::One,
@@ -132,13 +146,12 @@ fn insert_statement<'a>(
     columns: impl Iterator<Item = &'a str>,
     ttl_seconds: Option<u64>,
 ) -> String {
-    let columns: Vec<_> = columns.map(|column| format!("\"{column}\"")).collect();
+    let columns: Vec<_> = columns.map(quoted).collect();
     let markers = vec!["?"; columns.len()].join(", ");
     let columns = columns.join(", ");
     let ttl = ttl_seconds.map_or_else(String::new, |seconds| format!(" AND TTL {seconds}"));
-    format!(
-        "INSERT INTO \"{keyspace}\".\"{table}\" ({columns}) VALUES ({markers}) USING TIMESTAMP ?{ttl}"
-    )
+    let (keyspace, table) = (quoted(keyspace), quoted(table));
+    format!("INSERT INTO {keyspace}.{table} ({columns}) VALUES ({markers}) USING TIMESTAMP ?{ttl}")
 }
 
 #[cfg(test)]
@@ -152,5 +165,11 @@ mod tests {
         let plain = r#"INSERT INTO "shop"."users" ("id", "name") VALUES (?, ?) USING TIMESTAMP ?"#;
         assert_eq!(statement(None), plain);
         assert_eq!(statement(Some(90)), format!("{plain} AND TTL 90"));
+    }
+
+    #[test]
+    fn a_datacenter_without_nodes_is_named() {
+        let meaning = meaning(&ExecutionError::EmptyPlan);
+        assert!(meaning.contains("cassandra.datacenter"), "{meaning}");
     }
 }

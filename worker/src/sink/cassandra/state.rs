@@ -5,7 +5,10 @@ use std::sync::Arc;
 use anyhow::Context;
 use datafusion::arrow::array::RecordBatch;
 use millstream_api::{
-    cql::CqlType, keyspace::TableSpec, sink::ConsistencyLevel, worker::CassandraTable,
+    cql::{CqlType, quoted},
+    keyspace::TableSpec,
+    sink::ConsistencyLevel,
+    worker::CassandraTable,
 };
 use millstream_plan::{STATE_COLUMN, SinkPlan};
 use scylla::{client::session::Session, statement::prepared::PreparedStatement};
@@ -17,7 +20,7 @@ use crate::{
         CASSANDRA,
         bind::{BoundRows, Cells, check_key, null_key},
         encode::{Column, cell},
-        insert_statement, prepare,
+        insert_statement, meaning, prepare,
         write::Writer,
     },
     state::State,
@@ -117,15 +120,22 @@ impl StateTable {
             .state_table(&beside.table, owner)
             .context("the query has no groups")?;
         let keys: Vec<&str> = spec.primary_key.columns().collect();
-        let condition: Vec<_> = keys.iter().map(|key| format!("\"{key}\" = ?")).collect();
+        let condition: Vec<_> = keys
+            .iter()
+            .map(|key| format!("{} = ?", quoted(key)))
+            .collect();
         let condition = condition.join(" AND ");
-        let table = format!("\"{}\".\"{}\"", beside.keyspace, spec.name);
-        let select = format!("SELECT \"{STATE_COLUMN}\" FROM {table} WHERE {condition}");
+        let keyspace = quoted(&beside.keyspace);
+        let table = format!("{keyspace}.{}", quoted(&spec.name));
+        let select = format!(
+            "SELECT {} FROM {table} WHERE {condition}",
+            quoted(STATE_COLUMN)
+        );
         let columns = keys.iter().copied().chain([STATE_COLUMN]);
         let insert = insert_statement(&beside.keyspace, &spec.name, columns, ttl_seconds);
         let delete = format!(
-            "DELETE FROM \"{}\".\"{}\" USING TIMESTAMP ? WHERE {condition}",
-            beside.keyspace, beside.table.name
+            "DELETE FROM {keyspace}.{} USING TIMESTAMP ? WHERE {condition}",
+            quoted(&beside.table.name)
         );
         let (write, read) = levels(beside.consistency);
         let writer = |statement, prepared, kind| {
@@ -162,20 +172,14 @@ impl StateTable {
     pub async fn read(&self, key: &[u8]) -> Option<State> {
         self.metrics.state_reads.inc();
         let mut delays = Delays::default();
-        let mut failed = false;
+        let mut failing = None;
         loop {
             match self.try_read(key).await {
-                Ok(state) => {
-                    if failed {
-                        self.status.clear(CASSANDRA);
-                    }
-                    return state;
-                }
+                Ok(state) => return state,
                 Err(error) => {
-                    failed = true;
+                    let failing = failing.get_or_insert_with(|| self.status.failing(CASSANDRA));
                     let table = &self.table;
-                    let message = format!("can't take up a state of {table}: {error:#}");
-                    self.status.fail(CASSANDRA, message);
+                    failing.say(format!("can't take up a state of {table}: {error:#}"));
                     delays.wait().await;
                 }
             }
@@ -183,10 +187,8 @@ impl StateTable {
     }
 
     async fn try_read(&self, key: &[u8]) -> anyhow::Result<Option<State>> {
-        let result = self
-            .session
-            .execute_unpaged(&self.select, Cells(key))
-            .await?;
+        let result = self.session.execute_unpaged(&self.select, Cells(key)).await;
+        let result = result.map_err(|error| anyhow::anyhow!(meaning(&error)))?;
         let row = result.into_rows_result()?;
         let Some((Some(bytes),)) = row.maybe_first_row::<(Option<&[u8]>,)>()? else {
             return Ok(None);

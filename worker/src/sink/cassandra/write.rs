@@ -2,10 +2,7 @@
 //! it takes, for as long as it takes.
 
 use std::{
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -28,10 +25,11 @@ use crate::{
         bind::{BoundRows, Values},
         group::{BATCH_ROWS, Place, group},
         limit::Outcome,
+        meaning,
         route::{PartitionKey, ReplicaSets},
         throttle::{Slot, Throttle},
     },
-    status::StatusPart,
+    status::{Failing, StatusPart},
 };
 
 /// What Cassandra counts for a cell beside its value; measured.
@@ -47,8 +45,6 @@ pub struct Writer {
     /// Batches of 2 rows and more, by their number.
     batches: Vec<OnceLock<Batch>>,
     throttle: Throttle,
-    /// Writes that are being repeated.
-    failing: AtomicUsize,
     status: StatusPart,
     metrics: StageMetrics,
 }
@@ -70,7 +66,6 @@ impl Writer {
             session,
             insert,
             prepared,
-            failing: AtomicUsize::new(0),
             status,
             metrics,
         }
@@ -138,10 +133,10 @@ impl Writer {
 
     /// Writes rows, for as long as it takes; the error is why they can't be written together, or
     /// why a single one can never be written.
-    async fn write_part<'a>(
-        &'a self,
+    async fn write_part(
+        &self,
         rows: &[Values<'_>],
-        failing: &mut Option<Failing<'a>>,
+        failing: &mut Option<Failing>,
     ) -> Result<(), String> {
         let several = rows.len() > 1;
         let mut delays = Delays::up_to(LONGEST_DELAY);
@@ -164,10 +159,9 @@ impl Writer {
                     return Err(reason);
                 }
             }
-            failing.get_or_insert_with(|| Failing::new(self));
+            let failing = failing.get_or_insert_with(|| self.status.failing(CASSANDRA));
+            failing.say(format!("can't write to Cassandra: {}", meaning(&error)));
             self.metrics.write_retries.inc();
-            self.status
-                .fail(CASSANDRA, format!("can't write to Cassandra: {error}"));
             delays.wait().await;
         }
     }
@@ -198,24 +192,6 @@ impl Writer {
             }
         }
         Ok(())
-    }
-}
-
-/// A write that is being repeated: the error is shown until none is left.
-struct Failing<'a>(&'a Writer);
-
-impl<'a> Failing<'a> {
-    fn new(writer: &'a Writer) -> Self {
-        writer.failing.fetch_add(1, Ordering::Relaxed);
-        Failing(writer)
-    }
-}
-
-impl Drop for Failing<'_> {
-    fn drop(&mut self) {
-        if self.0.failing.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.0.status.clear(CASSANDRA);
-        }
     }
 }
 

@@ -135,8 +135,8 @@ impl Sink for DeltaSink {
         .boxed()
     }
 
-    fn pace(&self) -> Option<Pace> {
-        Some(self.pace)
+    fn pace(&self, _: Pace) -> Pace {
+        self.pace
     }
 
     /// A commit says how far the table is: rows of older records that came later would be dropped.

@@ -17,7 +17,7 @@ use millstream_api::sink::DeltaSink;
 use millstream_plan::{SinkPlan, delta_type};
 
 use crate::{
-    batch::{Batch, Rejected},
+    batch::{Batch, Rejected, Versions},
     transform::Rows,
 };
 
@@ -31,8 +31,7 @@ pub struct Shape {
     schema: SchemaRef,
     /// The columns by which a row replaces another; none where rows are only added.
     keys: Vec<usize>,
-    base: i64,
-    grouped: bool,
+    versions: Versions,
 }
 
 impl Shape {
@@ -52,8 +51,7 @@ impl Shape {
         Ok(Shape {
             schema: Arc::new(Schema::new(fields)),
             keys,
-            base: timestamp_base,
-            grouped: plan.is_grouped(),
+            versions: Versions::new(plan, timestamp_base),
         })
     }
 
@@ -111,15 +109,8 @@ impl Shape {
             .collect::<Result<Vec<ArrayRef>, _>>()?;
         let records = batch.records();
         if !self.keys.is_empty() {
-            let versions = rows.records.iter().map(|&record| {
-                let record = &records[record];
-                // Of a group it is how far the group has come, as in Cassandra.
-                let offset = match self.grouped {
-                    true => record.offset,
-                    false => record.first_offset(),
-                };
-                self.base + offset
-            });
+            let versions = rows.records.iter();
+            let versions = versions.map(|&record| self.versions.of(&records[record]));
             columns.push(Arc::new(Int64Array::from_iter_values(versions)));
         }
         let all = RecordBatch::try_new(self.schema.clone(), columns)?;

@@ -7,7 +7,7 @@ use mongodb::bson::{Bson, Document, doc, serialize_to_vec};
 
 use super::value::{Kind, value};
 use crate::{
-    batch::{Batch, Record, Rejected},
+    batch::{Batch, Record, Rejected, Versions},
     pointer::{Presence, presence},
     sink::cassandra::Column,
     transform::Rows,
@@ -22,8 +22,7 @@ pub struct Binder {
     targets: Vec<Target>,
     /// Index in `targets`.
     id: usize,
-    version_base: i64,
-    grouped: bool,
+    versions: Versions,
 }
 
 struct Target {
@@ -113,8 +112,7 @@ impl Binder {
         Ok(Binder {
             id: id.ok_or_else(|| anyhow::anyhow!("the SQL's result has no column for the id"))?,
             targets,
-            version_base,
-            grouped: plan.is_grouped(),
+            versions: Versions::new(plan, version_base),
         })
     }
 
@@ -171,14 +169,9 @@ impl Binder {
         };
         let key = serialize_to_vec(&doc! {ID: &id})
             .map_err(|error| format!("the document's id `{name}`: {error}"))?;
-        // Of a group it is how far the group has come, for which a record that was replayed is new.
-        let offset = match self.grouped {
-            true => source.offset,
-            false => source.first_offset(),
-        };
         let part = Part {
-            version: self.version_base + offset,
-            replayed: source.is_replayed() && !self.grouped,
+            version: self.versions.of(source),
+            replayed: source.is_replayed() && !self.versions.grouped,
             record,
             fields,
         };

@@ -6,15 +6,13 @@ mod reply;
 mod value;
 mod write;
 
-use std::time::Duration;
-
 use futures::{FutureExt, future::BoxFuture};
 use millstream_api::sink::DocumentSink as Spec;
 use millstream_plan::SinkPlan;
 
 use self::{bind::Binder, write::Writer};
 use crate::{
-    batch::{Batch, MAX_BYTES, MAX_RECORDS, Rejected},
+    batch::{Batch, Rejected},
     config::Credentials,
     metrics::StageMetrics,
     sink::{Pace, Sink},
@@ -30,7 +28,6 @@ const DOCUMENTS: &str = "documents";
 pub struct DocumentSink {
     binder: Binder,
     writer: Writer,
-    grouped: bool,
 }
 
 impl DocumentSink {
@@ -49,7 +46,6 @@ impl DocumentSink {
         Ok(DocumentSink {
             binder: Binder::new(plan, &to.id, version_base)?,
             writer: Writer::new(database, &to.collection, status, metrics),
-            grouped: plan.is_grouped(),
         })
     }
 }
@@ -78,13 +74,12 @@ impl Sink for DocumentSink {
     }
 
     /// One batch after the other: a record may leave fields of its document as they are, so what is
-    /// older has to be there first. The rows of groups are whole.
-    fn pace(&self) -> Option<Pace> {
-        (!self.grouped).then_some(Pace {
-            records: MAX_RECORDS,
-            bytes: MAX_BYTES,
-            linger: Duration::ZERO,
+    /// older has to be there first. The rows of groups are whole, but a server that looks and writes
+    /// in two steps can put an older one over a newer one where both are on their way.
+    fn pace(&self, usual: Pace) -> Pace {
+        Pace {
             in_flight: 1,
-        })
+            ..usual
+        }
     }
 }

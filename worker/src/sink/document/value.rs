@@ -1,12 +1,11 @@
 //! Arrow values as BSON has them.
 
-use chrono::NaiveTime;
 use datafusion::arrow::datatypes::DataType;
 use millstream_api::cql::CqlType;
 use mongodb::bson::{Binary, Bson, DateTime, spec::BinarySubtype};
 use uuid::Uuid;
 
-use crate::sink::cassandra::Column;
+use crate::{sink::cassandra::Column, time::time_of_day};
 
 const MILLIS_OF_DAY: i64 = 86_400_000;
 
@@ -64,7 +63,13 @@ pub fn value(column: &Column, row: usize, kind: Kind) -> Result<Bson, String> {
             let millis = i64::from(array.value(row)) * MILLIS_OF_DAY;
             DateTime::from_millis(millis).into()
         }
-        Column::Time(array) => time(array.value(row))?.into(),
+        // BSON has no time of day: it is text, such as `13:05:00.250`.
+        Column::Time(array) => {
+            let nanos = array.value(row);
+            let time =
+                time_of_day(nanos).ok_or_else(|| format!("{nanos} ns is no time of a day"))?;
+            time.to_string().into()
+        }
         Column::Timestamp(array) => {
             DateTime::from_millis(array.value(row).div_euclid(1_000)).into()
         }
@@ -91,16 +96,6 @@ fn uuid(text: &str) -> Result<Bson, String> {
         subtype: BinarySubtype::Uuid,
         bytes: uuid.as_bytes().to_vec(),
     }))
-}
-
-/// BSON has no time of day: it is text, such as `13:05:00.250`.
-fn time(nanos: i64) -> Result<String, String> {
-    let seconds = u32::try_from(nanos.div_euclid(1_000_000_000)).ok();
-    let rest = u32::try_from(nanos.rem_euclid(1_000_000_000)).unwrap_or_default();
-    seconds
-        .and_then(|seconds| NaiveTime::from_num_seconds_from_midnight_opt(seconds, rest))
-        .map(|time| time.to_string())
-        .ok_or_else(|| format!("{nanos} ns is no time of a day"))
 }
 
 #[cfg(test)]

@@ -4,10 +4,7 @@
 //! conditional upsert would be one command, but where the document is newer it fails with a duplicate
 //! key, at which some servers leave the rest of the command undone.
 
-use std::{
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use mongodb::{
@@ -42,8 +39,6 @@ type Refused = Vec<(usize, String)>;
 pub struct Writer {
     database: Database,
     collection: String,
-    /// Writes that are being repeated.
-    failing: AtomicUsize,
     status: StatusPart,
     metrics: StageMetrics,
 }
@@ -58,7 +53,6 @@ impl Writer {
         Writer {
             database,
             collection: collection.to_owned(),
-            failing: AtomicUsize::new(0),
             status,
             metrics,
         }
@@ -107,10 +101,9 @@ impl Writer {
                 Err(Failure::Refused(reason)) if bulk.len() == 1 => return Ok(vec![(0, reason)]),
                 Err(Failure::Refused(reason)) => return Err(reason),
                 Err(Failure::Passing(reason)) => {
-                    failing.get_or_insert_with(|| Failing::new(self));
+                    let failing = failing.get_or_insert_with(|| self.status.failing(DOCUMENTS));
+                    failing.say(format!("can't write to {}: {reason}", self.collection));
                     self.metrics.write_retries.inc();
-                    let message = format!("can't write to {}: {reason}", self.collection);
-                    self.status.fail(DOCUMENTS, message);
                     delays.wait().await;
                 }
             }
@@ -231,24 +224,6 @@ fn same(one: &Bson, other: &Bson) -> bool {
 }
 
 const ANOTHER_INDEX: &str = "another document has its value in a unique index";
-
-/// A write that is being repeated: the error is shown until none is left.
-struct Failing<'a>(&'a Writer);
-
-impl<'a> Failing<'a> {
-    fn new(writer: &'a Writer) -> Self {
-        writer.failing.fetch_add(1, Ordering::Relaxed);
-        Failing(writer)
-    }
-}
-
-impl Drop for Failing<'_> {
-    fn drop(&mut self) {
-        if self.0.failing.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.0.status.clear(DOCUMENTS);
-        }
-    }
-}
 
 /// Cuts documents into bulks.
 fn split(upserts: Vec<Upsert>) -> Vec<Vec<Upsert>> {

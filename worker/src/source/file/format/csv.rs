@@ -145,7 +145,7 @@ impl Column {
     }
 
     fn write(&self, json: &mut Vec<u8>, cell: &str) -> Result<(), String> {
-        let wrong = |what: &str| format!("column `{}` is `{}`, not {what}", self.name, short(cell));
+        let wrong = |what: &str| format!("column `{}` is `{cell:.40}`, not {what}", self.name);
         let trimmed = cell.trim();
         match self.kind {
             Kind::Text => serde_json::to_writer(json, cell).map_err(|error| error.to_string())?,
@@ -200,13 +200,6 @@ fn number(text: &str) -> Option<String> {
     let number = format!("{sign}{whole}{rest}");
     let json = serde_json::from_str::<IgnoredAny>(&number);
     json.is_ok().then_some(number)
-}
-
-fn short(cell: &str) -> &str {
-    const SHOWN: usize = 40;
-    cell.char_indices()
-        .nth(SHOWN)
-        .map_or(cell, |(end, _)| &cell[..end])
 }
 
 fn write(
