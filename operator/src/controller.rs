@@ -28,6 +28,9 @@ use crate::{
 
 /// A kind that can be reconciled.
 pub trait Reconcile: Kind {
+    /// Holds a resource until what it stands for outside Kubernetes is removed.
+    const FINALIZER: &'static str;
+
     /// One visit: observe, plan, apply, report.
     fn reconcile(&self, context: &Context) -> impl Future<Output = Result<Action, Error>> + Send;
 }

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use k8s_openapi::jiff::Timestamp;
 use kube::{
     Resource, ResourceExt,
-    core::DeserializeGuard,
-    runtime::{Controller, controller::Action, events::EventType},
+    runtime::{controller::Action, events::EventType},
 };
-use millstream_api::{DeletionPolicy, Topic, TopicStatus, condition};
+use millstream_api::{DeletionPolicy, Topic, TopicStatus};
 use millstream_plan::{
     accept_topic,
     claim::{same_kafka, topic_conflict},
@@ -27,9 +26,6 @@ use crate::{
     metrics::System,
 };
 
-/// Holds a Topic until its topic is deleted in Kafka.
-const FINALIZER: &str = "millstream.dev/topic";
-
 /// On a Topic: what its records are keyed by, or an empty text. The partitions of one with a key aren't
 /// grown once it exists in Kafka.
 pub const KEY: &str = "millstream.dev/key";
@@ -40,20 +36,15 @@ pub const GROUPED: &str = "millstream.dev/grouped";
 /// Seconds after which a topic's mark is written anew.
 const MARK_AGE: i64 = 24 * 60 * 60;
 
-/// The controller of Topics watches nothing else.
-pub fn controller(
-    controller: Controller<DeserializeGuard<Topic>>,
-) -> Controller<DeserializeGuard<Topic>> {
-    controller
-}
-
 impl Reconcile for Topic {
+    const FINALIZER: &'static str = "millstream.dev/topic";
+
     async fn reconcile(&self, context: &Context) -> Result<Action, Error> {
         if self.meta().deletion_timestamp.is_some() {
             return deletion::reconcile(self, context).await;
         }
         let deletes = self.spec.deletion_policy == DeletionPolicy::Delete;
-        context.hold(self, FINALIZER, deletes).await?;
+        context.hold(self, Self::FINALIZER, deletes).await?;
         let outcome = provision(self, context).await;
         report(self, context, &outcome).await?;
         outcome.map(|_| Action::requeue(context.resync))
@@ -144,13 +135,9 @@ async fn apply(
 ) -> Result<Option<String>, Error> {
     let name = &desired.name;
     let before = topic.status.as_ref();
-    let was_as_declared = before.is_some_and(|status| {
-        conditions::holds(
-            &status.conditions,
-            condition::PROVISIONED,
-            topic.meta().generation,
-        )
-    });
+    let generation = topic.meta().generation;
+    let was_as_declared = before
+        .is_some_and(|status| conditions::was_provisioned(&status.conditions, generation));
     let mut drift = None;
     for change in changes {
         context.metrics.wrote(System::Kafka);
