@@ -64,6 +64,10 @@ pub mod reason {
     pub const CASSANDRA_UNREACHABLE: &str = "CassandraUnreachable";
     /// Cassandra refuses the credentials or the statement.
     pub const CASSANDRA_REFUSED: &str = "CassandraRefused";
+    /// The Kubernetes API refuses what the operator asks for.
+    pub const KUBERNETES_REFUSED: &str = "KubernetesRefused";
+    /// A bug of the operator.
+    pub const INTERNAL_ERROR: &str = "InternalError";
     /// A step before this one has failed or isn't done.
     pub const WAITING: &str = "Waiting";
     /// Pods are being started or replaced.

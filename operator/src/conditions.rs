@@ -108,6 +108,11 @@ pub fn refused(error: &Error) -> Verdict {
     )
 }
 
+/// Whether all was as declared before this visit: what differs now, somebody else has changed.
+pub fn was_provisioned(conditions: &[Condition], generation: Option<i64>) -> bool {
+    holds(conditions, condition::PROVISIONED, generation)
+}
+
 /// The conditions to write: `Ready`, which is the first verdict that stands in the way, and the verdicts.
 /// `lastTransitionTime` moves only where the status does.
 pub fn merge(

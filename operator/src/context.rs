@@ -1,7 +1,7 @@
 //! What every reconcile shares: clients, watched objects, and the ways to write.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fmt::Debug,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -141,7 +141,6 @@ fn well_formed<K: Kind>(store: &Store<DeserializeGuard<K>>) -> Vec<K> {
 #[derive(Default)]
 pub struct Memory {
     failures: Mutex<HashMap<String, u32>>,
-    malformed: Mutex<HashSet<(String, i64)>>,
     written: Mutex<HashMap<String, Instant>>,
     pipelines: Mutex<HashMap<String, PipelineMemory>>,
     recorders: Mutex<HashMap<String, Recorder>>,
@@ -181,15 +180,6 @@ impl Memory {
     /// Forgets an object's failures.
     pub fn succeeded(&self, key: &str) {
         lock(&self.failures).remove(key);
-    }
-
-    /// Whether this generation of a malformed object is new.
-    pub fn is_new_malformed(&self, uid: &str, generation: i64) -> bool {
-        let mut malformed = lock(&self.malformed);
-        if malformed.len() > MEMORY {
-            malformed.clear();
-        }
-        malformed.insert((uid.into(), generation))
     }
 
     /// Uses what is remembered of a pipeline; nothing where it is new.
@@ -260,6 +250,12 @@ impl Context {
         Api::namespaced(self.client.clone(), namespace)
     }
 
+    /// Likewise, for objects that may be malformed.
+    pub fn untyped<K: Kind>(&self, namespace: &str) -> Api<DynamicObject> {
+        let resource = ApiResource::erase::<K>(&());
+        Api::namespaced_with(self.client.clone(), namespace, &resource)
+    }
+
     /// Applies an object, server side.
     pub async fn apply<K: Kind>(
         &self,
@@ -297,16 +293,14 @@ impl Context {
             "status": status,
         });
         let namespace = meta.namespace.as_deref().unwrap_or_default();
-        // Dynamic, because the object itself may be malformed.
-        let api: Api<DynamicObject> =
-            Api::namespaced_with(self.client.clone(), namespace, &resource);
         self.metrics.wrote(System::Kubernetes);
-        api.patch_status(
-            name,
-            &PatchParams::apply(STATUS_MANAGER).force(),
-            &Patch::Apply(body),
-        )
-        .await?;
+        self.untyped::<K>(namespace)
+            .patch_status(
+                name,
+                &PatchParams::apply(STATUS_MANAGER).force(),
+                &Patch::Apply(body),
+            )
+            .await?;
         Ok(())
     }
 

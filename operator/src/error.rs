@@ -1,5 +1,7 @@
 //! Why a reconcile stopped: which condition says so, and when it is tried again.
 
+use std::sync::Arc;
+
 use millstream_api::condition::{self, reason};
 use millstream_plan::{PlanError, Refusal};
 
@@ -32,9 +34,15 @@ pub enum Error {
     Cassandra(#[from] CassandraError),
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// The API server refused or didn't answer.
-    #[error("the Kubernetes API refuses: {0}")]
-    Kubernetes(String),
+    /// The API server said no, in its own words.
+    #[error("the Kubernetes API refuses ({code}): {message}")]
+    KubernetesRefused { code: u16, message: String },
+    /// The API server gave no answer, or none that can be read.
+    #[error("asking the Kubernetes API failed: {}", root_cause(.0))]
+    KubernetesUnreachable(#[source] Arc<kube::Error>),
+    /// A bug of the operator's own.
+    #[error("the operator can't read what it has made itself, please report it: {0}")]
+    Internal(String),
 }
 
 impl From<PlanError> for Error {
@@ -45,11 +53,29 @@ impl From<PlanError> for Error {
 
 impl From<kube::Error> for Error {
     fn from(error: kube::Error) -> Self {
-        Error::Kubernetes(match error {
-            kube::Error::Api(status) => status.message,
-            other => other.to_string(),
-        })
+        match error {
+            kube::Error::Api(status) => Error::KubernetesRefused {
+                code: status.code,
+                message: status.message,
+            },
+            other => Error::KubernetesUnreachable(Arc::new(other)),
+        }
     }
+}
+
+/// The innermost cause: what clients say themselves tells where it went wrong, not why.
+pub fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+/// Whether the API server may take the next request: what is watched was behind what there is, or it
+/// has too much to do.
+fn passes(code: u16) -> bool {
+    matches!(code, 404 | 409 | 429 | 500..=599)
 }
 
 impl Error {
@@ -69,7 +95,11 @@ impl Error {
         match self {
             Error::Refused(refusal) => refusal.reason(),
             Error::SecretMissing(_) => reason::SECRET_MISSING,
-            Error::Waiting(_) | Error::Kubernetes(_) => reason::WAITING,
+            Error::KubernetesRefused { code, .. } if !passes(*code) => reason::KUBERNETES_REFUSED,
+            Error::Waiting(_)
+            | Error::KubernetesRefused { .. }
+            | Error::KubernetesUnreachable(_) => reason::WAITING,
+            Error::Internal(_) => reason::INTERNAL_ERROR,
             Error::Child { reason, .. } => reason,
             Error::DataGap { reason, .. } => reason,
             Error::Kafka(KafkaError::Unreachable { .. }) => reason::KAFKA_UNREACHABLE,
@@ -84,14 +114,43 @@ impl Error {
 
     /// Whether trying again soon can help, without anybody changing a resource.
     pub fn is_transient(&self) -> bool {
-        matches!(
-            self,
+        match self {
+            Error::KubernetesRefused { code, .. } => passes(*code),
             Error::Waiting(_)
-                | Error::Child { .. }
-                | Error::Kubernetes(_)
-                | Error::Kafka(KafkaError::Unreachable { .. })
-                | Error::Cassandra(CassandraError::Unreachable { .. })
-                | Error::Registry(RegistryError::Unreachable { .. })
-        )
+            | Error::Child { .. }
+            | Error::KubernetesUnreachable(_)
+            | Error::Kafka(KafkaError::Unreachable { .. })
+            | Error::Cassandra(CassandraError::Unreachable { .. })
+            | Error::Registry(RegistryError::Unreachable { .. }) => true,
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn what_the_api_server_refuses_differs_from_what_it_has_no_time_for() {
+        let refused = |code| kube::Error::Api(Status::failure("no", "").with_code(code).boxed());
+        let silent = kube::Error::Service("deadline has elapsed".into());
+        let (never, later) = (reason::KUBERNETES_REFUSED, reason::WAITING);
+        for (error, says, reason) in [
+            (refused(403), "refuses (403): no", never),
+            (refused(422), "refuses (422): no", never),
+            (refused(404), "refuses (404): no", later),
+            (refused(409), "refuses (409): no", later),
+            (refused(429), "refuses (429): no", later),
+            (refused(503), "refuses (503): no", later),
+            (silent, "failed: deadline has elapsed", later),
+        ] {
+            let error = Error::from(error);
+            assert!(error.to_string().ends_with(says), "{error}");
+            assert_eq!(error.reason(), reason, "{error}");
+            assert_eq!(error.is_transient(), reason == later, "{error}");
+        }
     }
 }

@@ -68,8 +68,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     )?;
     let stop = CancellationToken::new();
 
-    let topics = topic::controller(watch::<Topic>(&client, &stop));
-    let keyspaces = keyspace::controller(watch::<Keyspace>(&client, &stop));
+    let topics = watch::<Topic>(&client, &stop);
+    let keyspaces = watch::<Keyspace>(&client, &stop);
     let pipelines = pipeline::controller(watch::<DataPipeline>(&client, &stop), &client);
     let stores = Stores {
         topics: topics.store(),

@@ -12,7 +12,10 @@ use reqwest::{Certificate, Client, Method, StatusCode};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use crate::credentials::{Access, Login};
+use crate::{
+    credentials::{Access, Login},
+    error::root_cause,
+};
 
 /// Every call gives up after this time.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -209,15 +212,6 @@ impl Registry {
     fn ids(&self) -> MutexGuard<'_, HashMap<(String, String), (u32, Instant)>> {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The innermost cause: what reqwest says itself repeats the URL.
-fn root_cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }
 
 #[derive(Deserialize)]

@@ -1,9 +1,11 @@
 //! A Keyspace resource is what is in Cassandra: created, adopted, extended; what would lose data is
 //! refused.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use millstream_api::{Keyspace, condition};
-use millstream_e2e::{Namespace, PATIENCE, await_condition, await_reason, with_temp_namespace};
+use millstream_e2e::{
+    Namespace, PATIENCE, await_condition, await_reason, eventually, with_temp_namespace,
+};
 use serde_json::{Value, json};
 
 use crate::orders;
@@ -246,6 +248,69 @@ fn the_deletion_policy_decides_what_stays_in_cassandra() {
             "others' tables stay"
         );
         assert!(!namespace.cassandra.keyspaces().await?.contains(removed));
+        Ok(())
+    });
+}
+
+/// As with definitions that are newer than the operator.
+#[test]
+fn one_that_the_operator_cannot_read_keeps_its_status_and_can_be_deleted() {
+    with_temp_namespace("keyspace", async |namespace| {
+        let name = namespace.unique("odd");
+        let apply = async |replication: Value| {
+            let spec = json!({
+                "keyspaceName": name, "deletionPolicy": "Delete", "replication": replication,
+                "tables": [table("ours", &[("id", "int")])],
+            });
+            namespace.apply(&keyspace("odd", spec)).await
+        };
+        let readable = json!({"class": "SimpleStrategy", "replicationFactor": 1});
+        // The definition has no maximum here, and the operator counts replicas in 32 bits.
+        let unreadable =
+            json!({"class": "NetworkTopologyStrategy", "datacenters": {"dc1": 5_000_000_000_u64}});
+        let is_told = async || {
+            let get = ["get", "keyspace", "odd", "-o", "json"];
+            let live: Value = serde_json::from_str(&namespace.kubectl(&get).await?.ok()?)?;
+            let status = &live["status"];
+            let mut conditions = status["conditions"].as_array().into_iter().flatten();
+            let ready = conditions.find(|of| of["type"] == condition::READY);
+            let ready = ready.context("no condition Ready")?;
+            ensure!(
+                ready["reason"] == condition::reason::INVALID_SPEC,
+                "{ready}"
+            );
+            ensure!(
+                ready["observedGeneration"] == live["metadata"]["generation"],
+                "{ready}"
+            );
+            anyhow::Ok(status.clone())
+        };
+        apply(readable.clone()).await?;
+        let before = ready(namespace, "odd").await?.status.unwrap_or_default();
+
+        apply(unreadable.clone()).await?;
+        let status = eventually(PATIENCE, &is_told).await?;
+        assert_eq!(status["keyspaceName"], name.as_str());
+        assert_eq!(status["tables"], 1);
+
+        apply(readable).await?;
+        let mut after = ready(namespace, "odd").await?.status.unwrap_or_default();
+        after.observed_generation = before.observed_generation;
+        for (after, before) in after.conditions.iter_mut().zip(&before.conditions) {
+            after.observed_generation = before.observed_generation;
+            after.last_transition_time = before.last_transition_time.clone();
+        }
+        assert_eq!(after, before);
+
+        apply(unreadable).await?;
+        eventually(PATIENCE, &is_told).await?;
+        let delete = ["delete", "keyspace", "odd", "--timeout=90s"];
+        namespace.kubectl(&delete).await?.ok()?;
+        let of = "--field-selector=reason=LeftBehind,involvedObject.name=odd";
+        let get = ["get", "events", of, "-o", "jsonpath={.items[*].message}"];
+        let left = namespace.kubectl(&get).await?.ok()?;
+        assert!(left.contains("can't be read"), "{left}");
+        assert_eq!(namespace.cassandra.tables(&name).await?, ["ours"]);
         Ok(())
     });
 }

@@ -2,39 +2,27 @@
 
 use std::collections::BTreeSet;
 
-use kube::{Resource, ResourceExt, runtime::controller::Action, runtime::events::EventType};
+use kube::{Resource, runtime::controller::Action};
 use millstream_api::{DeletionPolicy, Keyspace};
 
-use super::{FINALIZER, connect, ddl, plan::refusals, rivals};
-use crate::{context::Context, deadline::Deadline, error::Error, metrics::System};
+use super::{connect, ddl, plan::refusals, rivals};
+use crate::{
+    context::Context, controller::Reconcile, deadline::let_go, error::Error, metrics::System,
+};
 
 pub async fn reconcile(keyspace: &Keyspace, context: &Context) -> Result<Action, Error> {
-    if !keyspace.finalizers().iter().any(|held| held == FINALIZER) {
-        return Ok(Action::await_change());
-    }
-    if keyspace.spec.deletion_policy == DeletionPolicy::Delete {
-        let name = keyspace.keyspace_name();
-        let left = match remove(keyspace, context).await {
-            Ok(left) => left,
-            Err(error) if Deadline::of(keyspace.meta()).is_over() => Some(error.to_string()),
-            Err(error) => {
-                tracing::warn!(keyspace = name, "not dropped yet: {error}");
-                return Ok(Action::requeue(Deadline::RETRY));
-            }
-        };
-        if let Some(left) = left {
-            let note = format!("keyspace `{name}` is left in Cassandra: {left}");
-            context
-                .event(keyspace, EventType::Warning, "LeftInCassandra", note)
-                .await;
-        }
-    }
-    context.hold(keyspace, FINALIZER, false).await?;
-    Ok(Action::await_change())
+    let name = keyspace.keyspace_name();
+    let what = format!("keyspace `{name}` is left in Cassandra");
+    let event = ("LeftInCassandra", what.as_str());
+    let remove = remove(keyspace, context);
+    let_go(keyspace, context, Keyspace::FINALIZER, event, remove).await
 }
 
 /// Drops what the resource declares; or says what is left, and why.
 async fn remove(keyspace: &Keyspace, context: &Context) -> Result<Option<String>, Error> {
+    if keyspace.spec.deletion_policy == DeletionPolicy::Retain {
+        return Ok(None);
+    }
     let name = keyspace.keyspace_name();
     if keyspace
         .status

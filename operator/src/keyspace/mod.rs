@@ -9,10 +9,9 @@ use std::sync::Arc;
 
 use kube::{
     Resource, ResourceExt,
-    core::DeserializeGuard,
-    runtime::{Controller, controller::Action, events::EventType},
+    runtime::{controller::Action, events::EventType},
 };
-use millstream_api::{DeletionPolicy, Keyspace, KeyspaceStatus, condition, keyspace::RefusedTable};
+use millstream_api::{DeletionPolicy, Keyspace, KeyspaceStatus, keyspace::RefusedTable};
 use millstream_plan::{
     Refusal, accept_keyspace,
     claim::{keyspace_conflict, same_cassandra},
@@ -28,23 +27,15 @@ use crate::{
     metrics::System,
 };
 
-/// Holds a Keyspace until its tables are dropped in Cassandra.
-const FINALIZER: &str = "millstream.dev/keyspace";
-
-/// The controller of Keyspaces watches nothing else.
-pub fn controller(
-    controller: Controller<DeserializeGuard<Keyspace>>,
-) -> Controller<DeserializeGuard<Keyspace>> {
-    controller
-}
-
 impl Reconcile for Keyspace {
+    const FINALIZER: &'static str = "millstream.dev/keyspace";
+
     async fn reconcile(&self, context: &Context) -> Result<Action, Error> {
         if self.meta().deletion_timestamp.is_some() {
             return deletion::reconcile(self, context).await;
         }
         let deletes = self.spec.deletion_policy == DeletionPolicy::Delete;
-        context.hold(self, FINALIZER, deletes).await?;
+        context.hold(self, Self::FINALIZER, deletes).await?;
         let mut progress = Progress::default();
         let outcome = provision(self, context, &mut progress).await;
         report(self, context, &progress, &outcome).await?;
@@ -129,10 +120,9 @@ async fn apply(
 ) -> Result<(), Error> {
     let name = keyspace.keyspace_name();
     let before = keyspace.status.as_ref();
-    let was_as_declared = before.is_some_and(|status| {
-        let generation = keyspace.meta().generation;
-        conditions::holds(&status.conditions, condition::PROVISIONED, generation)
-    });
+    let generation = keyspace.meta().generation;
+    let was_as_declared =
+        before.is_some_and(|status| conditions::was_provisioned(&status.conditions, generation));
     for change in &plan.changes {
         context.metrics.wrote(System::Cassandra);
         cassandra.alter(&ddl::statement(&name, change)).await?;

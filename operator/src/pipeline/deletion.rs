@@ -14,7 +14,6 @@ use millstream_plan::{accept, declared_by, find_keyspace, keyspace_manager};
 use serde_json::json;
 
 use super::{
-    FINALIZER,
     children::{self, PIPELINE, Stage, part_annotation},
     ensure::check_owner,
     provision::{
@@ -25,8 +24,8 @@ use super::{
 };
 use crate::{
     context::Context,
-    controller::namespace,
-    deadline::Deadline,
+    controller::{Reconcile, namespace},
+    deadline::let_go,
     error::Error,
     keyspace::{ddl, plan::refusals},
     metrics::System,
@@ -37,27 +36,9 @@ pub async fn reconcile(pipeline: &DataPipeline, context: &Context) -> Result<Act
     context
         .metrics
         .forget(&namespace(pipeline), &pipeline.name_any());
-    if !pipeline.finalizers().iter().any(|held| held == FINALIZER) {
-        return Ok(Action::await_change());
-    }
-    if pipeline.spec.deletion_policy == DeletionPolicy::Delete {
-        let over = Deadline::of(pipeline.meta()).is_over();
-        match remove(pipeline, context).await {
-            Ok(()) => {}
-            Err(error) if over => {
-                let note = format!("some of what the pipeline made is left: {error}");
-                context
-                    .event(pipeline, EventType::Warning, "LeftBehind", note)
-                    .await;
-            }
-            Err(error) => {
-                tracing::info!(pipeline = pipeline.name_any(), "not removed yet: {error}");
-                return Ok(Action::requeue(Deadline::RETRY));
-            }
-        }
-    }
-    context.hold(pipeline, FINALIZER, false).await?;
-    Ok(Action::await_change())
+    let event = ("LeftBehind", "some of what the pipeline made is left");
+    let remove = remove(pipeline, context);
+    let_go(pipeline, context, DataPipeline::FINALIZER, event, remove).await
 }
 
 /// Sees to it that the pipeline's Topics have its deletion policy, also where its spec isn't accepted
@@ -81,7 +62,11 @@ pub async fn hand_down_policy(pipeline: &DataPipeline, context: &Context) -> Res
     Ok(())
 }
 
-async fn remove(pipeline: &DataPipeline, context: &Context) -> Result<(), Error> {
+/// Removes what the pipeline made. Tables that others use are left, with Events of their own.
+async fn remove(pipeline: &DataPipeline, context: &Context) -> Result<Option<String>, Error> {
+    if pipeline.spec.deletion_policy == DeletionPolicy::Retain {
+        return Ok(None);
+    }
     stop(pipeline, context).await?;
     let keyspaces = keyspaces(pipeline, context);
     for keyspace in &keyspaces {
@@ -104,7 +89,8 @@ async fn remove(pipeline: &DataPipeline, context: &Context) -> Result<(), Error>
         }
     }
     delete_schema(pipeline, context).await?;
-    delete_groups(pipeline, context).await
+    delete_groups(pipeline, context).await?;
+    Ok(None)
 }
 
 /// Deletes the Deployments and the runs, and waits until their pods are gone.

@@ -46,7 +46,7 @@ pub async fn ensure_part<K: Kind>(
     desired["metadata"]["annotations"][annotation] = json!(hash);
     if let Some(live) = live {
         let live =
-            serde_json::to_value(live).map_err(|error| Error::Kubernetes(error.to_string()))?;
+            serde_json::to_value(live).map_err(|error| Error::Internal(error.to_string()))?;
         if includes(&live, &desired) {
             return Ok(false);
         }

@@ -64,7 +64,7 @@ pub fn find(before: &DataPipelineStatus, topic: &TopicRef, offsets: &Offsets) ->
         return Some(DataGap {
             reason: reason::TOPIC_RECREATED,
             lost: format!(
-                "topic `{name}` was deleted and made anew: what no sink had read of the old one is lost"
+                "topic `{name}` was deleted and made anew, and what no sink had read of the old one is lost; or its mark in Kafka was forgotten, as no operator renewed it for a week: then it is the same topic, Continue reads all of it again, and what counts or appends does so twice"
             ),
             places: everywhere(&all),
         });

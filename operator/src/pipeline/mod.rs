@@ -44,9 +44,6 @@ use self::{
 };
 use crate::{context::Context, controller::Reconcile, error::Error};
 
-/// Holds a DataPipeline until what it made outside Kubernetes is removed.
-const FINALIZER: &str = "millstream.dev/pipeline";
-
 /// How often lag and rows are looked at.
 const PACE: Duration = Duration::from_secs(5);
 
@@ -96,13 +93,15 @@ fn users(
 }
 
 impl Reconcile for DataPipeline {
+    const FINALIZER: &'static str = "millstream.dev/pipeline";
+
     async fn reconcile(&self, context: &Context) -> Result<Action, Error> {
         deletion::hand_down_policy(self, context).await?;
         if self.meta().deletion_timestamp.is_some() {
             return deletion::reconcile(self, context).await;
         }
         let deletes = self.spec.deletion_policy == DeletionPolicy::Delete;
-        context.hold(self, FINALIZER, deletes).await?;
+        context.hold(self, Self::FINALIZER, deletes).await?;
         let mut runs = Runs::look(self, context).await?;
         let offsets = look(self, context).await;
         let uid = self.uid().unwrap_or_default();

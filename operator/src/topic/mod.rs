@@ -8,10 +8,9 @@ use std::sync::Arc;
 use k8s_openapi::jiff::Timestamp;
 use kube::{
     Resource, ResourceExt,
-    core::DeserializeGuard,
-    runtime::{Controller, controller::Action, events::EventType},
+    runtime::{controller::Action, events::EventType},
 };
-use millstream_api::{DeletionPolicy, Topic, TopicStatus, condition};
+use millstream_api::{DeletionPolicy, Topic, TopicStatus};
 use millstream_plan::{
     accept_topic,
     claim::{same_kafka, topic_conflict},
@@ -24,11 +23,8 @@ use crate::{
     controller::{Reconcile, namespace},
     error::Error,
     kafka::{Kafka, ObservedTopic, TopicMark},
-    metrics::System,
+    metrics::{Metrics, System},
 };
-
-/// Holds a Topic until its topic is deleted in Kafka.
-const FINALIZER: &str = "millstream.dev/topic";
 
 /// On a Topic: what its records are keyed by, or an empty text. The partitions of one with a key aren't
 /// grown once it exists in Kafka.
@@ -40,20 +36,15 @@ pub const GROUPED: &str = "millstream.dev/grouped";
 /// Seconds after which a topic's mark is written anew.
 const MARK_AGE: i64 = 24 * 60 * 60;
 
-/// The controller of Topics watches nothing else.
-pub fn controller(
-    controller: Controller<DeserializeGuard<Topic>>,
-) -> Controller<DeserializeGuard<Topic>> {
-    controller
-}
-
 impl Reconcile for Topic {
+    const FINALIZER: &'static str = "millstream.dev/topic";
+
     async fn reconcile(&self, context: &Context) -> Result<Action, Error> {
         if self.meta().deletion_timestamp.is_some() {
             return deletion::reconcile(self, context).await;
         }
         let deletes = self.spec.deletion_policy == DeletionPolicy::Delete;
-        context.hold(self, FINALIZER, deletes).await?;
+        context.hold(self, Self::FINALIZER, deletes).await?;
         let outcome = provision(self, context).await;
         report(self, context, &outcome).await?;
         outcome.map(|_| Action::requeue(context.resync))
@@ -76,7 +67,7 @@ async fn provision(topic: &Topic, context: &Context) -> Result<Provisioned, Erro
     }
     // 2. Observe.
     let kafka = connect(topic, context).await?;
-    let observed = kafka.describe(&desired.name).await?;
+    let (observed, mark) = observe(&kafka, &desired.name, &context.metrics).await?;
     // 3. Plan. (no client)
     let changes = plan(&desired, observed.as_ref())?;
     // 4. Apply.
@@ -87,12 +78,34 @@ async fn provision(topic: &Topic, context: &Context) -> Result<Provisioned, Erro
             Error::Waiting(format!("topic `{}` doesn't show up in Kafka", desired.name))
         })?,
     };
-    let mark = identify(topic, context, &kafka, &desired).await?;
+    let mark = identify(topic, context, &kafka, &desired, mark).await?;
     Ok(Provisioned {
         observed,
         mark,
         drift,
     })
+}
+
+/// The topic as it is in Kafka, and its mark. One that is a day old is written anew before anything
+/// else can fail: Kafka forgets it after a week, however long the resource isn't ready.
+pub async fn observe(
+    kafka: &Kafka,
+    name: &str,
+    metrics: &Metrics,
+) -> Result<(Option<ObservedTopic>, Option<TopicMark>), Error> {
+    let Some(observed) = kafka.describe(name).await? else {
+        return Ok((None, None));
+    };
+    let mut mark = kafka.mark(name).await?;
+    let now = Timestamp::now().as_second();
+    if let Some(mark) = &mut mark
+        && now - mark.written >= MARK_AGE
+    {
+        mark.written = now;
+        metrics.wrote(System::Kafka);
+        kafka.set_mark(name, mark).await?;
+    }
+    Ok((Some(observed), mark))
 }
 
 /// The connection of a Topic.
@@ -144,13 +157,9 @@ async fn apply(
 ) -> Result<Option<String>, Error> {
     let name = &desired.name;
     let before = topic.status.as_ref();
-    let was_as_declared = before.is_some_and(|status| {
-        conditions::holds(
-            &status.conditions,
-            condition::PROVISIONED,
-            topic.meta().generation,
-        )
-    });
+    let generation = topic.meta().generation;
+    let was_as_declared =
+        before.is_some_and(|status| conditions::was_provisioned(&status.conditions, generation));
     let mut drift = None;
     for change in changes {
         context.metrics.wrote(System::Kafka);
@@ -185,22 +194,25 @@ async fn apply(
     Ok(drift)
 }
 
-/// Who the topic is: the mark that it has, or a new one. It tells by what the records are keyed, so that
-/// it is known for as long as the records are there, whatever becomes of the resources.
+/// Who the topic is: the mark that was observed, or that it has by now, or a new one. It tells by what the
+/// records are keyed, so that it is known for as long as the records are there, whatever becomes of the
+/// resources.
 async fn identify(
     topic: &Topic,
     context: &Context,
     kafka: &Kafka,
     desired: &DesiredTopic,
+    observed: Option<TopicMark>,
 ) -> Result<TopicMark, Error> {
     let now = Timestamp::now();
     let name = &desired.name;
-    let mark = kafka.mark(name).await?;
+    let mark = match observed {
+        Some(mark) => Some(mark),
+        None => kafka.mark(name).await?,
+    };
     let keys = desired.keys(mark.as_ref().map_or(&[], |mark| &mark.keys));
     let mark = match mark {
-        Some(mark) if mark.keys == keys && now.as_second() - mark.written < MARK_AGE => {
-            return Ok(mark);
-        }
+        Some(mark) if mark.keys == keys => return Ok(mark),
         Some(mark) => TopicMark {
             written: now.as_second(),
             keys,

@@ -24,8 +24,12 @@ use millstream_operator::{
         ddl,
         plan::{KeyspacePlan, plan},
     },
+    metrics::Metrics,
     registry::{Registry, RegistryError, subject},
-    topic::plan::{DesiredTopic, TopicChange, plan as plan_topic},
+    topic::{
+        observe,
+        plan::{DesiredTopic, TopicChange, plan as plan_topic},
+    },
 };
 use millstream_plan::RecordSchema;
 
@@ -176,6 +180,41 @@ async fn a_topic_is_made_grown_configured_and_identified() {
     let mark = async || kafka.mark(&name).await.unwrap();
     eventually(PATIENCE, mark, Option::is_none).await;
     kafka.delete(&name).await.unwrap();
+    kafka.delete(&name).await.unwrap();
+    kafka.forget_mark(&name).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_mark_is_renewed_as_soon_as_its_topic_is_seen() {
+    let Some(environment) = Environment::load() else {
+        return;
+    };
+    let kafka = environment.kafka();
+    let name = unique("marked");
+    let metrics = Metrics::default();
+    let seen = async || observe(&kafka, &name, &metrics).await.unwrap();
+    assert_eq!(seen().await, (None, None));
+
+    kafka
+        .create(&name, 1, None, &BTreeMap::new())
+        .await
+        .unwrap();
+    eventually(PATIENCE, &seen, |(topic, _)| topic.is_some()).await;
+    let old = TopicMark {
+        id: "a".into(),
+        base: 7,
+        written: 1,
+        keys: vec!["/id".into()],
+    };
+    kafka.set_mark(&name, &old).await.unwrap();
+    let (_, renewed) = seen().await;
+    let renewed = renewed.unwrap();
+    assert!(renewed.written > old.written);
+    let written = renewed.written;
+    assert_eq!(renewed, TopicMark { written, ..old });
+    // It is in Kafka, and for a day it is left alone.
+    assert_eq!(kafka.mark(&name).await.unwrap(), Some(renewed.clone()));
+    assert_eq!(seen().await.1, Some(renewed));
     kafka.delete(&name).await.unwrap();
     kafka.forget_mark(&name).await.unwrap();
 }

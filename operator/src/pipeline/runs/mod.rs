@@ -203,7 +203,7 @@ impl Runs {
         job: Value,
     ) -> Result<(), Error> {
         let job: Job =
-            serde_json::from_value(job).map_err(|error| Error::Kubernetes(error.to_string()))?;
+            serde_json::from_value(job).map_err(|error| Error::Internal(error.to_string()))?;
         let name = job.name_any();
         let api = context.api::<Job>(&namespace(pipeline));
         let parameters = PostParams {
