@@ -255,8 +255,11 @@ impl Assignment {
         }
         drop(state);
         tracing::info!(sink = self.sink, ?start, "partitions assigned");
+        // The client keeps a pause when a partition goes: one that was paused then, and comes back,
+        // would never be read again. Before it is assigned, as that has the reading begin anew.
         consumer
-            .incremental_assign(&start)
+            .resume(list)
+            .and_then(|()| consumer.incremental_assign(&start))
             .map_err(|error| format!("can't start reading: {error}"))
     }
 
