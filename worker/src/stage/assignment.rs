@@ -21,6 +21,8 @@ use crate::{
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const COMMIT: &str = "commit";
+/// The concern under which errors of reading are shown.
+pub const READ: &str = "read";
 
 /// What a sink's consumer owns. Kafka's client calls it back while the consumer is polled.
 pub struct Assignment {
@@ -260,7 +262,10 @@ impl Assignment {
         consumer
             .resume(list)
             .and_then(|()| consumer.incremental_assign(&start))
-            .map_err(|error| format!("can't start reading: {error}"))
+            .map_err(|error| format!("can't start reading: {error}"))?;
+        // An error that lasts is told again.
+        self.status.clear(READ);
+        Ok(())
     }
 
     fn revoke(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) {

@@ -39,7 +39,7 @@ use crate::{
         document::DocumentSink,
     },
     stage::{
-        assignment::{Acknowledged, Assignment, Known},
+        assignment::{Acknowledged, Assignment, Known, READ},
         flow::{Commit, Flow, Running, SinkConsumer},
         groups::Groups,
         turn::{Turn, Turns},
@@ -51,7 +51,6 @@ use crate::{
 /// Between commits.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(200);
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
-const READ: &str = "read";
 const NO_CASSANDRA: &str = "the sink needs Cassandra, and the configuration has none";
 const EXPECTATIONS: &str = "expectations";
 /// Where the sink has no needs of its own.
@@ -388,9 +387,17 @@ impl SinkStage {
             (_, Some(Code::AutoOffsetReset | Code::OffsetOutOfRange)) => {
                 tokio::task::block_in_place(|| consumer.context().show_gaps(consumer));
             }
-            (_, Some(Code::AllBrokersDown | Code::BrokerTransportFailure | Code::Resolve)) => {
-                tracing::debug!(%error, "consumer");
-            }
+            // Shown as long as they last, by the client's context.
+            (
+                _,
+                Some(
+                    Code::AllBrokersDown
+                    | Code::BrokerTransportFailure
+                    | Code::Resolve
+                    | Code::Authentication
+                    | Code::SSL,
+                ),
+            ) => tracing::debug!(%error, "consumer"),
             _ => status.fail(READ, format!("can't read {}: {error}", self.parts.topic)),
         }
         Ok(())
