@@ -282,8 +282,9 @@ impl Assignment {
         }
     }
 
-    /// Shows which partitions can't go on, after Kafka said that an offset isn't there. Blocks.
-    pub fn show_gaps(&self, consumer: &impl Consumer<Self>) {
+    /// Shows which partitions can't go on, after Kafka said that an offset isn't there; whether there
+    /// is one. Blocks.
+    pub fn show_gaps(&self, consumer: &impl Consumer<Self>) -> KafkaResult<bool> {
         let positions: Vec<_> = {
             let state = self.state();
             let partitions = state.partitions.iter();
@@ -291,17 +292,18 @@ impl Assignment {
                 .filter_map(|(partition, owned)| Some((*partition, owned.place.acknowledged()?)))
                 .collect()
         };
+        let mut found = false;
         for (partition, next) in positions {
-            let Ok((low, high)) = consumer.fetch_watermarks(&self.topic, partition, TIMEOUT) else {
-                continue;
-            };
+            let (low, high) = consumer.fetch_watermarks(&self.topic, partition, TIMEOUT)?;
             if next < low || next > high {
+                found = true;
                 self.status.fail(gap(partition), format!(
                     "DataGap: partition {partition} of the topic {} is to be read from offset {next} on, but holds {low} to {high}; spec.onDataGap: Continue accepts that",
                     self.topic
                 ));
             }
         }
+        Ok(found)
     }
 }
 

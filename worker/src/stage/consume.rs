@@ -385,7 +385,12 @@ impl SinkStage {
                 return Err(Stop::Retry(format!("the consumer failed: {error}")));
             }
             (_, Some(Code::AutoOffsetReset | Code::OffsetOutOfRange)) => {
-                tokio::task::block_in_place(|| consumer.context().show_gaps(consumer));
+                // The client doesn't read the partition any more. Where no gap says why, another one
+                // begins at what is committed.
+                if !tokio::task::block_in_place(|| consumer.context().show_gaps(consumer))? {
+                    let message = "Kafka doesn't have an offset that was to be read";
+                    return Err(Stop::Retry(message.to_owned()));
+                }
             }
             // Shown as long as they last, by the client's context.
             (
