@@ -1,4 +1,5 @@
-//! What a process stage recovers from by itself: partitions that went while it stood still.
+//! What a process stage recovers from by itself: partitions that went while it stood still, and a
+//! batch that can't be processed.
 
 use std::time::{Duration, Instant};
 
@@ -103,4 +104,79 @@ async fn partitions_that_went_while_reading_was_stopped_are_read_when_they_come_
     process
         .await_status(|status| status.errors.is_empty())
         .await;
+}
+
+const POINTS: Settings = Settings {
+    schema: "player TEXT, points BIGINT",
+    sql: "SELECT player, sum(points) AS points FROM records GROUP BY player",
+    columns: &[("player", "text"), ("points", "bigint")],
+    key: "/player",
+    partitions: 1,
+    base: 1_700_000_000_000_000,
+};
+
+/// Bytes of a state in front of the engine's.
+const HEADER_BYTES: usize = 29;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_fails_is_tried_again_and_the_other_sinks_go_on() {
+    let Some(environment) = Environment::find().await else {
+        return;
+    };
+    let pipeline = Pipeline::create(environment, POINTS).await;
+    pipeline.create_state_table().await;
+    let keyspace = &pipeline.keyspace;
+    let latest = format!("CREATE TABLE {keyspace}.latest (player text PRIMARY KEY, points bigint)");
+    pipeline.session.query_unpaged(latest, ()).await.unwrap();
+    let start = || {
+        let sql = "SELECT player, points FROM records";
+        pipeline.process_into(json!([
+            pipeline.sink("rows", POINTS.sql, POINTS.columns),
+            pipeline.sink("latest", sql, POINTS.columns),
+        ]))
+    };
+    let ada = |points: i64| {
+        let record = json!({"player": "ada", "points": points});
+        [("ada".to_owned(), record.to_string().into_bytes())]
+    };
+    let process = start();
+    pipeline.produce_all(&ada(1)).await;
+    pipeline.await_commits().await;
+    process.kill();
+
+    let select = format!("SELECT state__ FROM {keyspace}.rows__state WHERE player = 'ada'");
+    let state = pipeline.session.query_unpaged(select, ()).await.unwrap();
+    let state = state.into_rows_result().unwrap();
+    let (state,) = state.single_row::<(Vec<u8>,)>().unwrap();
+    let keep = async |state: &[u8]| {
+        let insert =
+            format!("INSERT INTO {keyspace}.rows__state (player, state__) VALUES ('ada', ?)");
+        let kept = pipeline.session.query_unpaged(insert, (state,)).await;
+        kept.unwrap();
+    };
+    keep(&state[..HEADER_BYTES]).await;
+    let process = start();
+    pipeline.produce_all(&ada(2)).await;
+    let says = "the state of a group was spoilt";
+    let status = process.await_status(|status| {
+        let error = status.errors.get("rows");
+        error.is_some_and(|error| error.contains(says))
+    });
+    assert!(!status.await.errors.contains_key("latest"));
+    let deadline = Instant::now() + PATIENCE;
+    while pipeline.progress_of("latest").await.1 > 0 {
+        assert!(Instant::now() < deadline, "the other sink stands still");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(pipeline.progress().await.1, 1);
+
+    keep(state.as_slice()).await;
+    pipeline.await_commits().await;
+    let rows: Vec<(String, i64)> = pipeline.select("player, points").await;
+    assert_eq!(rows, [("ada".to_owned(), 3)]);
+    process
+        .await_status(|status| status.errors.is_empty())
+        .await;
+    let (code, _) = process.terminate().await;
+    assert_eq!(code, Some(0));
 }
