@@ -269,6 +269,19 @@ impl Assignment {
     }
 
     fn revoke(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) {
+        // What isn't committed is written again by who owns the partitions next. Nobody waits here:
+        // the client gives them up when it has Kafka's answer.
+        if !consumer.assignment_lost() {
+            let sent = self
+                .uncommitted()
+                .and_then(|offsets| match offsets.count() {
+                    0 => Ok(()),
+                    _ => consumer.commit(&offsets, CommitMode::Async),
+                });
+            if let Err(error) = sent {
+                tracing::debug!(%error, "commit before the revoke");
+            }
+        }
         let mut state = self.state();
         for element in list.elements() {
             state.partitions.remove(&element.partition());
