@@ -4,6 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use anyhow::Context;
 use millstream_api::{
     source::{OnGap, Source, Start},
     worker::RunProgress,
@@ -105,6 +106,15 @@ impl Position {
             ..Position::default()
         }
     }
+}
+
+/// A position as it was kept by a group.
+fn parse(kept: &str, group: &str) -> anyhow::Result<Position> {
+    serde_json::from_str(kept).with_context(|| {
+        format!(
+            "what is kept isn't a position that this version knows: go back to the version that kept it, or delete the consumer group {group}, and the source is read from its beginning"
+        )
+    })
 }
 
 /// A fingerprint of what the source gives: another one starts at its beginning.
@@ -212,7 +222,7 @@ impl PositionStore {
         })
     }
 
-    /// The position that was kept last; none where there is none, or nothing that can be read.
+    /// The position that was kept last; none where there is none.
     pub async fn load(&self) -> anyhow::Result<Option<Position>> {
         let store = self.clone();
         tokio::task::spawn_blocking(move || {
@@ -225,7 +235,11 @@ impl PositionStore {
                 return Ok(None);
             };
             element.error()?;
-            Ok(serde_json::from_str(element.metadata()).ok())
+            let group = store.config.get("group.id").unwrap_or_default();
+            match element.offset() {
+                Offset::Offset(_) => parse(element.metadata(), group).map(Some),
+                _ => Ok(None),
+            }
         })
         .await?
     }
@@ -275,6 +289,22 @@ mod tests {
 
     fn http(url: &str, concurrency: u32) -> Source {
         source(json!({"http": {"url": url, "concurrency": concurrency}}))
+    }
+
+    #[test]
+    fn what_is_kept_and_is_no_position_is_an_error() {
+        let group = "millstream.shop.users._ingest";
+        let oldest = parse(r#"{"source": "s", "position": {"next": 5}}"#, group).unwrap();
+        let expected = Position {
+            source: "s".into(),
+            position: Some(json!({"next": 5})),
+            ..Position::default()
+        };
+        assert_eq!(oldest, expected);
+        for kept in ["", "7", "{}", r#"{"source": "s", "records": "many"}"#] {
+            let error = format!("{:#}", parse(kept, group).unwrap_err());
+            assert!(error.contains(group), "{error}");
+        }
     }
 
     #[test]

@@ -21,6 +21,8 @@ use crate::{
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const COMMIT: &str = "commit";
+/// The concern under which errors of reading are shown.
+pub const READ: &str = "read";
 
 /// What a sink's consumer owns. Kafka's client calls it back while the consumer is polled.
 pub struct Assignment {
@@ -255,12 +257,31 @@ impl Assignment {
         }
         drop(state);
         tracing::info!(sink = self.sink, ?start, "partitions assigned");
+        // The client keeps a pause when a partition goes: one that was paused then, and comes back,
+        // would never be read again. Before it is assigned, as that has the reading begin anew.
         consumer
-            .incremental_assign(&start)
-            .map_err(|error| format!("can't start reading: {error}"))
+            .resume(list)
+            .and_then(|()| consumer.incremental_assign(&start))
+            .map_err(|error| format!("can't start reading: {error}"))?;
+        // An error that lasts is told again.
+        self.status.clear(READ);
+        Ok(())
     }
 
     fn revoke(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) {
+        // What isn't committed is written again by who owns the partitions next. Nobody waits here:
+        // the client gives them up when it has Kafka's answer.
+        if !consumer.assignment_lost() {
+            let sent = self
+                .uncommitted()
+                .and_then(|offsets| match offsets.count() {
+                    0 => Ok(()),
+                    _ => consumer.commit(&offsets, CommitMode::Async),
+                });
+            if let Err(error) = sent {
+                tracing::debug!(%error, "commit before the revoke");
+            }
+        }
         let mut state = self.state();
         for element in list.elements() {
             state.partitions.remove(&element.partition());
@@ -274,8 +295,9 @@ impl Assignment {
         }
     }
 
-    /// Shows which partitions can't go on, after Kafka said that an offset isn't there. Blocks.
-    pub fn show_gaps(&self, consumer: &impl Consumer<Self>) {
+    /// Shows which partitions can't go on, after Kafka said that an offset isn't there; whether there
+    /// is one. Blocks.
+    pub fn show_gaps(&self, consumer: &impl Consumer<Self>) -> KafkaResult<bool> {
         let positions: Vec<_> = {
             let state = self.state();
             let partitions = state.partitions.iter();
@@ -283,17 +305,18 @@ impl Assignment {
                 .filter_map(|(partition, owned)| Some((*partition, owned.place.acknowledged()?)))
                 .collect()
         };
+        let mut found = false;
         for (partition, next) in positions {
-            let Ok((low, high)) = consumer.fetch_watermarks(&self.topic, partition, TIMEOUT) else {
-                continue;
-            };
+            let (low, high) = consumer.fetch_watermarks(&self.topic, partition, TIMEOUT)?;
             if next < low || next > high {
+                found = true;
                 self.status.fail(gap(partition), format!(
                     "DataGap: partition {partition} of the topic {} is to be read from offset {next} on, but holds {low} to {high}; spec.onDataGap: Continue accepts that",
                     self.topic
                 ));
             }
         }
+        Ok(found)
     }
 }
 

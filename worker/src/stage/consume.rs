@@ -39,7 +39,7 @@ use crate::{
         document::DocumentSink,
     },
     stage::{
-        assignment::{Acknowledged, Assignment, Known},
+        assignment::{Acknowledged, Assignment, Known, READ},
         flow::{Commit, Flow, Running, SinkConsumer},
         groups::Groups,
         turn::{Turn, Turns},
@@ -51,7 +51,9 @@ use crate::{
 /// Between commits.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(200);
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
-const READ: &str = "read";
+/// After so long without an error a consumer is one that works.
+const WORKED: Duration = Duration::from_secs(60);
+const PROCESS: &str = "process";
 const NO_CASSANDRA: &str = "the sink needs Cassandra, and the configuration has none";
 const EXPECTATIONS: &str = "expectations";
 /// Where the sink has no needs of its own.
@@ -209,6 +211,9 @@ impl SinkStage {
                 Ok(()) => return Ok(()),
                 Err(Stop::Fatal(error)) => return Err(error),
                 Err(Stop::Retry(message)) => status.fail(READ, message),
+                Err(Stop::Batch(error)) => {
+                    status.fail(PROCESS, format!("a batch can't be processed: {error:#}"));
+                }
                 Err(Stop::Expectation(message)) => {
                     // A restart does no better: the pipeline has to be changed, and that is one.
                     status.fail(EXPECTATIONS, message);
@@ -216,7 +221,7 @@ impl SinkStage {
                     return Ok(());
                 }
             }
-            if started.elapsed() > Duration::from_secs(60) {
+            if started.elapsed() > WORKED {
                 delays = Delays::default();
             }
             tokio::select! {
@@ -265,6 +270,7 @@ impl SinkStage {
         status.ready();
 
         let mut records = consumer.stream();
+        let begun = Instant::now();
         let mut batch = Batch::default();
         let mut since = Instant::now();
         let mut turns = Turns::default();
@@ -281,6 +287,7 @@ impl SinkStage {
                 () = shutdown.cancelled() => break,
                 Some(done) = in_flight.next() => {
                     let (mut batch, reason) = acknowledge(consumer, done)?;
+                    status.clear(PROCESS);
                     bytes_in_flight -= batch.bytes();
                     batch.clear(2 * self.pace.bytes.min(MAX_BYTES));
                     spare.push(batch);
@@ -291,6 +298,10 @@ impl SinkStage {
                 }
                 _ = tick.tick() => {
                     status.turned();
+                    if begun.elapsed() > WORKED {
+                        // The records that failed may be another worker's now, and none come here.
+                        status.clear(PROCESS);
+                    }
                     if let Some(failure) = consumer.context().take_failure() {
                         return Err(Stop::Retry(failure));
                     }
@@ -386,11 +397,24 @@ impl SinkStage {
                 return Err(Stop::Retry(format!("the consumer failed: {error}")));
             }
             (_, Some(Code::AutoOffsetReset | Code::OffsetOutOfRange)) => {
-                tokio::task::block_in_place(|| consumer.context().show_gaps(consumer));
+                // The client doesn't read the partition any more. Where no gap says why, another one
+                // begins at what is committed.
+                if !tokio::task::block_in_place(|| consumer.context().show_gaps(consumer))? {
+                    let message = "Kafka doesn't have an offset that was to be read";
+                    return Err(Stop::Retry(message.to_owned()));
+                }
             }
-            (_, Some(Code::AllBrokersDown | Code::BrokerTransportFailure | Code::Resolve)) => {
-                tracing::debug!(%error, "consumer");
-            }
+            // Shown as long as they last, by the client's context.
+            (
+                _,
+                Some(
+                    Code::AllBrokersDown
+                    | Code::BrokerTransportFailure
+                    | Code::Resolve
+                    | Code::Authentication
+                    | Code::SSL,
+                ),
+            ) => tracing::debug!(%error, "consumer"),
             _ => status.fail(READ, format!("can't read {}: {error}", self.parts.topic)),
         }
         Ok(())
@@ -552,6 +576,8 @@ async fn open_groups(
 enum Stop {
     /// A new one may do better.
     Retry(String),
+    /// A batch failed: a new one reads it again. The other sinks go on.
+    Batch(anyhow::Error),
     /// Only another configuration may do better.
     Expectation(String),
     /// Only a new process may do better.
@@ -570,9 +596,8 @@ fn acknowledge(
     processed: Result<Processed, JoinError>,
 ) -> Result<(Batch, Option<String>), Stop> {
     let done = processed
-        .map_err(anyhow::Error::new)
-        .flatten()
-        .map_err(Stop::Fatal)?;
+        .map_err(|panicked| Stop::Fatal(panicked.into()))?
+        .map_err(Stop::Batch)?;
     consumer.context().acknowledge(&done.acknowledged);
     Ok((done.batch, done.stop))
 }

@@ -534,6 +534,8 @@ async fn an_ingest_stage_sends_each_record_once_whatever_happens() {
         return;
     };
     let disturbed = Pipeline::create(environment, SETTINGS).await;
+    let quiet = disturbed.beside().await;
+    let without_records = quiet.process();
     let source = json!({"generator": {"count": COUNT, "seed": 5, "rate": 2_500}});
     let complete = |kept: &serde_json::Value| kept["complete"] == true;
     let mut worker = disturbed.ingest(source.clone());
@@ -574,5 +576,9 @@ async fn an_ingest_stage_sends_each_record_once_whatever_happens() {
     let (expected, found) = (alone.records().await, disturbed.records().await);
     assert_eq!(found.len(), COUNT);
     assert!(found == expected, "other records");
+    // Where nothing comes, no record says that Kafka can be read again.
+    without_records
+        .await_status(|status| status.errors.is_empty())
+        .await;
     drop((worker, undisturbed));
 }

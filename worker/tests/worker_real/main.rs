@@ -21,6 +21,7 @@ mod ports;
 #[path = "../worker_sources/postgres_server.rs"]
 mod postgres_server;
 mod readback;
+mod recovery;
 mod replay;
 mod schedule;
 mod serve;

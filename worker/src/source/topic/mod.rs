@@ -83,6 +83,7 @@ pub fn open(spec: TopicSource, opening: &Opening<'_>) -> anyhow::Result<Records>
         consumer: connect(&config, opening.status)?,
         config,
         looked: None,
+        failed: false,
         look,
         servers: connection.bootstrap_servers.clone(),
         status: opening.status.clone(),
@@ -115,6 +116,8 @@ struct Mirror {
     places: Places,
     /// When the partitions were last looked at; none where they must be before anything is read.
     looked: Option<Instant>,
+    /// Whether the consumer had an error since it was assigned.
+    failed: bool,
     dead_letters: Option<DeadLetters>,
     /// How far it has come, where it is only a look.
     look: Option<Look>,
@@ -299,10 +302,16 @@ impl Mirror {
                 self.places.doubt();
                 self.looked = None;
             }
-            Some(Code::AllBrokersDown | Code::BrokerTransportFailure | Code::Resolve) => {
-                tracing::debug!(%error, "source topic");
-            }
+            // Shown as long as they last, by the client's context.
+            Some(
+                Code::AllBrokersDown
+                | Code::BrokerTransportFailure
+                | Code::Resolve
+                | Code::Authentication
+                | Code::SSL,
+            ) => tracing::debug!(%error, "source topic"),
             _ => {
+                self.failed = true;
                 let message = format!("can't read the topic {}: {error}", self.spec.name);
                 self.status.fail(READ, message);
             }
@@ -406,8 +415,13 @@ impl Mirror {
                 }
             }
         }
-        if changed {
+        if !self.failed {
+            self.status.clear(READ);
+        }
+        // An error is told once. It is told again by a reading that begins anew, where it lasts.
+        if changed || self.failed {
             self.consumer.assign(&self.places.list(&self.spec.name)?)?;
+            self.failed = false;
         }
         Ok(())
     }
