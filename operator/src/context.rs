@@ -363,6 +363,7 @@ impl Context {
         note: String,
     ) {
         let new = || Recorder::new(self.client.clone(), self.reporter.clone());
+        let note = conditions::clip(&note, conditions::MESSAGE);
         let recorder = self.memory.recorder(&note, new);
         let event = Event {
             type_,

@@ -22,7 +22,7 @@ use super::{
     serve,
 };
 use crate::{
-    conditions::{self, Holds, Verdict},
+    conditions::{self, ERROR, Holds, Verdict, clip},
     context::Context,
     controller::namespace,
     error::Error,
@@ -92,7 +92,7 @@ fn run_that_ended(
     if known.is_some_and(|known| known.outcome == run.outcome) {
         return None;
     }
-    let note = conditions::clip(of_run(run));
+    let note = of_run(run);
     match run.outcome {
         RunOutcome::Succeeded => Some((EventType::Normal, "RunSucceeded", note)),
         RunOutcome::Failed => Some((EventType::Warning, "RunFailed", note)),
@@ -290,7 +290,9 @@ fn sinks(
         let known = known.map(|known| (*known).clone());
         SinkStatus {
             name: sink.name.clone(),
-            last_error: errors.get(sink.name.as_str()).map(|error| clip(error)),
+            last_error: errors
+                .get(sink.name.as_str())
+                .map(|error| clip(error, ERROR)),
             warning: warning(observed, &sink.name),
             ..known.unwrap_or_default()
         }
@@ -303,7 +305,7 @@ fn warning(observed: &Observed, sink: &str) -> Option<String> {
     let workers = observed.workers.iter();
     let process = workers.filter(|(stage, _)| *stage == Stage::Process);
     let warnings = process.filter_map(|(_, status)| status.warnings.get(sink));
-    warnings.min().map(|warning| clip(warning))
+    warnings.min().map(|warning| clip(warning, ERROR))
 }
 
 fn source(
@@ -334,18 +336,12 @@ fn source(
     Some(SourceStatus {
         complete,
         configuration: configuration.filter(|_| complete).cloned(),
-        last_error: errors(observed).get("ingest").map(|error| clip(error)),
+        last_error: errors(observed)
+            .get("ingest")
+            .map(|error| clip(error, ERROR)),
         warning: ingest
-            .find_map(|(_, status)| status.warnings.get("ingest").map(|text| clip(text))),
+            .find_map(|(_, status)| status.warnings.get("ingest").map(|text| clip(text, ERROR))),
     })
-}
-
-pub fn clip(error: &str) -> String {
-    const LONGEST: usize = 500;
-    match error.len() {
-        0..=LONGEST => error.into(),
-        _ => format!("{}…", &error[..error.floor_char_boundary(LONGEST)]),
-    }
 }
 
 /// Whether every sink has stored all that is in the topic.
