@@ -43,6 +43,10 @@ pub async fn report(
 ) -> Result<(), Error> {
     let before = pipeline.status.clone().unwrap_or_default();
     let status = status(pipeline, &before, outcome, observed);
+    let names: Vec<_> = status.sinks.iter().map(|sink| &*sink.name).collect();
+    context
+        .metrics
+        .keep(&namespace(pipeline), &pipeline.name_any(), &names);
     for sink in &status.sinks {
         let labels = SinkLabels {
             namespace: namespace(pipeline),
