@@ -41,6 +41,7 @@ use crate::{
     kafka::{Kafka, KafkaError},
     metrics::{Metrics, System},
     pipeline::{
+        amiss::Amiss,
         offsets::{Offsets, Tails},
         scaling::Scaler,
     },
@@ -152,6 +153,7 @@ pub struct Memory {
 pub struct PipelineMemory {
     pub tails: Tails,
     pub scaler: Scaler,
+    pub amiss: Amiss,
     /// Identity of the topic in which every sink was found to have a place, in this visit.
     pub started: Option<String>,
 }

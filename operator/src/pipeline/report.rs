@@ -460,6 +460,9 @@ fn running(pipeline: &DataPipeline, observed: &Observed) -> Verdict {
         let message = format!("the run can't begin: {trouble}");
         return say(Holds::False, reason::PROGRESSING, message);
     }
+    if let Some(amiss) = &observed.amiss {
+        return say(Holds::False, reason::WORKER_UNREACHABLE, amiss.clone());
+    }
     let rests = ingest.is_some_and(|ingest| ingest.wanted == 0);
     let serve = observed.stages.get(&Stage::Serve);
     let stages = [

@@ -103,6 +103,10 @@ fn conditions_say_where_a_pipeline_stands() {
         started: None,
         ..healthy()
     };
+    let silent = Observed {
+        amiss: Some("no answer from the process pods".into()),
+        ..healthy()
+    };
     let mut at_zero = healthy();
     at_zero.stages.insert(Stage::Process, stage(0, 0));
     let mut scaled = pipeline.clone();
@@ -145,6 +149,7 @@ fn conditions_say_where_a_pipeline_stands() {
             "source error",
             conditions_of(&pipeline, Ok(()), &with_error("ingest")),
         ),
+        ("no answer", conditions_of(&pipeline, Ok(()), &silent)),
         ("paused", conditions_of(&paused, Ok(()), &healthy())),
         ("scaled to zero", conditions_of(&pipeline, Ok(()), &at_zero)),
         (
