@@ -82,6 +82,8 @@ pub mod reason {
     pub const PAUSED: &str = "Paused";
     /// A worker reports an error and retries.
     pub const WORKER_ERROR: &str = "WorkerError";
+    /// No worker answers the operator, or a run has no pod that works.
+    pub const WORKER_UNREACHABLE: &str = "WorkerUnreachable";
     /// No record is missing.
     pub const COMPLETE: &str = "Complete";
     /// The topic's retention removed records before they were read.

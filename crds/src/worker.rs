@@ -119,11 +119,12 @@ pub enum WorkerConfig {
 }
 
 impl WorkerConfig {
-    /// With a limit of memory, in bytes; the REST service has no use for it.
+    /// With a limit of memory, in bytes, of two with the smaller; the REST service has no use for it.
     pub fn limited(mut self, bytes: Option<u64>) -> Self {
+        let smaller = |limit: Option<u64>| limit.into_iter().chain(bytes).min();
         match &mut self {
-            WorkerConfig::Ingest(config) => config.memory_limit = bytes,
-            WorkerConfig::Process(config) => config.memory_limit = bytes,
+            WorkerConfig::Ingest(config) => config.memory_limit = smaller(config.memory_limit),
+            WorkerConfig::Process(config) => config.memory_limit = smaller(config.memory_limit),
             WorkerConfig::Serve(_) => {}
         }
         self

@@ -43,11 +43,12 @@ impl Verdict {
         reason: &str,
         message: impl Into<String>,
     ) -> Self {
+        let message: String = message.into();
         Verdict {
             condition,
             holds,
             reason: reason.into(),
-            message: clip(message.into()),
+            message: clip(&message, MESSAGE),
         }
     }
 
@@ -62,14 +63,18 @@ impl Verdict {
     }
 }
 
-/// Kubernetes takes messages of 32 KiB, and notes of events of 1 KiB; nobody reads that much.
-pub fn clip(mut message: String) -> String {
-    const LONGEST: usize = 1000;
-    if message.len() > LONGEST {
-        message.truncate(message.floor_char_boundary(LONGEST));
-        message.push('…');
+/// Bytes of a condition's message, or an Event's note. Kubernetes takes 32 KiB and 1 KiB; nobody reads
+/// that much.
+pub const MESSAGE: usize = 1000;
+/// Bytes of an error that a status repeats.
+pub const ERROR: usize = 500;
+
+/// The beginning of a text that is longer than so many bytes.
+pub fn clip(text: &str, longest: usize) -> String {
+    if text.len() <= longest {
+        return text.into();
     }
-    message
+    format!("{}…", &text[..text.floor_char_boundary(longest)])
 }
 
 /// Verdicts of a resource that is accepted first and provisioned then.
@@ -198,6 +203,15 @@ mod tests {
                 ("Provisioned", "False", "Incompatible", true),
             ]
         );
+    }
+
+    #[test]
+    fn what_is_clipped_fits_into_an_event() {
+        let long = "ä".repeat(600);
+        assert_eq!(clip(&long, MESSAGE), format!("{}…", "ä".repeat(500)));
+        assert!(clip(&long, MESSAGE).len() < 1024);
+        assert_eq!(clip("aäo", 2), "a…", "whole characters");
+        assert_eq!(clip("aä", 3), "aä");
     }
 
     #[test]

@@ -38,7 +38,7 @@ impl<C, E> Default for Connections<C, E> {
     }
 }
 
-impl<C, E: Clone> Connections<C, E> {
+impl<C: Send + Sync + 'static, E: Clone + Send + 'static> Connections<C, E> {
     /// The open connection of this fingerprint, or a new one: `connect` runs only then.
     pub async fn get(
         &self,
@@ -68,7 +68,13 @@ impl<C, E: Clone> Connections<C, E> {
     async fn slot(&self, fingerprint: String) -> Arc<Slot<C, E>> {
         let mut slots = self.slots.lock().await;
         let now = Instant::now();
-        slots.retain(|_, (_, used)| now.duration_since(*used) < IDLE);
+        let unused: Vec<_> = slots
+            .extract_if(|_, (_, used)| now.duration_since(*used) >= IDLE)
+            .collect();
+        if !unused.is_empty() {
+            // Closing Kafka's clients waits for their threads.
+            tokio::task::spawn_blocking(move || drop(unused));
+        }
         let (slot, used) = slots
             .entry(fingerprint)
             .or_insert_with(|| (Arc::new(Slot(Mutex::new(State::Closed))), now));
@@ -79,6 +85,8 @@ impl<C, E: Clone> Connections<C, E> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
 
     #[tokio::test]
@@ -91,5 +99,37 @@ mod tests {
         let open = connections.get("b".into(), async { Ok(2) }).await;
         let again = connections.get("b".into(), async { Ok(3) }).await;
         assert_eq!((*open.unwrap(), *again.unwrap()), (2, 2));
+    }
+
+    /// Takes until the sender is gone to be closed.
+    #[derive(Debug)]
+    struct Slow(std::sync::Mutex<mpsc::Receiver<()>>);
+
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            let _ = self.0.lock().unwrap().recv_timeout(10 * FAILED);
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_until_what_is_unused_is_closed() {
+        // A machine that was just started has no time so long ago.
+        let Some(long_ago) = Instant::now().checked_sub(IDLE) else {
+            return;
+        };
+        let (sender, open) = mpsc::channel();
+        let connections = Connections::<Slow, &str>::default();
+        let slow = Slow(std::sync::Mutex::new(open));
+        let _ = connections.get("a".into(), async { Ok(slow) }).await;
+        for (_, used) in connections.slots.lock().await.values_mut() {
+            *used = long_ago;
+        }
+        let started = Instant::now();
+        let other = connections.get("b".into(), async { Err("down") }).await;
+        assert_eq!(other.unwrap_err(), "down");
+        assert!(started.elapsed() < FAILED);
+        let slots = connections.slots.lock().await;
+        assert_eq!(slots.keys().collect::<Vec<_>>(), ["b"]);
+        drop(sender);
     }
 }

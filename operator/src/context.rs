@@ -41,6 +41,7 @@ use crate::{
     kafka::{Kafka, KafkaError},
     metrics::{Metrics, System},
     pipeline::{
+        amiss::Amiss,
         offsets::{Offsets, Tails},
         scaling::Scaler,
     },
@@ -151,6 +152,7 @@ pub struct Memory {
 pub struct PipelineMemory {
     pub tails: Tails,
     pub scaler: Scaler,
+    pub amiss: Amiss,
     /// Identity of the topic in which every sink was found to have a place, in this visit.
     pub started: Option<String>,
 }
@@ -357,6 +359,7 @@ impl Context {
         note: String,
     ) {
         let new = || Recorder::new(self.client.clone(), self.reporter.clone());
+        let note = conditions::clip(&note, conditions::MESSAGE);
         let recorder = self.memory.recorder(&note, new);
         let event = Event {
             type_,

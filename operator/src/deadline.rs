@@ -12,7 +12,7 @@ use kube::{
 };
 
 use crate::{
-    claims, conditions,
+    claims,
     context::{Context, Kind},
     error::Error,
 };
@@ -45,7 +45,7 @@ pub async fn let_go<K: Kind>(
         }
     };
     if let Some(left) = left {
-        let note = conditions::clip(format!("{what}: {left}"));
+        let note = format!("{what}: {left}");
         context
             .event(object, EventType::Warning, reason, note)
             .await;

@@ -160,11 +160,18 @@ impl Metrics {
         }
     }
 
-    /// Forgets the sinks of a pipeline that is gone; those of other kinds of this name have none.
+    /// Forgets the sinks of a pipeline that is gone.
     pub fn forget(&self, namespace: &str, pipeline: &str) {
+        self.keep(namespace, pipeline, &[]);
+    }
+
+    /// Forgets the sinks of a pipeline but these.
+    pub fn keep(&self, namespace: &str, pipeline: &str, names: &[&str]) {
         let mut sinks = self.sinks.lock().unwrap_or_else(PoisonError::into_inner);
         let gone = sinks.extract_if(.., |sink| {
-            sink.namespace == namespace && sink.pipeline == pipeline
+            sink.namespace == namespace
+                && sink.pipeline == pipeline
+                && !names.contains(&sink.sink.as_str())
         });
         for labels in gone {
             self.lag.remove(&labels);
@@ -178,5 +185,42 @@ impl Metrics {
         // Writing into a String doesn't fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sink_that_is_gone_is_told_of_no_more() {
+        let metrics = Metrics::default();
+        for (pipeline, sink) in [("users", "a"), ("users", "b"), ("orders", "b")] {
+            let labels = SinkLabels {
+                namespace: "shop".into(),
+                pipeline: pipeline.into(),
+                sink: sink.into(),
+            };
+            metrics.sink(&labels, Some(7), Some(9));
+        }
+        let told = |metric: &str| {
+            let text = metrics.encode();
+            let lines = text.lines().map(str::to_string);
+            let mut lines: Vec<_> = lines.filter(|line| line.starts_with(metric)).collect();
+            lines.sort();
+            lines
+        };
+        metrics.keep("shop", "users", &["a"]);
+        for (metric, value) in [("pipeline_lag", 7), ("pipeline_rows", 9)] {
+            let of = |pipeline, sink| {
+                format!(
+                    "millstream_{metric}{{namespace=\"shop\",pipeline=\"{pipeline}\",sink=\"{sink}\"}} {value}"
+                )
+            };
+            let metric = format!("millstream_{metric}{{");
+            assert_eq!(told(&metric), [of("orders", "b"), of("users", "a")]);
+        }
+        metrics.forget("shop", "users");
+        assert_eq!(told("millstream_pipeline_lag{").len(), 1);
     }
 }

@@ -3,6 +3,8 @@
 //! What is counted are records, states and answers. Each of them is there several times until it is
 //! written, in the forms that it has on the way: the factors below are estimates from above.
 
+use std::fs;
+
 use millstream_api::Lookup;
 
 use crate::batch::MAX_BYTES;
@@ -29,6 +31,24 @@ const PROCESS: usize = 64 * MIB;
 const INGEST: usize = 48 * MIB;
 /// Of each sink, whatever it does: its clients and plans.
 const SINK: usize = 2 * MIB;
+
+/// The limit that this container has: a LimitRange or an autoscaler may have set it, of which the
+/// configuration doesn't tell. None where there is no limit, or no container.
+pub fn limit_of_container() -> Option<u64> {
+    // Of cgroup v2, and of v1.
+    let files = [
+        "/sys/fs/cgroup/memory.max",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+    ];
+    let texts = files.iter().map(fs::read_to_string);
+    texts.flatten().find_map(|text| limit(&text))
+}
+
+/// No limit is `max` with cgroup v2, and with v1 more than any machine has.
+fn limit(text: &str) -> Option<u64> {
+    let bytes = text.trim().parse::<u64>().ok();
+    bytes.filter(|bytes| *bytes < 1 << 60)
+}
 
 /// What a sink does that takes memory.
 #[derive(Clone, Copy, Debug, Default)]
@@ -244,6 +264,14 @@ mod tests {
         assert_eq!(answers, 8 * MIB);
         assert!(warning.unwrap().contains("for an HTTP source"));
         assert_eq!(of_answers(Some(128 << 20)).1, None);
+    }
+
+    #[test]
+    fn the_limit_of_a_container_may_be_none() {
+        assert_eq!(limit("536870912\n"), Some(LIMIT));
+        for none in ["max\n", "9223372036854771712\n", ""] {
+            assert_eq!(limit(none), None, "{none}");
+        }
     }
 
     #[test]

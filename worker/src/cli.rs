@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
+    budget,
     check::{self, Check},
     config::Mounted,
     infer::{self, Infer},
@@ -135,6 +136,7 @@ fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resu
 
 fn run_stage(run: Run) -> anyhow::Result<()> {
     let (config, credentials) = run.mounted.load()?;
+    let config = config.limited(budget::limit_of_container());
     let limit = run.run_for.map(Duration::try_from_secs_f64).transpose();
     let limit = limit.context("--run-for isn't a number of seconds")?;
     let scheduled = run.run.map(|name| ScheduledRun { name, limit });

@@ -32,6 +32,9 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Consumers that were not used for this long are closed.
 const IDLE: Duration = Duration::from_secs(120);
 
+/// So many consumers are kept: each has several threads, and connections of its own.
+const KEPT: usize = 128;
+
 /// Why Kafka didn't do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum KafkaError {
@@ -141,7 +144,11 @@ impl Kafka {
             return Ok(consumer.clone());
         }
         let consumer = self.new_consumer(group)?;
-        consumers.insert(group.to_string(), (consumer.clone(), now));
+        // Otherwise it is closed after the call. None is turned out for it: groups are asked for in
+        // turn, so the one that was used longest ago is the next to be wanted.
+        if consumers.len() < KEPT || group.is_empty() {
+            consumers.insert(group.to_string(), (consumer.clone(), now));
+        }
         Ok(consumer)
     }
 
@@ -277,4 +284,33 @@ fn options() -> AdminOptions {
     AdminOptions::new()
         .request_timeout(Some(TIMEOUT))
         .operation_timeout(Some(TIMEOUT))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn consumers_are_kept_up_to_a_number() {
+        let connection = json!({"bootstrapServers": "127.0.0.1:1"});
+        let kafka = Kafka::new(&Access {
+            connection: serde_json::from_value(connection).unwrap(),
+            login: None,
+            ca: None,
+        })
+        .unwrap();
+        let kept = kafka.consumer("0").unwrap();
+        let others = (1..KEPT).map(|group| (group.to_string(), (kept.clone(), Instant::now())));
+        kafka.consumers.lock().unwrap().extend(others);
+
+        let count = || kafka.consumers.lock().unwrap().len();
+        let more = kafka.consumer("more").unwrap();
+        assert!(!Arc::ptr_eq(&more, &kafka.consumer("more").unwrap()));
+        assert!(Arc::ptr_eq(&kept, &kafka.consumer("0").unwrap()));
+        assert_eq!(count(), KEPT);
+        kafka.consumer("").unwrap();
+        assert_eq!(count(), KEPT + 1, "that of all topics");
+    }
 }

@@ -1,6 +1,7 @@
 //! `DataPipeline`: source → topic → SQL → tables. Accept, provision, run, observe, report.
 
 mod after;
+pub mod amiss;
 pub mod children;
 mod deletion;
 mod ensure;

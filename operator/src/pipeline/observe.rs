@@ -1,16 +1,18 @@
 //! How far a pipeline is: pods, lag, rows, errors. Reads only.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use futures::{StreamExt, stream};
 use k8s_openapi::{
-    api::{apps::v1::Deployment, core::v1::Pod},
+    api::{
+        apps::v1::Deployment,
+        core::v1::{ContainerStatus, Pod},
+    },
     jiff::Timestamp,
 };
 use kube::ResourceExt;
 use millstream_api::{
-    DataPipeline,
+    DataPipeline, condition,
     pipeline::SinkStatus,
     worker::{HTTP_PORT, WorkerStatus},
 };
@@ -21,7 +23,10 @@ use super::{
     offsets::Offsets,
     runs::Runs,
 };
-use crate::{context::Context, controller::namespace, error::Error};
+use crate::{conditions, context::Context, controller::namespace, error::Error};
+
+/// So many workers are asked at the same time: one that doesn't answer holds up the others.
+const ASKED: usize = 32;
 
 /// What was seen of a pipeline.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +44,8 @@ pub struct Observed {
     pub runs: Runs,
     /// What must come before the source is read.
     pub waits_for: Option<String>,
+    /// What has been amiss for long: pods that don't answer, a run without a pod.
+    pub amiss: Option<String>,
 }
 
 /// What was seen of a stage's Deployment.
@@ -105,19 +112,27 @@ pub async fn observe(
     if let Err(error) = offsets {
         tracing::debug!(pipeline = pipeline.name_any(), "lag isn't known: {error}");
     }
+    let asked = ask_workers(context, &pods, configuration.as_deref()).await;
+    let mut amiss: Vec<_> = silent(&asked).into_iter().map(no_answer).collect();
+    amiss.extend(runs.without_pod());
+    let told = pipeline.status.as_ref().map(|status| &status.conditions);
+    let told = told.and_then(|told| conditions::find(told, condition::RUNNING));
+    let told = told.map_or("", |told| told.message.as_str());
+    let uid = pipeline.uid().unwrap_or_default();
+    let (started, amiss) = context.memory.of_pipeline(&uid, |memory| {
+        let amiss = memory.amiss.lasting(Instant::now(), amiss, told);
+        (memory.started.take(), amiss)
+    });
     Observed {
         stages,
-        workers: ask_workers(context, &pods, configuration.as_deref()).await,
+        workers: answers(asked),
         progress: offsets
             .as_ref()
             .ok()
             .and_then(Option::as_ref)
             .map(|offsets| Progress::of(pipeline, offsets)),
-        started: context
-            .memory
-            .of_pipeline(&pipeline.uid().unwrap_or_default(), |memory| {
-                memory.started.take()
-            }),
+        started,
+        amiss,
         configuration,
         runs,
         waits_for: after::waits_for(pipeline, context, Timestamp::now()),
@@ -153,6 +168,10 @@ fn observed_stage(deployment: &Deployment, trouble: Option<String>) -> ObservedS
     let wanted = wanted.unwrap_or(1);
     let status = deployment.status.clone().unwrap_or_default();
     let seen = status.observed_generation == deployment.metadata.generation;
+    // Why there is no pod at all: a quota, Pod Security, an admission webhook.
+    let mut conditions = status.conditions.iter().flatten();
+    let unmade = conditions.find(|of| of.type_ == "ReplicaFailure" && of.status == "True");
+    let unmade = unmade.and_then(|of| of.message.clone());
     ObservedStage {
         wanted,
         pods: status.replicas.unwrap_or(0),
@@ -160,7 +179,7 @@ fn observed_stage(deployment: &Deployment, trouble: Option<String>) -> ObservedS
         rolled_out: seen
             && status.updated_replicas.unwrap_or(0) == wanted
             && status.replicas.unwrap_or(0) == wanted,
-        trouble,
+        trouble: trouble.or(unmade),
     }
 }
 
@@ -192,7 +211,15 @@ fn trouble(pod: &Pod) -> Option<String> {
     if let Some(message) = unscheduled.and_then(|condition| condition.message.as_ref()) {
         return Some(format!("pod {name} can't be scheduled: {message}"));
     }
-    let container = status.container_statuses.iter().flatten().next()?;
+    // An injected container stops a pod as well.
+    let init = status.init_container_statuses.iter().flatten();
+    let mut containers = init.chain(status.container_statuses.iter().flatten());
+    let trouble = containers.find_map(trouble_of)?;
+    Some(format!("pod {name}: {trouble}"))
+}
+
+/// Why a container doesn't start, and how it ended before.
+fn trouble_of(container: &ContainerStatus) -> Option<String> {
     let waiting = container.state.as_ref()?.waiting.as_ref()?;
     let reason = waiting.reason.as_deref()?;
     if matches!(reason, "ContainerCreating" | "PodInitializing") {
@@ -201,19 +228,32 @@ fn trouble(pod: &Pod) -> Option<String> {
     let message = waiting.message.as_deref().unwrap_or_default();
     // What comes later is about ports and addresses, and other ones each time.
     let message = &message[..message.floor_char_boundary(200)];
-    Some(
-        format!("pod {name}: {reason} {message}")
-            .trim_end()
-            .to_string(),
-    )
+    let trouble = format!("{reason} {message}");
+    let trouble = trouble.trim_end();
+    let last = container.last_state.as_ref();
+    Some(match last.and_then(|last| last.terminated.as_ref()) {
+        Some(end) => {
+            let how = end.reason.as_deref().unwrap_or("Error");
+            let code = end.exit_code;
+            format!("{trouble}; it ended with {how} (exit code {code})")
+        }
+        None => trouble.into(),
+    })
 }
 
-/// Asks each running worker for its errors. One that doesn't answer has nothing to say.
+/// A worker that was asked.
+struct Asked {
+    stage: Stage,
+    ready: bool,
+    answer: Option<WorkerStatus>,
+}
+
+/// Asks each running worker for its errors.
 async fn ask_workers(
     context: &Context,
     pods: &[(Stage, Arc<Pod>)],
     configuration: Option<&str>,
-) -> Vec<(Stage, WorkerStatus)> {
+) -> Vec<Asked> {
     let running = pods.iter().filter_map(|(stage, pod)| {
         let status = pod.status.as_ref()?;
         let running =
@@ -221,27 +261,65 @@ async fn ask_workers(
         let address = running.then(|| status.pod_ip.clone()).flatten()?;
         let hash = pod.annotations().get(CONFIG_HASH);
         let current = hash.map(String::as_str) == configuration;
-        Some((*stage, address, current))
+        Some((*stage, is_ready(pod), address, current))
     });
-    let asked: Vec<_> = running.collect();
-    let answers = stream::iter(asked).map(|(stage, address, current)| async move {
-        let host = if address.contains(':') {
-            format!("[{address}]")
-        } else {
-            address
-        };
-        let url = format!("http://{host}:{HTTP_PORT}/status");
-        let answer = context.http.get(url).send().await.ok()?;
-        let mut status = answer.json::<WorkerStatus>().await.ok()?;
-        // One with another configuration has read another source, maybe.
-        status.complete &= current;
-        Some((stage, status))
+    let running: Vec<_> = running.collect();
+    let asked = stream::iter(running).map(|(stage, ready, address, current)| async move {
+        let mut answer = ask(context, &address).await;
+        if let Some(status) = &mut answer {
+            // One with another configuration has read another source, maybe.
+            status.complete &= current;
+        }
+        Asked {
+            stage,
+            ready,
+            answer,
+        }
     });
-    let mut answers: Vec<_> = answers
-        .buffer_unordered(8)
-        .filter_map(async |answer| answer)
-        .collect()
-        .await;
+    asked.buffer_unordered(ASKED).collect().await
+}
+
+/// What a worker says; nothing where it can't be asked.
+async fn ask(context: &Context, address: &str) -> Option<WorkerStatus> {
+    let host = match address.contains(':') {
+        true => format!("[{address}]"),
+        false => address.to_string(),
+    };
+    let url = format!("http://{host}:{HTTP_PORT}/status");
+    let answer = context.http.get(url).send().await.ok()?;
+    answer.json().await.ok()
+}
+
+/// What the workers have answered, always in the same order.
+fn answers(asked: Vec<Asked>) -> Vec<(Stage, WorkerStatus)> {
+    let answers = asked.into_iter();
+    let answers = answers.filter_map(|asked| Some((asked.stage, asked.answer?)));
+    let mut answers: Vec<_> = answers.collect();
     answers.sort_by_key(|(stage, status)| (*stage, status.errors.clone()));
     answers
 }
+
+/// The stages that have pods that are ready, of which none has answered.
+fn silent(asked: &[Asked]) -> Vec<Stage> {
+    let is_silent = |&stage: &Stage| {
+        let of_stage = || asked.iter().filter(move |asked| asked.stage == stage);
+        of_stage().any(|asked| asked.ready) && of_stage().all(|asked| asked.answer.is_none())
+    };
+    Stage::ALL.into_iter().filter(is_silent).collect()
+}
+
+fn no_answer(stage: Stage) -> String {
+    let stage = stage.name();
+    format!(
+        "no answer from the {stage} pods at port {HTTP_PORT}: does a NetworkPolicy keep the operator out?"
+    )
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|of| of.conditions.as_ref());
+    let mut conditions = conditions.into_iter().flatten();
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+#[cfg(test)]
+mod tests;

@@ -22,7 +22,7 @@ use super::{
     serve,
 };
 use crate::{
-    conditions::{self, Holds, Verdict},
+    conditions::{self, ERROR, Holds, Verdict, clip},
     context::Context,
     controller::namespace,
     error::Error,
@@ -43,6 +43,10 @@ pub async fn report(
 ) -> Result<(), Error> {
     let before = pipeline.status.clone().unwrap_or_default();
     let status = status(pipeline, &before, outcome, observed);
+    let names: Vec<_> = status.sinks.iter().map(|sink| &*sink.name).collect();
+    context
+        .metrics
+        .keep(&namespace(pipeline), &pipeline.name_any(), &names);
     for sink in &status.sinks {
         let labels = SinkLabels {
             namespace: namespace(pipeline),
@@ -92,7 +96,7 @@ fn run_that_ended(
     if known.is_some_and(|known| known.outcome == run.outcome) {
         return None;
     }
-    let note = conditions::clip(of_run(run));
+    let note = of_run(run);
     match run.outcome {
         RunOutcome::Succeeded => Some((EventType::Normal, "RunSucceeded", note)),
         RunOutcome::Failed => Some((EventType::Warning, "RunFailed", note)),
@@ -290,7 +294,9 @@ fn sinks(
         let known = known.map(|known| (*known).clone());
         SinkStatus {
             name: sink.name.clone(),
-            last_error: errors.get(sink.name.as_str()).map(|error| clip(error)),
+            last_error: errors
+                .get(sink.name.as_str())
+                .map(|error| clip(error, ERROR)),
             warning: warning(observed, &sink.name),
             ..known.unwrap_or_default()
         }
@@ -303,7 +309,7 @@ fn warning(observed: &Observed, sink: &str) -> Option<String> {
     let workers = observed.workers.iter();
     let process = workers.filter(|(stage, _)| *stage == Stage::Process);
     let warnings = process.filter_map(|(_, status)| status.warnings.get(sink));
-    warnings.min().map(|warning| clip(warning))
+    warnings.min().map(|warning| clip(warning, ERROR))
 }
 
 fn source(
@@ -334,18 +340,12 @@ fn source(
     Some(SourceStatus {
         complete,
         configuration: configuration.filter(|_| complete).cloned(),
-        last_error: errors(observed).get("ingest").map(|error| clip(error)),
+        last_error: errors(observed)
+            .get("ingest")
+            .map(|error| clip(error, ERROR)),
         warning: ingest
-            .find_map(|(_, status)| status.warnings.get("ingest").map(|text| clip(text))),
+            .find_map(|(_, status)| status.warnings.get("ingest").map(|text| clip(text, ERROR))),
     })
-}
-
-pub fn clip(error: &str) -> String {
-    const LONGEST: usize = 500;
-    match error.len() {
-        0..=LONGEST => error.into(),
-        _ => format!("{}…", &error[..error.floor_char_boundary(LONGEST)]),
-    }
 }
 
 /// Whether every sink has stored all that is in the topic.
@@ -459,6 +459,9 @@ fn running(pipeline: &DataPipeline, observed: &Observed) -> Verdict {
     if let Some(trouble) = trouble.filter(|_| scheduled) {
         let message = format!("the run can't begin: {trouble}");
         return say(Holds::False, reason::PROGRESSING, message);
+    }
+    if let Some(amiss) = &observed.amiss {
+        return say(Holds::False, reason::WORKER_UNREACHABLE, amiss.clone());
     }
     let rests = ingest.is_some_and(|ingest| ingest.wanted == 0);
     let serve = observed.stages.get(&Stage::Serve);

@@ -27,9 +27,10 @@ use super::{
     provision::{
         apply_secret, apply_stage, await_keyspace, cassandra_access, pipeline_ref, watched,
     },
-    report::{clip, errors},
+    report::errors,
 };
 use crate::{
+    conditions::{ERROR, clip},
     context::{Context, MANAGER},
     controller::namespace,
     credentials::Access,
@@ -165,6 +166,8 @@ pub fn status(pipeline: &DataPipeline, observed: &Observed) -> Option<ServeStatu
     Some(ServeStatus {
         ready: stage.map_or(0, |stage| stage.ready),
         url: format!("http://{name}.{}.svc{port}", namespace(pipeline)),
-        last_error: errors(observed).get(SERVE_PART).map(|error| clip(error)),
+        last_error: errors(observed)
+            .get(SERVE_PART)
+            .map(|error| clip(error, ERROR)),
     })
 }

@@ -219,6 +219,9 @@ fn a_workers_configuration_can_be_read_back() {
         memory_limit: None,
     });
     let config = config.limited(Some(512 << 20));
+    for other in [None, Some(1 << 30)] {
+        assert_eq!(config.clone().limited(other), config, "the smaller holds");
+    }
     let yaml = worker_yaml(&config).unwrap();
     assert_eq!(
         serde_saphyr::from_str::<WorkerConfig>(&yaml).unwrap(),

@@ -182,6 +182,21 @@ impl Runs {
             || (has_just_ended && !self.stored && !in_a_hurry)
     }
 
+    /// What is amiss with the runs under way at which no pod works. It may be that one just starts, or
+    /// has just ended.
+    pub fn without_pod(&self) -> impl Iterator<Item = String> {
+        let idle = self.jobs.iter().filter(|job| {
+            let held = job.spec.as_ref().and_then(|spec| spec.suspend);
+            let ready = job.status.as_ref().and_then(|status| status.ready);
+            let goes = job.meta().deletion_timestamp.is_some();
+            !is_finished(job) && !goes && held != Some(true) && ready.unwrap_or(0) == 0
+        });
+        idle.map(|job| {
+            let name = job.name_any();
+            format!("run {name} has no working pod: see `kubectl describe job/{name}`")
+        })
+    }
+
     /// What a Job tells of its run. The counts are there from the moment on that it is there: what
     /// the sinks make of the run is known from them, whatever becomes of the operator.
     fn notes(&self, why: &str, what: &str) -> Value {

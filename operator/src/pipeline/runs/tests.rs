@@ -93,6 +93,35 @@ fn a_run_that_was_begun_isnt_begun_again_though_the_status_doesnt_tell() {
 }
 
 #[test]
+fn a_run_under_way_has_a_pod_that_works() {
+    let with = |name: &str, condition: &str, pointer: &str, value: &Value| {
+        let mut job = serde_json::to_value(job(name, &json!({}), condition)).unwrap();
+        let (parent, member) = pointer.rsplit_once('/').unwrap();
+        job["spec"] = json!({"template": {}});
+        job.pointer_mut(parent).unwrap()[member] = value.clone();
+        serde_json::from_value::<Job>(job).unwrap()
+    };
+    let runs = Runs {
+        jobs: vec![
+            with("over", "Complete", "/status/ready", &json!(0)),
+            with("held", "", "/spec/suspend", &json!(true)),
+            with(
+                "goes",
+                "",
+                "/metadata/deletionTimestamp",
+                &json!("2026-11-21T10:00:02Z"),
+            ),
+            with("works", "", "/status/ready", &json!(1)),
+            with("stuck", "", "/status/failed", &json!(3)),
+        ],
+        ..Runs::default()
+    };
+    let told: Vec<_> = runs.without_pod().collect();
+    let stuck = "run stuck has no working pod: see `kubectl describe job/stuck`";
+    assert_eq!(told, [stuck]);
+}
+
+#[test]
 fn a_run_has_succeeded_when_all_of_it_is_stored() {
     let mut runs = Runs {
         jobs: vec![
