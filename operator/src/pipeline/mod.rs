@@ -8,6 +8,7 @@ pub mod gap;
 mod key;
 mod observe;
 pub mod offsets;
+mod pause;
 mod provision;
 mod report;
 mod runs;
@@ -38,6 +39,7 @@ use self::{
     children::{MANAGED_BY, OPERATOR, Stage},
     observe::{Observed, observe},
     offsets::look,
+    pause::pause,
     provision::{keyspaces, provision},
     report::report,
     runs::Runs,
@@ -104,6 +106,8 @@ impl Reconcile for DataPipeline {
         let deletes = self.spec.deletion_policy == DeletionPolicy::Delete;
         context.hold(self, FINALIZER, deletes).await?;
         let mut runs = Runs::look(self, context).await?;
+        // First: whoever pauses a pipeline may do so because something else is wrong with it.
+        let paused = pause(self, context, &runs).await;
         let offsets = look(self, context).await;
         let uid = self.uid().unwrap_or_default();
         context
@@ -111,7 +115,7 @@ impl Reconcile for DataPipeline {
             .of_pipeline(&uid, |memory| memory.looked(&offsets));
         let keyspaces = keyspaces(self, context);
         let accepted = accept(self, &keyspaces).map_err(Error::from);
-        let outcome = match accepted {
+        let outcome = match paused.and(accepted) {
             Ok(accepted) => {
                 let provisioned = provision(self, context, &accepted, &offsets, &mut runs).await;
                 // It needs the tables alone: what else there is may be away.
