@@ -9,6 +9,7 @@ mod key;
 mod observe;
 pub mod offsets;
 mod pause;
+mod place;
 mod provision;
 mod report;
 mod runs;
@@ -114,8 +115,11 @@ impl Reconcile for DataPipeline {
             .memory
             .of_pipeline(&uid, |memory| memory.looked(&offsets));
         let keyspaces = keyspaces(self, context);
-        let accepted = accept(self, &keyspaces).map_err(Error::from);
-        let outcome = match paused.and(accepted) {
+        let accepted = accept(self, &keyspaces).and_then(|accepted| {
+            place::check(self, context, &keyspaces, &accepted)?;
+            Ok(accepted)
+        });
+        let outcome = match paused.and(accepted.map_err(Error::from)) {
             Ok(accepted) => {
                 let provisioned = provision(self, context, &accepted, &offsets, &mut runs).await;
                 // It needs the tables alone: what else there is may be away.

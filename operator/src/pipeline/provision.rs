@@ -318,7 +318,7 @@ async fn apply_topics(
         children::topic(
             pipeline,
             &key::text(&accepted.key),
-            accepted.grouped.is_some(),
+            !accepted.grouped.is_empty(),
         ),
         children::dead_letter_topic(pipeline),
     ];
