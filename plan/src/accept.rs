@@ -35,8 +35,9 @@ const MAX_TTL_SECONDS: u64 = 630_720_000;
 pub struct Accepted {
     /// JSON Pointers to the fields that make a record's key.
     pub key: Vec<String>,
-    /// The first sink that has a GROUP BY: all records of a group must have been keyed alike.
-    pub grouped: Option<String>,
+    /// Names of the sinks that have a GROUP BY: all records of a group must have been keyed alike, and
+    /// its state stays where it is.
+    pub grouped: Vec<String>,
     /// What the sinks may join, each with its schema.
     pub lookups: Vec<Lookup>,
     pub sinks: Vec<SinkConfig>,
@@ -107,8 +108,8 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
     let key = topic_key(&topic.key, topic.partitions, &with_tables)?;
     let in_lake = planned.iter().filter(|(_, _, config)| config.is_delta());
     let lake: Vec<_> = in_lake.map(|(plan, ..)| delta::lake_table(plan)).collect();
-    let mut grouped = planned.iter().filter(|(plan, ..)| plan.is_grouped());
-    let grouped = grouped.next().map(|(_, _, config)| config.name.clone());
+    let grouped = planned.iter().filter(|(plan, ..)| plan.is_grouped());
+    let grouped = grouped.map(|(plan, ..)| plan.name.clone()).collect();
     let sinks: Vec<_> = planned.into_iter().map(|(_, _, config)| config).collect();
     accept_service(pipeline, keyspaces, &sinks, &lake)?;
     Ok(Accepted {

@@ -14,7 +14,12 @@ pub fn same_kafka(a: Option<&KafkaConnection>, b: Option<&KafkaConnection>) -> b
 
 /// Whether two resources are of one Cassandra, as with Kafka.
 pub fn same_cassandra(a: Option<&CassandraConnection>, b: Option<&CassandraConnection>) -> bool {
-    let of = |cassandra: &CassandraConnection| servers(&cassandra.contact_points.join(","));
+    let of = |cassandra: &CassandraConnection| {
+        let mut servers = servers(&cassandra.contact_points.join(","));
+        let without_port = servers.iter_mut().filter(|server| !server.contains(':'));
+        without_port.for_each(|server| server.push_str(":9042"));
+        servers
+    };
     same_cluster(a.map(of), b.map(of))
 }
 
@@ -98,6 +103,12 @@ mod tests {
             assert_eq!(found, same, "Kafka: {a:?} and {b:?}");
             let found = same_cassandra(a.map(cassandra).as_ref(), b.map(cassandra).as_ref());
             assert_eq!(found, same, "Cassandra: {a:?} and {b:?}");
+        }
+        // Cassandra has a port where none is given.
+        let with_port = |port: &str| cassandra(&format!("a{port}"));
+        for (port, same) in [("", true), (":9042", true), (":9043", false)] {
+            let found = same_cassandra(Some(&with_port("")), Some(&with_port(port)));
+            assert_eq!(found, same, "{port}");
         }
     }
 }

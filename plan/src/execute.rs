@@ -42,7 +42,7 @@ pub enum ExecError {
     State(usize),
     /// The engine panicked at what is kept of a group.
     #[error(
-        "the state of a group was spoilt where it is kept, as the engine can't read it (the log says where it gave up); let the sink write into a new table"
+        "the state of a group was spoilt where it is kept, as the engine can't read it (the log says where it gave up); let a sink of a new name write into a new table"
     )]
     Spoilt,
     /// The HAVING failed.

@@ -298,6 +298,26 @@ fn a_paused_pipeline_stands_still_and_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_pipeline_that_is_refused_can_be_paused() {
+    with_temp_namespace("pause", async |namespace| {
+        let mut manifest = generator(namespace, json!({"rate": 20}));
+        namespace.apply(&manifest.to_string()).await?;
+        namespace.ready(ORDERS).await?;
+        manifest["spec"]["sinks"][0]["sql"] = "SELECT nothing FROM records".into();
+        let pipelines = namespace.api::<DataPipeline>();
+        for (paused, pods) in [(false, 1), (true, 0)] {
+            manifest["spec"]["paused"] = paused.into();
+            namespace.apply(&manifest.to_string()).await?;
+            await_reason(&pipelines, ORDERS, READY, reason::INVALID_SQL, PATIENCE).await?;
+            for stage in ["ingest", "process"] {
+                namespace.ready_pods(ORDERS, stage, pods).await?;
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn new_credentials_roll_the_pods() {
     with_temp_namespace("rotate", async |namespace| {
         let secret = |user: &str, password: &str| {

@@ -327,6 +327,33 @@ fn another_key_of_a_topic_with_groups_is_explained_and_what_runs_goes_on() {
     });
 }
 
+#[test]
+fn another_table_for_groups_is_explained_and_what_runs_goes_on() {
+    with_temp_namespace("mistakes", async |namespace| {
+        let mut pipeline = orders::pipeline(namespace);
+        let sink = &mut pipeline["spec"]["sinks"][0];
+        sink["sql"] = "SELECT id, count(*) AS records FROM records GROUP BY id".into();
+        mended(namespace, &pipeline).await?;
+
+        pipeline["spec"]["sinks"][0]["cassandra"]["table"] = "elsewhere".into();
+        let words = [ORDERS, ".orders`", ".elsewhere`", "a new name"];
+        mistaken(namespace, &pipeline, reason::INCOMPATIBLE, &words).await?;
+        orders::store(namespace, 10..20).await?;
+        let table = orders::table(namespace);
+        assert_eq!(namespace.cassandra.count(&table).await?, 20);
+
+        // A sink of a new name begins with the first record.
+        pipeline["spec"]["sinks"][0]["name"] = "again".into();
+        namespace.apply(&pipeline.to_string()).await?;
+        namespace.ready(ORDERS).await?;
+        let topic = orders::topic(namespace);
+        namespace.drained(ORDERS, "again", &topic, PATIENCE).await?;
+        let table = format!("{}.elsewhere", orders::keyspace(namespace));
+        assert_eq!(namespace.cassandra.count(&table).await?, 20);
+        Ok(())
+    });
+}
+
 /// Waits until there are more rows than now.
 async fn more_rows(namespace: &Namespace) -> Result<()> {
     let table = orders::table(namespace);
@@ -410,7 +437,7 @@ fn wrong_passwords_and_missing_secrets_are_named_and_never_shown() {
     with_temp_namespace("mistakes", async |namespace| {
         let bystander = Bystander::start(namespace).await?;
         let environment = &namespace.environment;
-        let pipeline = orders::pipeline_with(
+        let mut pipeline = orders::pipeline_with(
             namespace,
             json!({
                 "kafka": {
@@ -424,6 +451,8 @@ fn wrong_passwords_and_missing_secrets_are_named_and_never_shown() {
                 },
             }),
         );
+        // One that it shares would be reached as the other pipeline says.
+        pipeline["spec"]["sinks"][0]["cassandra"]["keyspace"] = namespace.unique("login").into();
         mistaken(namespace, &pipeline, reason::SECRET_MISSING, &["login"]).await?;
 
         let right_kafka = secret(

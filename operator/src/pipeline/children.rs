@@ -135,11 +135,17 @@ pub fn keyspace(
     let mut metadata = json!({"name": resource_name, "namespace": pipeline.namespace()});
     let mut spec = json!({"tables": tables});
     if made_by_pipelines {
+        // Of one that others have a part in it stays: with two credentials they would undo each other's.
+        let shared = existing.filter(|keyspace| !is_alone(pipeline, keyspace));
+        let cassandra = match shared {
+            Some(keyspace) => &keyspace.spec.cassandra,
+            None => &pipeline.spec.cassandra,
+        };
         // Not a controller reference: of those an object can have just one.
         metadata["ownerReferences"] = json!([pipeline.owner_ref(&())]);
         metadata["labels"] = json!({MANAGED_BY: OPERATOR, CREATED_BY: "pipeline"});
         spec["keyspaceName"] = json!(name);
-        spec["cassandra"] = json!(pipeline.spec.cassandra);
+        spec["cassandra"] = json!(cassandra);
     }
     json!({
         "apiVersion": Keyspace::api_version(&()),
@@ -147,6 +153,15 @@ pub fn keyspace(
         "metadata": metadata,
         "spec": plain(spec),
     })
+}
+
+/// Whether a Keyspace is this pipeline's alone: no person made it, and no other pipeline owns it too.
+pub fn is_alone(pipeline: &DataPipeline, keyspace: &Keyspace) -> bool {
+    let owners = keyspace.owner_references();
+    let mut uids = owners.iter().map(|owner| &owner.uid);
+    keyspace.labels().contains_key(CREATED_BY)
+        && !owners.is_empty()
+        && uids.all(|uid| Some(uid) == pipeline.meta().uid.as_ref())
 }
 
 /// The workers' credentials.

@@ -26,7 +26,7 @@ pub fn text(key: &[String]) -> String {
 pub fn check(known: &[String], accepted: &Accepted) -> Result<(), Error> {
     let key = text(&accepted.key);
     let waiting = || Error::Waiting("its Topic doesn't tell by what it is keyed yet".into());
-    match (&accepted.grouped, known) {
+    match (accepted.grouped.first(), known) {
         (_, []) => Err(waiting()),
         (_, [only]) if *only == key => Ok(()),
         (Some(sink), known) => Err(Refusal::Incompatible(problem(sink, known, &key)).into()),
@@ -67,7 +67,7 @@ mod tests {
     fn checked(known: &[&str], key: &str, grouped: bool) -> Result<(), Error> {
         let accepted = Accepted {
             key: (!key.is_empty()).then(|| key.into()).into_iter().collect(),
-            grouped: grouped.then(|| "counts".into()),
+            grouped: grouped.then(|| "counts".into()).into_iter().collect(),
             lookups: Vec::new(),
             sinks: Vec::new(),
             declared: BTreeMap::new(),

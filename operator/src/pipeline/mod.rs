@@ -9,6 +9,8 @@ pub mod gap;
 mod key;
 mod observe;
 pub mod offsets;
+mod pause;
+mod place;
 mod provision;
 mod report;
 mod runs;
@@ -39,6 +41,7 @@ use self::{
     children::{MANAGED_BY, OPERATOR, Stage},
     observe::{Observed, observe},
     offsets::look,
+    pause::pause,
     provision::{keyspaces, provision},
     report::report,
     runs::Runs,
@@ -104,14 +107,19 @@ impl Reconcile for DataPipeline {
         let deletes = self.spec.deletion_policy == DeletionPolicy::Delete;
         context.hold(self, Self::FINALIZER, deletes).await?;
         let mut runs = Runs::look(self, context).await?;
+        // First: whoever pauses a pipeline may do so because something else is wrong with it.
+        let paused = pause(self, context, &runs).await;
         let offsets = look(self, context).await;
         let uid = self.uid().unwrap_or_default();
         context
             .memory
             .of_pipeline(&uid, |memory| memory.looked(&offsets));
         let keyspaces = keyspaces(self, context);
-        let accepted = accept(self, &keyspaces).map_err(Error::from);
-        let outcome = match accepted {
+        let accepted = accept(self, &keyspaces).and_then(|accepted| {
+            place::check(self, context, &keyspaces, &accepted)?;
+            Ok(accepted)
+        });
+        let outcome = match paused.and(accepted.map_err(Error::from)) {
             Ok(accepted) => {
                 let provisioned = provision(self, context, &accepted, &offsets, &mut runs).await;
                 // It needs the tables alone: what else there is may be away.

@@ -43,7 +43,7 @@ use super::{
 };
 use crate::{
     conditions,
-    context::{Context, Kind},
+    context::{Context, Kind, MANAGER},
     controller::namespace,
     credentials::Access,
     error::Error,
@@ -318,7 +318,7 @@ async fn apply_topics(
         children::topic(
             pipeline,
             &key::text(&accepted.key),
-            accepted.grouped.is_some(),
+            !accepted.grouped.is_empty(),
         ),
         children::dead_letter_topic(pipeline),
     ];
@@ -509,37 +509,49 @@ async fn apply_credentials(
     apply_secret(pipeline, context, Stage::Process, &files).await
 }
 
-/// Sees to the Secret of a stage; its resource version, where one is needed.
+/// Sees to the Secret of a stage; its resource version, where one is needed. One that isn't needed any
+/// more is emptied: the operator may delete none, it goes with the pipeline.
 pub async fn apply_secret(
     pipeline: &DataPipeline,
     context: &Context,
     stage: Stage,
     files: &BTreeMap<String, String>,
 ) -> Result<Option<String>, Error> {
-    if files.is_empty() {
-        return Ok(None);
-    }
     let namespace = namespace(pipeline);
     let name = children::credentials_name(pipeline, stage);
     let live = context.api::<Secret>(&namespace).get_opt(&name).await?;
-    if let Some(live) = &live {
-        check_owner(pipeline, live)?;
-        let there = live.data.iter().flatten();
-        let wanted = files
-            .iter()
-            .map(|(file, value)| (file.as_str(), value.as_bytes()));
-        if there
-            .map(|(file, value)| (file.as_str(), value.0.as_slice()))
-            .eq(wanted)
-        {
-            return Ok(live.resource_version());
-        }
+    if let Some(live) = &live
+        && let Err(error) = check_owner(pipeline, live)
+    {
+        // Somebody else's is only in the way where one is needed.
+        return match files.is_empty() {
+            true => Ok(None),
+            false => Err(error),
+        };
     }
-    let desired = children::credentials(pipeline, stage, files);
-    let applied: Secret = context
-        .apply(&namespace, crate::context::MANAGER, &desired)
-        .await?;
-    Ok(applied.resource_version())
+    let secret = if has_just(live.as_ref(), files) {
+        live
+    } else {
+        let desired = children::credentials(pipeline, stage, files);
+        Some(
+            context
+                .apply::<Secret>(&namespace, MANAGER, &desired)
+                .await?,
+        )
+    };
+    let needed = secret.filter(|_| !files.is_empty());
+    Ok(needed.and_then(|secret| secret.resource_version()))
+}
+
+/// Whether a Secret has these files and no others; one that isn't there has none.
+fn has_just(secret: Option<&Secret>, files: &BTreeMap<String, String>) -> bool {
+    let there = secret.and_then(|secret| secret.data.as_ref());
+    let there = there.into_iter().flatten();
+    there
+        .map(|(file, value)| (file.as_str(), value.0.as_slice()))
+        .eq(files
+            .iter()
+            .map(|(file, value)| (file.as_str(), value.as_bytes())))
 }
 
 fn configs(
@@ -624,4 +636,45 @@ pub async fn apply_stage(
     let desired = children::deployment(pipeline, &pods);
     ensure(pipeline, context, live.as_deref(), desired).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::ByteString;
+
+    use super::*;
+
+    #[test]
+    fn a_secret_is_written_where_it_has_anything_else() {
+        let files = |files: &[&str]| -> BTreeMap<String, String> {
+            let files = files.iter().map(|file| ((*file).into(), "geheim".into()));
+            files.collect()
+        };
+        let secret = |there: &[&str]| Secret {
+            data: Some(
+                files(there)
+                    .into_iter()
+                    .map(|(file, value)| (file, ByteString(value.into_bytes())))
+                    .collect(),
+            ),
+            ..Secret::default()
+        };
+        for (live, wanted, written) in [
+            (None, &[][..], false),
+            (None, &["kafka-password"], true),
+            (Some(Secret::default()), &[], false),
+            (Some(secret(&[])), &[], false),
+            (
+                Some(secret(&["kafka-password"])),
+                &["kafka-password"],
+                false,
+            ),
+            (Some(secret(&["kafka-password", "ca"])), &["ca"], true),
+            // What was taken out of the spec isn't left to be read.
+            (Some(secret(&["kafka-password"])), &[], true),
+        ] {
+            let has = has_just(live.as_ref(), &files(wanted));
+            assert_eq!(has, !written, "{live:?} {wanted:?}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{ConfigMap, Secret, Service},
+    core::v1::{ConfigMap, Service},
 };
 use kube::api::DeleteParams;
 use millstream_api::{
@@ -22,7 +22,7 @@ use millstream_plan::{
 
 use super::{
     children::{self, Stage},
-    ensure::{check_owner, delete, ensure},
+    ensure::{delete, ensure},
     observe::Observed,
     provision::{
         apply_secret, apply_stage, await_keyspace, cassandra_access, pipeline_ref, watched,
@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     conditions::{ERROR, clip},
-    context::{Context, MANAGER},
+    context::Context,
     controller::namespace,
     credentials::Access,
     error::Error,
@@ -136,22 +136,9 @@ async fn remove(pipeline: &DataPipeline, context: &Context) -> Result<(), Error>
     let how = DeleteParams::background;
     delete::<Service>(pipeline, context, &name, how()).await?;
     delete::<Deployment>(pipeline, context, &name, how()).await?;
-    empty_secret(pipeline, context).await?;
+    apply_secret(pipeline, context, Stage::Serve, &BTreeMap::new()).await?;
     // Last: it tells that there is something left.
     delete::<ConfigMap>(pipeline, context, &name, how()).await
-}
-
-/// Takes everything out of the Secret. The operator may delete none: it goes with the pipeline.
-async fn empty_secret(pipeline: &DataPipeline, context: &Context) -> Result<(), Error> {
-    let name = children::credentials_name(pipeline, Stage::Serve);
-    let namespace = namespace(pipeline);
-    let live = context.api::<Secret>(&namespace).get_opt(&name).await?;
-    if live.is_none_or(|live| check_owner(pipeline, &live).is_err()) {
-        return Ok(());
-    }
-    let empty = children::credentials(pipeline, Stage::Serve, &BTreeMap::new());
-    context.apply::<Secret>(&namespace, MANAGER, &empty).await?;
-    Ok(())
 }
 
 /// What is seen of the service.

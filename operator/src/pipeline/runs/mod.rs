@@ -118,7 +118,6 @@ impl Runs {
         pods: &Pods<'_>,
     ) -> Result<(), Error> {
         self.forget_the_oldest(pipeline, context, schedule).await?;
-        self.pause(pipeline, context).await?;
         if pipeline.spec.paused || !reads_by_runs_alone(pipeline, context).await? {
             return Ok(());
         }
@@ -262,7 +261,7 @@ impl Runs {
     }
 
     /// Holds what is under way while the pipeline is paused.
-    async fn pause(&self, pipeline: &DataPipeline, context: &Context) -> Result<(), Error> {
+    pub async fn hold(&self, pipeline: &DataPipeline, context: &Context) -> Result<(), Error> {
         let paused = pipeline.spec.paused;
         let api = context.api::<Job>(&namespace(pipeline));
         for job in self.jobs.iter().filter(|job| !is_finished(job)) {

@@ -196,7 +196,7 @@ impl StateTable {
         let state = State::decode(bytes, self.fingerprint);
         let state = state.map_err(|reason| {
             anyhow::anyhow!(
-                "{reason}; go back to the former SQL, or let the sink write into a new table"
+                "{reason}; go back to the former SQL, or let a sink of a new name write into a new table"
             )
         })?;
         Ok(Some(state))

@@ -1,0 +1,134 @@
+//! Where a pipeline's tables and states are: a keyspace is in one Cassandra, and groups are counted on
+//! where they were counted before.
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::ResourceExt;
+use millstream_api::{
+    CassandraConnection, DataPipeline, Keyspace,
+    worker::{ProcessConfig, SinkConfig, WorkerConfig},
+};
+use millstream_plan::{
+    Accepted, PlanError, RecordSchema, Refusal, SinkPlan, claim::same_cassandra, find_keyspace,
+    plan_lookups,
+};
+
+use super::{
+    children::{Stage, is_alone},
+    provision::watched,
+};
+use crate::context::Context;
+
+/// Refuses an accepted pipeline that would take a Keyspace to another Cassandra, or begin to count
+/// its groups anew.
+pub fn check(
+    pipeline: &DataPipeline,
+    context: &Context,
+    keyspaces: &[Keyspace],
+    accepted: &Accepted,
+) -> Result<(), Refusal> {
+    let default = context.config.cassandra.as_ref();
+    let used = accepted.declared.keys();
+    for keyspace in used.filter_map(|name| find_keyspace(keyspaces, name)) {
+        check_keyspace(pipeline, keyspace, default)?;
+    }
+    if accepted.grouped.is_empty() {
+        return Ok(());
+    }
+    let name = Stage::Process.object_name(pipeline);
+    let told = watched::<ConfigMap>(&context.stores.config_maps, pipeline, &name);
+    match told.and_then(|told| read(told.data.as_ref()?.get("worker.yaml")?)) {
+        Some(former) => {
+            let cassandra = pipeline.spec.cassandra.as_ref().or(default);
+            check_groups(&former, cassandra, accepted)
+        }
+        None => Ok(()),
+    }
+}
+
+/// What the process pods were told; nothing where another version has told them what this one can't
+/// read.
+fn read(yaml: &str) -> Option<ProcessConfig> {
+    match serde_saphyr::from_str(yaml) {
+        Ok(WorkerConfig::Process(config)) => Some(config),
+        _ => None,
+    }
+}
+
+/// A Keyspace that isn't the pipeline's alone has to be of the Cassandra that its pods write to.
+fn check_keyspace(
+    pipeline: &DataPipeline,
+    keyspace: &Keyspace,
+    default: Option<&CassandraConnection>,
+) -> Result<(), Refusal> {
+    let there = keyspace.spec.cassandra.as_ref().or(default);
+    let mine = pipeline.spec.cassandra.as_ref().or(default);
+    match others(there, mine) {
+        Some((there, mine)) if !is_alone(pipeline, keyspace) => Err(Refusal::Conflict(format!(
+            "Keyspace `{}` is of the Cassandra at {there}, and the pipeline of that at {mine}: take a keyspace of another name, or another namespace; where both are one Cassandra, let their contactPoints have a server in common",
+            keyspace.name_any()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The consumer group of a sink hangs on its name alone: it would go on behind the records that the
+/// former states have counted. Whether there were any isn't asked: pods that run may be about to
+/// commit their first.
+fn check_groups(
+    former: &ProcessConfig,
+    cassandra: Option<&CassandraConnection>,
+    accepted: &Accepted,
+) -> Result<(), Refusal> {
+    let moved = others(former.cassandra.as_ref(), cassandra);
+    let sinks = accepted.sinks.iter();
+    for sink in sinks.filter(|sink| accepted.grouped.contains(&sink.name)) {
+        let Some(before) = former.sinks.iter().find(|before| before.name == sink.name) else {
+            continue;
+        };
+        let was_grouped = before.sql == sink.sql
+            || planned(former, before).is_ok_and(|before| before.is_grouped());
+        let (there, here) = (place(before), place(sink));
+        let problem = if !was_grouped {
+            "the records that it has read without a GROUP BY don't come again: go back to the former SQL, or let a sink of a new name write into a new table".into()
+        } else if let Some((former, new)) = &moved {
+            format!(
+                "its groups were counted in {there} of the Cassandra at {former}, and would be counted from nothing in that at {new}: go back, or give the sink a new name; where both are one Cassandra, let the new contactPoints have a server of the former ones"
+            )
+        } else if there != here {
+            format!(
+                "its groups were counted in {there}, and would be counted from nothing in {here}: go back to the former table, or give the sink a new name"
+            )
+        } else {
+            continue;
+        };
+        let name = &sink.name;
+        return Err(Refusal::Incompatible(format!("sink `{name}`: {problem}")));
+    }
+    Ok(())
+}
+
+/// Where two Cassandras are, if they are two.
+fn others(
+    one: Option<&CassandraConnection>,
+    other: Option<&CassandraConnection>,
+) -> Option<(String, String)> {
+    let at = |cassandra: &CassandraConnection| cassandra.contact_points.join(", ");
+    let two = one.zip(other).filter(|_| !same_cassandra(one, other));
+    two.map(|(one, other)| (at(one), at(other)))
+}
+
+fn planned(config: &ProcessConfig, sink: &SinkConfig) -> Result<SinkPlan, PlanError> {
+    let schema = RecordSchema::parse(&config.schema)?;
+    let lookups = plan_lookups(&config.lookups)?;
+    SinkPlan::joining(&schema, &lookups, &sink.name, &sink.sql)
+}
+
+/// The table beside which the states of a sink's groups are.
+fn place(sink: &SinkConfig) -> String {
+    sink.cassandra().map_or_else(String::new, |beside| {
+        format!("`{}.{}`", beside.keyspace, beside.table.name)
+    })
+}
+
+#[cfg(test)]
+mod tests;
