@@ -212,7 +212,7 @@ mod tests {
         };
         metrics.keep("shop", "users", &["a"]);
         for (metric, value) in [("pipeline_lag", 7), ("pipeline_rows", 9)] {
-            let of = |pipeline, sink| {
+            let of = |pipeline: &str, sink: &str| {
                 format!(
                     "millstream_{metric}{{namespace=\"shop\",pipeline=\"{pipeline}\",sink=\"{sink}\"}} {value}"
                 )
