@@ -63,8 +63,8 @@ const PACE: Pace = Pace {
     linger: Duration::ZERO,
     in_flight: 3,
 };
-/// For groups: each of them is written once a batch, so that larger batches cost less. Smaller than
-/// what is decoded at once.
+/// For groups: each of them is written once a batch, so that larger batches cost less. No more
+/// than what is decoded at once.
 const GROUPED: Pace = Pace {
     records: 10_000,
     bytes: GROUPED_BATCH,
