@@ -1,20 +1,31 @@
 //! Where rows go.
 //!
-//! A new sink is a folder here, an implementation of [`Sink`], and a line in `stage::consume`,
-//! where sinks are opened.
+//! A new sink is a folder here, an implementation of [`Sink`], a variant of
+//! `millstream_api::worker::Destination`, and a line in [`open`].
 
 pub mod cassandra;
 pub mod delta;
 pub mod document;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use anyhow::Context;
 use futures::future::BoxFuture;
+use millstream_api::worker::{Destination, SinkConfig};
+use millstream_plan::SinkPlan;
+use scylla::client::session::Session;
 
+use self::{cassandra::CassandraSink, delta::DeltaSink, document::DocumentSink};
 use crate::{
     batch::{Batch, Rejected},
+    config::Credentials,
+    metrics::StageMetrics,
+    status::StatusPart,
     transform::Rows,
 };
+
+/// Why a sink isn't opened that has rows or states in Cassandra.
+pub const NO_CASSANDRA: &str = "the sink needs Cassandra, and the configuration has none";
 
 /// Takes the rows of batches. Writing a row again must change nothing, and an older record must
 /// never replace a newer one, however late it is written.
@@ -33,6 +44,65 @@ pub trait Sink: Send + Sync {
     fn takes_parts(&self) -> bool {
         true
     }
+}
+
+/// What a sink is opened with.
+pub struct Opening<'a> {
+    pub config: &'a SinkConfig,
+    pub plan: &'a SinkPlan,
+    /// Where the configuration has Cassandra.
+    pub session: Option<Arc<Session>>,
+    /// The topic's: with a record's offset it says which of two rows is the newer one.
+    pub timestamp_base: i64,
+    /// Who reads the topic, and which topic it is: offsets are known by it.
+    pub reader: String,
+    pub credentials: &'a Credentials,
+    pub status: &'a StatusPart,
+    pub metrics: &'a StageMetrics,
+}
+
+/// Opens a sink; tries until what it writes to is there, or leaves that to the first write.
+pub async fn open(opening: Opening<'_>) -> anyhow::Result<Box<dyn Sink>> {
+    let Opening { config, plan, .. } = opening;
+    let sink: Box<dyn Sink> = match &config.destination {
+        Destination::Cassandra(table) => {
+            let sink = CassandraSink::open(
+                opening.session.context(NO_CASSANDRA)?,
+                table,
+                config.ttl_seconds(),
+                plan,
+                opening.timestamp_base,
+                opening.status.clone(),
+                opening.metrics.clone(),
+            );
+            Box::new(sink.await?)
+        }
+        Destination::Delta(table) => {
+            let sink = DeltaSink::open(
+                &config.name,
+                table,
+                plan,
+                opening.timestamp_base,
+                opening.reader,
+                opening.credentials,
+                opening.status.clone(),
+            );
+            Box::new(sink.await?)
+        }
+        Destination::Document(collection) => {
+            let sink = DocumentSink::open(
+                &config.name,
+                collection,
+                plan,
+                opening.timestamp_base,
+                opening.credentials,
+                opening.status.clone(),
+                opening.metrics.clone(),
+            );
+            Box::new(sink.await?)
+        }
+    };
+    Ok(sink)
 }
 
 /// How records are gathered into batches.

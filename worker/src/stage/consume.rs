@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use futures::{FutureExt, StreamExt, stream::FuturesOrdered};
-use millstream_api::worker::{CommitMetadata, Destination, SinkConfig};
+use millstream_api::worker::{CommitMetadata, SinkConfig};
 use millstream_plan::{Expectations, SinkPlan};
 use rdkafka::{
     ClientConfig, Message,
@@ -32,12 +32,7 @@ use crate::{
     lookup::Joined,
     metrics::{Metrics, StageMetrics},
     retry::Delays,
-    sink::{
-        Pace, Sink,
-        cassandra::{CassandraSink, StateTable},
-        delta::DeltaSink,
-        document::DocumentSink,
-    },
+    sink::{self, NO_CASSANDRA, Opening, Pace, Sink, cassandra::StateTable},
     stage::{
         assignment::{Acknowledged, Assignment, Known, READ},
         flow::{Commit, Flow, Running, SinkConsumer},
@@ -54,7 +49,6 @@ const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 /// After so long without an error a consumer is one that works.
 const WORKED: Duration = Duration::from_secs(60);
 const PROCESS: &str = "process";
-const NO_CASSANDRA: &str = "the sink needs Cassandra, and the configuration has none";
 const EXPECTATIONS: &str = "expectations";
 /// Where the sink has no needs of its own.
 const PACE: Pace = Pace {
@@ -135,44 +129,17 @@ impl SinkStage {
             }
             false => None,
         };
-        let sink: Box<dyn Sink> = match &parts.config.destination {
-            Destination::Cassandra(table) => {
-                let sink = CassandraSink::open(
-                    session.context(NO_CASSANDRA)?,
-                    table,
-                    parts.config.ttl_seconds(),
-                    plan,
-                    timestamp_base,
-                    parts.status.clone(),
-                    parts.stage_metrics.clone(),
-                );
-                Box::new(sink.await?)
-            }
-            Destination::Delta(table) => {
-                let sink = DeltaSink::open(
-                    &parts.config.name,
-                    table,
-                    plan,
-                    timestamp_base,
-                    format!("{}/{}", parts.group, parts.topic_id),
-                    &parts.credentials,
-                    parts.status.clone(),
-                );
-                Box::new(sink.await?)
-            }
-            Destination::Document(collection) => {
-                let sink = DocumentSink::open(
-                    &parts.config.name,
-                    collection,
-                    plan,
-                    timestamp_base,
-                    &parts.credentials,
-                    parts.status.clone(),
-                    parts.stage_metrics.clone(),
-                );
-                Box::new(sink.await?)
-            }
-        };
+        let sink = sink::open(Opening {
+            config: &parts.config,
+            plan,
+            session,
+            timestamp_base,
+            reader: format!("{}/{}", parts.group, parts.topic_id),
+            credentials: &parts.credentials,
+            status: &parts.status,
+            metrics: &parts.stage_metrics,
+        });
+        let sink = sink.await?;
         let pace = match groups {
             Some(_) => GROUPED,
             None => PACE,
