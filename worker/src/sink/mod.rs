@@ -52,7 +52,7 @@ pub struct Opening<'a> {
     pub plan: &'a SinkPlan,
     /// Where the configuration has Cassandra.
     pub session: Option<Arc<Session>>,
-    /// The topic's: with a record's offset it says which of two rows is the newer one.
+    /// The topic's: a row's write timestamp is this plus its record's offset.
     pub timestamp_base: i64,
     /// Who reads the topic, and which topic it is: offsets are known by it.
     pub reader: String,

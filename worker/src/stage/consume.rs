@@ -69,12 +69,16 @@ const GROUPED: Pace = Pace {
 /// What a sink's loop is made of.
 pub struct Parts {
     pub config: SinkConfig,
+    /// Its query.
+    pub plan: SinkPlan,
     pub consumer: ClientConfig,
     /// The consumer group; states of groups are known by it.
     pub group: String,
     pub topic: String,
     /// The topic's identity.
     pub topic_id: String,
+    /// The topic's: a row's write timestamp is this plus its record's offset.
+    pub timestamp_base: i64,
     pub dead_letters: DeadLetters,
     pub status: StatusPart,
     pub metrics: Arc<Metrics>,
@@ -85,6 +89,8 @@ pub struct Parts {
     pub memory: SinkMemory,
     /// Where the records are Avro.
     pub avro: Option<AvroTopic>,
+    /// Where the configuration has Cassandra.
+    pub session: Option<Arc<Session>>,
     /// Those of the sinks.
     pub credentials: Credentials,
 }
@@ -114,26 +120,19 @@ struct Done {
 }
 
 impl SinkStage {
-    /// Plans the query and opens the sink; waits for the lookups and the table.
-    pub async fn open(
-        parts: Parts,
-        plan: &SinkPlan,
-        session: Option<Arc<Session>>,
-        timestamp_base: i64,
-    ) -> anyhow::Result<Self> {
+    /// Opens the sink, and the states of its groups; waits for the lookups and the tables.
+    pub async fn open(parts: Parts) -> anyhow::Result<Self> {
         parts.joined.loaded().await;
+        let plan = &parts.plan;
         let groups = match plan.is_grouped() {
-            true => {
-                let session = session.clone().context(NO_CASSANDRA)?;
-                Some(open_groups(&parts, plan, session, timestamp_base).await?)
-            }
+            true => Some(open_groups(&parts).await?),
             false => None,
         };
         let sink = sink::open(Opening {
             config: &parts.config,
             plan,
-            session,
-            timestamp_base,
+            session: parts.session.clone(),
+            timestamp_base: parts.timestamp_base,
             reader: format!("{}/{}", parts.group, parts.topic_id),
             credentials: &parts.credentials,
             status: &parts.status,
@@ -510,31 +509,27 @@ impl SinkStage {
 }
 
 /// Opens the states of a sink's groups; waits for their table.
-async fn open_groups(
-    parts: &Parts,
-    plan: &SinkPlan,
-    session: Arc<Session>,
-    timestamp_base: i64,
-) -> anyhow::Result<Groups> {
+async fn open_groups(parts: &Parts) -> anyhow::Result<Groups> {
+    let session = parts.session.clone().context(NO_CASSANDRA)?;
     let beside = parts.config.cassandra().context(NO_CASSANDRA)?;
     let ttl = parts.config.ttl_seconds();
     let table = StateTable::open(
         session,
         beside,
         ttl,
-        plan,
+        &parts.plan,
         &parts.group,
         parts.status.clone(),
         parts.stage_metrics.clone(),
     );
     let table = table.await?;
     Groups::new(
-        plan,
+        &parts.plan,
         &beside.table,
         ttl,
         table,
         &parts.group,
-        timestamp_base,
+        parts.timestamp_base,
         &parts.memory,
     )
 }

@@ -3,8 +3,10 @@
 
 use std::sync::Arc;
 
-use millstream_api::worker::ProcessConfig;
+use millstream_api::worker::{ProcessConfig, SinkConfig};
 use millstream_plan::{RecordSchema, SinkPlan, plan_lookups};
+use rdkafka::ClientConfig;
+use scylla::client::session::Session;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +16,7 @@ use crate::{
     config::Credentials,
     dead_letter::DeadLetters,
     kafka::{self, LazyProducer, fetching_ahead},
-    lookup,
+    lookup::{self, Joined, Loader},
     metrics::Metrics,
     registry::Registry,
     sink::cassandra,
@@ -31,51 +33,112 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let schema = RecordSchema::parse(&config.schema)?;
-    let avro = match &config.avro {
-        Some(registry) => Some(AvroTopic {
-            schema: Arc::new(schema.avro(&config.topic.name)?),
-            registry: Arc::new(Registry::new(registry, credentials)?),
-        }),
-        None => None,
-    };
+    let avro = avro_topic(&config, &schema, credentials)?;
     let client_id = format!("millstream-process-{}", config.pipeline);
     let client = kafka::client(&config.kafka, credentials, &client_id)?;
-    let parts: Vec<_> = config
-        .sinks
-        .iter()
-        .map(|sink| status.part(&sink.name))
-        .collect();
+    let status = config.sinks.iter().map(|sink| status.part(&sink.name));
+    let status: Vec<_> = status.collect();
     let session = match &config.cassandra {
         None => None,
         Some(cassandra) => tokio::select! {
-            session = cassandra::connect(cassandra, credentials, &parts) => Some(session?),
+            session = cassandra::connect(cassandra, credentials, &status) => Some(session?),
             () = shutdown.cancelled() => return Ok(()),
         },
     };
-    let lookups = plan_lookups(&config.lookups)?;
-    let plans = config.sinks.iter();
-    let plans = plans.map(|sink| SinkPlan::joining(&schema, &lookups, &sink.name, &sink.sql));
-    let plans = plans.collect::<Result<Vec<_>, _>>()?;
-    let loaders = lookup::loaders(&config.lookups, &plans, session.as_ref(), credentials)?;
-    let memory = memory_of(&config, &plans, &parts);
-    let joined: Vec<_> = plans
-        .iter()
-        .map(|plan| lookup::joined(&loaders, plan))
-        .collect();
-    let mut sinks = JoinSet::new();
+    let stage = Stage {
+        config: &config,
+        credentials,
+        client,
+        avro,
+        session,
+        metrics: metrics.clone(),
+    };
+    let (sinks, loaders) = stage.plan(&schema, &status)?;
+    let mut running = JoinSet::<anyhow::Result<()>>::new();
     for loader in loaders {
-        let joining = plans.iter().zip(&parts);
-        let joining = joining.filter(|(plan, _)| loader.is_joined(plan));
-        let status = joining.map(|(_, part)| part.clone()).collect();
+        let joining = sinks.iter().filter(|sink| loader.is_joined(&sink.plan));
+        let status = joining.map(|sink| sink.status.clone()).collect();
         let (metrics, shutdown) = (metrics.clone(), shutdown.clone());
-        sinks.spawn(async move {
+        running.spawn(async move {
             loader.run(status, &metrics, shutdown).await;
             Ok(())
         });
     }
-    let planned = plans.into_iter().zip(joined).zip(memory);
-    for ((sink, status), ((plan, joined), memory)) in config.sinks.iter().zip(parts).zip(planned) {
-        let stage_metrics = metrics.stage(&sink.name);
+    for sink in sinks {
+        running.spawn(run_sink(sink, shutdown.clone()));
+    }
+    while let Some(result) = running.join_next().await {
+        result??;
+    }
+    Ok(())
+}
+
+/// The schemas of the topic's records, where they are Avro.
+fn avro_topic(
+    config: &ProcessConfig,
+    schema: &RecordSchema,
+    credentials: &Credentials,
+) -> anyhow::Result<Option<AvroTopic>> {
+    let Some(registry) = &config.avro else {
+        return Ok(None);
+    };
+    Ok(Some(AvroTopic {
+        schema: Arc::new(schema.avro(&config.topic.name)?),
+        registry: Arc::new(Registry::new(registry, credentials)?),
+    }))
+}
+
+/// Runs a sink until shutdown.
+async fn run_sink(parts: Parts, shutdown: CancellationToken) -> anyhow::Result<()> {
+    tokio::select! {
+        stage = SinkStage::open(parts) => Arc::new(stage?).run(&shutdown).await,
+        () = shutdown.cancelled() => Ok(()),
+    }
+}
+
+/// What the sinks have in common.
+struct Stage<'a> {
+    config: &'a ProcessConfig,
+    credentials: &'a Credentials,
+    client: ClientConfig,
+    avro: Option<AvroTopic>,
+    session: Option<Arc<Session>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Stage<'_> {
+    /// Plans the sinks, and the lookups that they join; nothing of them runs yet.
+    fn plan(
+        &self,
+        schema: &RecordSchema,
+        status: &[StatusPart],
+    ) -> anyhow::Result<(Vec<Parts>, Vec<Loader>)> {
+        let (specs, sinks) = (&self.config.lookups, &self.config.sinks);
+        let lookups = plan_lookups(specs)?;
+        let plans = sinks.iter();
+        let plans = plans.map(|sink| SinkPlan::joining(schema, &lookups, &sink.name, &sink.sql));
+        let plans = plans.collect::<Result<Vec<_>, _>>()?;
+        let loaders = lookup::loaders(specs, &plans, self.session.as_ref(), self.credentials)?;
+        let memory = memory_of(self.config, &plans, status);
+        let sinks = sinks.iter().zip(status).zip(plans).zip(memory);
+        let sinks = sinks.map(|(((sink, status), plan), memory)| {
+            let joined = lookup::joined(&loaders, &plan);
+            self.parts(sink, status, plan, joined, memory)
+        });
+        Ok((sinks.collect(), loaders))
+    }
+
+    /// What the loop of a sink is made of.
+    fn parts(
+        &self,
+        sink: &SinkConfig,
+        status: &StatusPart,
+        plan: SinkPlan,
+        joined: Joined,
+        memory: SinkMemory,
+    ) -> Parts {
+        let (config, client) = (self.config, &self.client);
+        let stage_metrics = self.metrics.stage(&sink.name);
         let dead_letters = DeadLetters {
             producer: Arc::new(LazyProducer::new(client.clone(), status.clone())),
             topic: config.dead_letter_topic.clone(),
@@ -86,36 +149,25 @@ pub async fn run(
             metrics: stage_metrics.clone(),
         };
         let group = config.pipeline.sink_group(&sink.name);
-        let parts = Parts {
+        Parts {
             config: sink.clone(),
-            consumer: fetching_ahead(kafka::consumer_config(&client, &group), memory.queue),
+            plan,
+            consumer: fetching_ahead(kafka::consumer_config(client, &group), memory.queue),
             group,
             topic: config.topic.name.clone(),
             topic_id: config.topic.id.clone(),
+            timestamp_base: config.topic.timestamp_base,
             dead_letters,
-            status,
-            metrics: metrics.clone(),
+            status: status.clone(),
+            metrics: self.metrics.clone(),
             stage_metrics,
             joined,
             memory,
-            avro: avro.clone(),
-            credentials: credentials.clone(),
-        };
-        let (session, base) = (session.clone(), config.topic.timestamp_base);
-        let shutdown = shutdown.clone();
-        sinks.spawn(async move {
-            tokio::select! {
-                stage = SinkStage::open(parts, &plan, session, base) => {
-                    Arc::new(stage?).run(&shutdown).await
-                }
-                () = shutdown.cancelled() => Ok(()),
-            }
-        });
+            avro: self.avro.clone(),
+            session: self.session.clone(),
+            credentials: self.credentials.clone(),
+        }
     }
-    while let Some(result) = sinks.join_next().await {
-        result??;
-    }
-    Ok(())
 }
 
 /// The memory of each sink; says so where there is too little.
