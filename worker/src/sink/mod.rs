@@ -4,6 +4,7 @@
 //! `millstream_api::worker::Destination`, and a line in [`open`].
 
 pub mod cassandra;
+mod column;
 pub mod delta;
 pub mod document;
 

@@ -13,7 +13,7 @@ use scylla::serialize::{
 use crate::{
     batch::{Batch, Record, Rejected, Versions},
     pointer::{Presence, presence},
-    sink::cassandra::encode::{Column, cell},
+    sink::{cassandra::encode::cell, column::Column},
     transform::Rows,
 };
 

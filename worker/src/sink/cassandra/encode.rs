@@ -2,94 +2,13 @@
 
 use std::net::IpAddr;
 
-use datafusion::arrow::{
-    array::{Array, ArrayRef, AsArray, types},
-    compute::cast,
-    datatypes::{DataType, TimeUnit},
-};
+use datafusion::arrow::array::ListArray;
 use millstream_api::cql::CqlType;
 use uuid::Uuid;
 
-/// A column of results, with its type told once for all its rows.
-pub enum Column {
-    Boolean(datafusion::arrow::array::BooleanArray),
-    Integer(datafusion::arrow::array::Int64Array),
-    Float32(datafusion::arrow::array::Float32Array),
-    Float64(datafusion::arrow::array::Float64Array),
-    Decimal(datafusion::arrow::array::Decimal128Array, i32),
-    Text(datafusion::arrow::array::StringArray),
-    Binary(datafusion::arrow::array::BinaryArray),
-    /// Days since 1970.
-    Date(datafusion::arrow::array::Date32Array),
-    /// Nanoseconds since midnight.
-    Time(datafusion::arrow::array::Time64NanosecondArray),
-    /// Microseconds since 1970.
-    Timestamp(datafusion::arrow::array::TimestampMicrosecondArray),
-    List(datafusion::arrow::array::ListArray, Box<Column>),
-    Null,
-}
+use crate::sink::column::Column;
 
 impl Column {
-    /// A column of an Arrow array; the integers become one type, so do the texts.
-    pub fn new(array: &ArrayRef) -> Result<Self, String> {
-        use DataType::*;
-        let to = |data_type: &DataType| cast(array, data_type).map_err(|error| error.to_string());
-        Ok(match array.data_type() {
-            Boolean => Column::Boolean(array.as_boolean().clone()),
-            Int64 => Column::Integer(array.as_primitive().clone()),
-            Int8 | Int16 | Int32 | UInt8 | UInt16 | UInt32 | UInt64 => {
-                Column::Integer(to(&Int64)?.as_primitive().clone())
-            }
-            Float32 => Column::Float32(array.as_primitive().clone()),
-            Float64 => Column::Float64(array.as_primitive().clone()),
-            Decimal128(_, scale) => {
-                Column::Decimal(array.as_primitive().clone(), i32::from(*scale))
-            }
-            Utf8 => Column::Text(array.as_string().clone()),
-            LargeUtf8 | Utf8View => Column::Text(to(&Utf8)?.as_string().clone()),
-            Binary => Column::Binary(array.as_binary().clone()),
-            LargeBinary | BinaryView => Column::Binary(to(&Binary)?.as_binary().clone()),
-            Date32 => Column::Date(array.as_primitive().clone()),
-            Time64(TimeUnit::Nanosecond) => Column::Time(array.as_primitive().clone()),
-            Timestamp(TimeUnit::Microsecond, _) => Column::Timestamp(
-                array
-                    .as_primitive::<types::TimestampMicrosecondType>()
-                    .clone(),
-            ),
-            Timestamp(_, zone) => {
-                let micros = Timestamp(TimeUnit::Microsecond, zone.clone());
-                Column::Timestamp(to(&micros)?.as_primitive().clone())
-            }
-            List(_) => {
-                let list = array.as_list::<i32>();
-                let inner = Column::new(list.values())?;
-                Column::List(list.clone(), Box::new(inner))
-            }
-            Null => Column::Null,
-            other => {
-                return Err(format!("results of type {other} can't be written"));
-            }
-        })
-    }
-
-    /// Whether the row's value is null.
-    pub fn is_null(&self, row: usize) -> bool {
-        match self {
-            Column::Boolean(array) => array.is_null(row),
-            Column::Integer(array) => array.is_null(row),
-            Column::Float32(array) => array.is_null(row),
-            Column::Float64(array) => array.is_null(row),
-            Column::Decimal(array, _) => array.is_null(row),
-            Column::Text(array) => array.is_null(row),
-            Column::Binary(array) => array.is_null(row),
-            Column::Date(array) => array.is_null(row),
-            Column::Time(array) => array.is_null(row),
-            Column::Timestamp(array) => array.is_null(row),
-            Column::List(array, _) => array.is_null(row),
-            Column::Null => true,
-        }
-    }
-
     /// Appends the bytes of a row's value, which isn't null, as a CQL type has them. The error says
     /// why the value has no place in the type.
     pub fn encode(&self, row: usize, cql: &CqlType, bytes: &mut Vec<u8>) -> Result<(), String> {
@@ -201,7 +120,7 @@ fn varint(value: i128, bytes: &mut Vec<u8>) {
 }
 
 fn elements(
-    array: &datafusion::arrow::array::ListArray,
+    array: &ListArray,
     inner: &Column,
     row: usize,
     cql: &CqlType,
@@ -239,8 +158,8 @@ mod tests {
     use std::sync::Arc;
 
     use datafusion::arrow::array::{
-        BooleanArray, Date32Array, Decimal128Array, Float64Array, Int16Array, Int64Array,
-        ListArray, StringArray, StringViewArray, TimestampMicrosecondArray, types::Int32Type,
+        Array, ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int16Array,
+        Int64Array, StringArray, StringViewArray, TimestampMicrosecondArray, types::Int32Type,
     };
 
     use super::*;

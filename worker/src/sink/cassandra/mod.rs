@@ -11,7 +11,7 @@ mod throttle;
 mod write;
 
 pub use bind::BoundRows;
-pub use encode::{Column, cell};
+pub use encode::cell;
 pub use session::connect;
 pub use state::{GroupKeys, StateTable};
 

@@ -16,12 +16,15 @@ use scylla::{client::session::Session, statement::prepared::PreparedStatement};
 use crate::{
     metrics::StageMetrics,
     retry::Delays,
-    sink::cassandra::{
-        CASSANDRA,
-        bind::{BoundRows, Cells, check_key, null_key},
-        encode::{Column, cell},
-        insert_statement, meaning, prepare,
-        write::Writer,
+    sink::{
+        cassandra::{
+            CASSANDRA,
+            bind::{BoundRows, Cells, check_key, null_key},
+            encode::cell,
+            insert_statement, meaning, prepare,
+            write::Writer,
+        },
+        column::Column,
     },
     state::State,
     status::StatusPart,

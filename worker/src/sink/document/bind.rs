@@ -9,7 +9,7 @@ use super::value::{Kind, value};
 use crate::{
     batch::{Batch, Record, Rejected, Versions},
     pointer::{Presence, presence},
-    sink::cassandra::Column,
+    sink::column::Column,
     transform::Rows,
 };
 

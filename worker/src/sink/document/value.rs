@@ -5,7 +5,7 @@ use millstream_api::cql::CqlType;
 use mongodb::bson::{Binary, Bson, DateTime, spec::BinarySubtype};
 use uuid::Uuid;
 
-use crate::{sink::cassandra::Column, time::time_of_day};
+use crate::{sink::column::Column, time::time_of_day};
 
 const MILLIS_OF_DAY: i64 = 86_400_000;
 
