@@ -13,6 +13,7 @@
 pub mod avro;
 pub mod batch;
 pub mod budget;
+mod cassandra;
 pub mod check;
 pub mod cli;
 pub mod config;

@@ -26,12 +26,12 @@ use millstream_plan::{Accepted, RecordSchema, SinkPlan, plan_lookups};
 use self::rows::{SinkRows, Topic};
 use crate::{
     avro::encode::Encode,
+    cassandra::connect,
     check::accept_within,
     config::Credentials,
     lookup::{self, Joined},
     manifest::{self, Content},
     sample::{Sampled, Wanted, sample},
-    sink::cassandra::connect,
     source::{Connections, Purpose},
     stage::key::Keys,
     status::Status,

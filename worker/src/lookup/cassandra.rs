@@ -8,7 +8,7 @@ use millstream_plan::serve::rows_schema;
 use scylla::{client::session::Session, response::PagingState, statement::Consistency, value::Row};
 
 use super::rows::Rows;
-use crate::serve::value;
+use crate::cassandra::value;
 
 /// Rows that Cassandra is asked for at once.
 const FETCH: i32 = 1_000;

@@ -15,7 +15,7 @@ mod problem;
 mod query;
 mod service;
 mod sql;
-pub(crate) mod value;
+mod value;
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,9 +32,9 @@ use tower_http::compression::{CompressionLayer, predicate::SizeAbove};
 
 use self::service::Service;
 use crate::{
+    cassandra,
     config::{ConfigError, Credentials},
     metrics::Metrics,
-    sink::cassandra,
     status::{Status, StatusPart},
 };
 

@@ -6,10 +6,8 @@ use millstream_api::serve::Endpoint;
 use plotters::prelude::*;
 use serde_json::Value;
 
-use super::{
-    problem::Problem,
-    value::{Table, text_of},
-};
+use super::{problem::Problem, value::Table};
+use crate::cassandra::value::text_of;
 
 const BARS: usize = 50;
 const WIDTH: u32 = 900;

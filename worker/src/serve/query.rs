@@ -25,8 +25,9 @@ use super::{
     engine::{self, Engine, MAX_BYTES, too_large, too_many},
     parameter::to_cql,
     problem::Problem,
-    value::{self, Table},
+    value::Table,
 };
+use crate::cassandra::value;
 
 /// Rows that Cassandra is asked for at once.
 const FETCH: usize = 1_000;

@@ -13,13 +13,13 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     avro::decode::AvroTopic,
     budget::{Kind, MEMORY, SinkMemory, of_sinks},
+    cassandra,
     config::Credentials,
     dead_letter::DeadLetters,
     kafka::{self, LazyProducer, fetching_ahead},
     lookup::{self, Joined, Loader},
     metrics::Metrics,
     registry::Registry,
-    sink::cassandra,
     stage::consume::{Parts, SinkStage},
     status::{Status, StatusPart},
 };

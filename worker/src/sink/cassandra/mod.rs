@@ -5,14 +5,12 @@ mod encode;
 mod group;
 mod limit;
 mod route;
-mod session;
 mod state;
 mod throttle;
 mod write;
 
 pub use bind::BoundRows;
 pub use encode::cell;
-pub use session::connect;
 pub use state::{GroupKeys, StateTable};
 
 use std::sync::Arc;
@@ -30,6 +28,7 @@ use scylla::{
 
 use crate::{
     batch::{Batch, Rejected},
+    cassandra::CASSANDRA,
     metrics::StageMetrics,
     retry::Delays,
     sink::{
@@ -39,9 +38,6 @@ use crate::{
     status::StatusPart,
     transform::Rows,
 };
-
-/// The concern under which errors of Cassandra are shown.
-const CASSANDRA: &str = "cassandra";
 
 /// A table that takes rows. A row's write timestamp is `base + offset`: writing it again changes
 /// nothing, and an older record can't overwrite a newer one.

@@ -14,11 +14,11 @@ use millstream_plan::{STATE_COLUMN, SinkPlan};
 use scylla::{client::session::Session, statement::prepared::PreparedStatement};
 
 use crate::{
+    cassandra::CASSANDRA,
     metrics::StageMetrics,
     retry::Delays,
     sink::{
         cassandra::{
-            CASSANDRA,
             bind::{BoundRows, Cells, check_key, null_key},
             encode::cell,
             insert_statement, meaning, prepare,

@@ -18,10 +18,10 @@ use scylla::{
 
 use crate::{
     batch::Rejected,
+    cassandra::CASSANDRA,
     metrics::{StageMetrics, WriteMetrics},
     retry::Delays,
     sink::cassandra::{
-        CASSANDRA,
         bind::{BoundRows, Values},
         group::{BATCH_ROWS, Place, group},
         limit::Outcome,

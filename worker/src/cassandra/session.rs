@@ -11,10 +11,10 @@ use scylla::{
     policies::load_balancing::DefaultPolicy,
 };
 
+use super::CASSANDRA;
 use crate::{
     config::{ConfigError, Credentials},
     retry::Delays,
-    sink::cassandra::CASSANDRA,
     status::StatusPart,
     tls::authorities,
 };
