@@ -513,7 +513,7 @@ async fn open_groups(parts: &Parts) -> anyhow::Result<Groups> {
     let session = parts.session.clone().context(NO_CASSANDRA)?;
     let beside = parts.config.cassandra().context(NO_CASSANDRA)?;
     let ttl = parts.config.ttl_seconds();
-    let table = StateTable::open(
+    let states = StateTable::open(
         session,
         beside,
         ttl,
@@ -522,12 +522,12 @@ async fn open_groups(parts: &Parts) -> anyhow::Result<Groups> {
         parts.status.clone(),
         parts.stage_metrics.clone(),
     );
-    let table = table.await?;
+    let states = states.await?;
     Groups::new(
         &parts.plan,
         &beside.table,
         ttl,
-        table,
+        states,
         &parts.group,
         parts.timestamp_base,
         &parts.memory,

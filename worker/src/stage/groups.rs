@@ -34,7 +34,7 @@ const READS: usize = 64;
 /// The groups of a sink.
 pub struct Groups {
     shape: Shape,
-    table: StateTable,
+    states: StateTable,
     cache: Mutex<Cache>,
     /// Bytes of states that may be on their way, from being loaded until they are written.
     room: Semaphore,
@@ -123,20 +123,20 @@ struct Group {
 }
 
 impl Groups {
-    /// The groups of a plan, with their states in the table. `owner` is whose they are.
+    /// The groups of a plan by the primary key of a table, and their states; `owner` is whose these are.
     pub fn new(
         plan: &SinkPlan,
-        rows: &TableSpec,
+        table: &TableSpec,
         ttl_seconds: Option<u64>,
-        table: StateTable,
+        states: StateTable,
         owner: &str,
         base: i64,
         memory: &SinkMemory,
     ) -> anyhow::Result<Self> {
         let ttl = ttl_seconds.map(Duration::from_secs);
         Ok(Groups {
-            shape: Shape::new(plan, rows, base, owner)?,
-            table,
+            shape: Shape::new(plan, table, base, owner)?,
+            states,
             cache: Mutex::new(Cache::new(memory.cache, ttl)),
             room: Semaphore::new(memory.states),
             part: memory.states / 2,
@@ -170,9 +170,9 @@ impl Groups {
         folded: Folded<'_>,
         rows: impl Future<Output = T>,
     ) -> anyhow::Result<T> {
-        self.table.write(&folded.states).await?;
+        self.states.write(&folded.states).await?;
         drop(folded.states);
-        let (written, gone) = futures::join!(rows, self.table.delete(&folded.gone));
+        let (written, gone) = futures::join!(rows, self.states.delete(&folded.gone));
         gone?;
         self.cache.lock().await.settle(folded.part);
         drop(folded.room);
@@ -193,7 +193,7 @@ impl<'a> Folding<'a> {
         let all = u32::try_from(groups.part).unwrap_or(u32::MAX);
         let mut room = groups.room.acquire_many(all).await?;
         let mut cache = groups.cache.lock().await;
-        let read = move |key: Vec<u8>| async move { groups.table.read(&key).await };
+        let read = move |key: Vec<u8>| async move { groups.states.read(&key).await };
         let part = load(&mut cache, &mut self.work, self.next, groups.part, read).await;
         let number = cache.begin();
         tokio::task::block_in_place(|| self.work.fold(part.clone()))?;
