@@ -13,7 +13,10 @@ use std::{collections::BTreeMap, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use millstream_api::worker::{IngestConfig, PipelineRef, WorkerConfig, dead_letter};
+use millstream_api::{
+    KafkaConnection,
+    worker::{IngestConfig, PipelineRef, WorkerConfig, dead_letter},
+};
 use millstream_plan::RecordSchema;
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
@@ -82,13 +85,7 @@ struct Count {
 }
 
 struct Session {
-    pipeline: PipelineRef,
-    topic: String,
-    letters: String,
-    /// Whose letters are replayed.
-    stages: Vec<String>,
-    /// Makes new records, where the letters never came into the topic.
-    records: Option<Records>,
+    letters: Letters,
     client: ClientConfig,
     consumer: StreamConsumer,
     /// None while nothing may be sent.
@@ -97,6 +94,20 @@ struct Session {
     open: Open,
     dry_run: bool,
     counts: BTreeMap<String, Count>,
+}
+
+/// The letters that a worker may replay.
+struct Letters {
+    pipeline: PipelineRef,
+    kafka: KafkaConnection,
+    /// The dead-letter topic.
+    topic: String,
+    /// The topic to which they go back.
+    origin: String,
+    /// Whose letters are replayed.
+    stages: Vec<String>,
+    /// Makes new records, where the letters never came into the topic.
+    records: Option<Records>,
 }
 
 /// Makes records of what a source gave, as the ingest stage does.
@@ -128,36 +139,8 @@ impl Session {
         credentials: &Credentials,
         replay: &Replay,
     ) -> anyhow::Result<Self> {
-        let (pipeline, connection, topic, letters, mut stages, records) = match config {
-            WorkerConfig::Ingest(ingest) => {
-                let records = Some(Records::new(&ingest)?);
-                let stages = vec![INGEST.to_owned()];
-                let (topic, letters) = (ingest.topic.name, ingest.dead_letter_topic);
-                (
-                    ingest.pipeline,
-                    ingest.kafka,
-                    topic,
-                    letters,
-                    stages,
-                    records,
-                )
-            }
-            WorkerConfig::Process(process) => {
-                let stages = process.sinks.into_iter().map(|sink| sink.name).collect();
-                let (topic, letters) = (process.topic.name, process.dead_letter_topic);
-                (
-                    process.pipeline,
-                    process.kafka,
-                    topic,
-                    letters,
-                    stages,
-                    None,
-                )
-            }
-            WorkerConfig::Serve(_) => bail!(
-                "the serve stage has no dead letters: run it where the ingest or the process stage runs"
-            ),
-        };
+        let mut letters = Letters::of(config)?;
+        let stages = &mut letters.stages;
         if let Some(sink) = &replay.sink {
             if !stages.contains(sink) {
                 bail!(
@@ -167,20 +150,16 @@ impl Session {
             }
             stages.retain(|stage| stage == sink);
         }
-        let client = kafka::client(&connection, credentials, "millstream-replay")?;
+        let client = kafka::client(&letters.kafka, credentials, "millstream-replay")?;
         let mut consumer = kafka::fetching_ahead(client.clone(), AHEAD);
         consumer
-            .set("group.id", pipeline.replay_group())
+            .set("group.id", letters.pipeline.replay_group())
             .set("enable.auto.commit", "false")
             .set("enable.partition.eof", "true")
             .set("isolation.level", "read_committed");
         Ok(Session {
-            pipeline,
-            open: Open::new(&topic),
-            topic,
+            open: Open::new(&letters.origin),
             letters,
-            stages,
-            records,
             client,
             consumer: consumer.create()?,
             transactions: None,
@@ -191,7 +170,7 @@ impl Session {
 
     /// The partitions of the dead-letter topic, and where each ends now.
     fn partitions(&self) -> anyhow::Result<Vec<(i32, i64)>> {
-        let letters = self.letters.as_str();
+        let letters = self.letters.topic.as_str();
         tokio::task::block_in_place(|| {
             let seen = self.consumer.fetch_metadata(Some(letters), TIMEOUT);
             let seen = seen.context("Kafka can't be reached")?;
@@ -214,7 +193,7 @@ impl Session {
     /// Takes the place of any other replay of the pipeline. Only then how far it came can be read: that
     /// one might be about to commit more.
     async fn take_over(&mut self) -> anyhow::Result<()> {
-        let id = self.pipeline.replay_group();
+        let id = self.letters.pipeline.replay_group();
         let status = Arc::new(Status::default()).part("replay");
         let taken = Transactions::take_over(&self.client, &id, status);
         let transactions = tokio::time::timeout(TIMEOUT, taken).await;
@@ -228,7 +207,8 @@ impl Session {
     async fn replay(&mut self, partition: i32, end: i64, left: &mut usize) -> anyhow::Result<()> {
         let mut progress = self.progress(partition)?;
         let replayed = |progress: &Progress, stage: &str| progress.get(stage).copied().unwrap_or(0);
-        let start = self.stages.iter().map(|stage| replayed(&progress, stage));
+        let stages = self.letters.stages.iter();
+        let start = stages.map(|stage| replayed(&progress, stage));
         let mut next = start.min().unwrap_or(0);
         self.read_from(partition, next)?;
         while *left > 0 && next < end {
@@ -237,7 +217,7 @@ impl Session {
             };
             next = message.offset() + 1;
             let stage = text(&message, dead_letter::STAGE).unwrap_or_default();
-            let wanted = self.stages.contains(&stage);
+            let wanted = self.letters.stages.contains(&stage);
             if !wanted || message.offset() < replayed(&progress, &stage) {
                 continue;
             }
@@ -262,12 +242,12 @@ impl Session {
 
     /// Reads a partition from an offset on; what retention has removed meanwhile is passed over.
     fn read_from(&self, partition: i32, start: i64) -> anyhow::Result<()> {
+        let topic = &self.letters.topic;
         let (low, _) = tokio::task::block_in_place(|| {
-            let letters = &self.letters;
-            self.consumer.fetch_watermarks(letters, partition, TIMEOUT)
+            self.consumer.fetch_watermarks(topic, partition, TIMEOUT)
         })?;
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&self.letters, partition, Offset::Offset(start.max(low)))?;
+        list.add_partition_offset(topic, partition, Offset::Offset(start.max(low)))?;
         Ok(self.consumer.assign(&list)?)
     }
 
@@ -293,14 +273,14 @@ impl Session {
             return Err("only the beginning of its key was kept".to_owned());
         }
         let origin = text(message, dead_letter::TOPIC).unwrap_or_default();
-        if origin != self.topic {
+        if origin != self.letters.origin {
             return Err(format!("it is from another topic, `{origin}`"));
         }
         let number = |name| text(message, name).and_then(|text| text.parse::<i64>().ok());
         let mut key = message.key().map(<[u8]>::to_vec);
         let mut value = message.payload().map(Bytes::copy_from_slice);
         let mut replayed = None;
-        if let Some(records) = &mut self.records {
+        if let Some(records) = &mut self.letters.records {
             (key, value) = records.make(key, value.unwrap_or_default())?;
         } else {
             replayed = Some(Replayed {
@@ -333,7 +313,7 @@ impl Session {
         next: i64,
         progress: &mut Progress,
     ) -> anyhow::Result<()> {
-        for stage in &self.stages {
+        for stage in &self.letters.stages {
             let replayed = progress.entry(stage.clone()).or_default();
             *replayed = next.max(*replayed);
         }
@@ -412,8 +392,8 @@ impl Session {
         metadata: &str,
     ) -> anyhow::Result<(TopicPartitionList, ConsumerGroupMetadata)> {
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&self.letters, partition, Offset::Offset(next))?;
-        if let Some(mut element) = list.find_partition(&self.letters, partition) {
+        list.add_partition_offset(&self.letters.topic, partition, Offset::Offset(next))?;
+        if let Some(mut element) = list.find_partition(&self.letters.topic, partition) {
             element.set_metadata(metadata);
         }
         let group = self.consumer.group_metadata();
@@ -422,7 +402,7 @@ impl Session {
 
     fn progress(&self, partition: i32) -> anyhow::Result<Progress> {
         let mut list = TopicPartitionList::new();
-        list.add_partition(&self.letters, partition);
+        list.add_partition(&self.letters.topic, partition);
         let committed =
             tokio::task::block_in_place(|| self.consumer.committed_offsets(list, TIMEOUT));
         let said = "can't read how far the last replay came";
@@ -462,11 +442,37 @@ impl Session {
             .unwrap_or(0)
             .max(5);
         println!("{:longest$}  {done:>9}  {:>7}", "STAGE", "SKIPPED");
-        for stage in &self.stages {
+        for stage in &self.letters.stages {
             let none = Count::default();
             let Count { replayed, skipped } = self.counts.get(stage).unwrap_or(&none);
             println!("{stage:longest$}  {replayed:>9}  {skipped:>7}");
         }
+    }
+}
+
+impl Letters {
+    fn of(config: WorkerConfig) -> anyhow::Result<Self> {
+        Ok(match config {
+            WorkerConfig::Ingest(ingest) => Letters {
+                records: Some(Records::new(&ingest)?),
+                pipeline: ingest.pipeline,
+                kafka: ingest.kafka,
+                topic: ingest.dead_letter_topic,
+                origin: ingest.topic.name,
+                stages: vec![INGEST.to_owned()],
+            },
+            WorkerConfig::Process(process) => Letters {
+                records: None,
+                pipeline: process.pipeline,
+                kafka: process.kafka,
+                topic: process.dead_letter_topic,
+                origin: process.topic.name,
+                stages: process.sinks.into_iter().map(|sink| sink.name).collect(),
+            },
+            WorkerConfig::Serve(_) => bail!(
+                "the serve stage has no dead letters: run it where the ingest or the process stage runs"
+            ),
+        })
     }
 }
 
