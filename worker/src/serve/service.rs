@@ -42,14 +42,15 @@ use super::{
     sql::LakeQuery,
     value::Table,
 };
-use crate::{config::Credentials, metrics::Metrics, retry::Delays, status::StatusPart};
+use crate::{
+    cassandra::CASSANDRA, config::Credentials, metrics::Metrics, retry::Delays, status::StatusPart,
+};
 
 /// Requests at the same time; each holds its rows in memory.
 const MAX_IN_FLIGHT: usize = 200;
 const MAX_URI_BYTES: usize = 8 * 1024;
 /// How often Cassandra, and tables that can't be read, are looked after.
 const PING: Duration = Duration::from_secs(2);
-const CASSANDRA: &str = "cassandra";
 
 /// Pages run nothing but `/docs/docs.js`, and fetch from nowhere else.
 const POLICY: &str = "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'; base-uri 'none'; form-action 'none'";
