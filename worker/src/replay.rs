@@ -435,6 +435,7 @@ impl Session {
             "REPLAYED"
         };
         let longest = self
+            .letters
             .stages
             .iter()
             .map(String::len)
