@@ -1,6 +1,10 @@
 //! Parquet, batch by batch. Its directory is at its end, so it has to be a file.
 
-use std::io::{Read, Write};
+use std::{
+    fmt::Display,
+    io::{Read, Write},
+    panic::{self, AssertUnwindSafe},
+};
 
 use arrow_json::{WriterBuilder, writer::LineDelimited};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -38,21 +42,17 @@ pub fn read_stream(
 
 /// Reads a file.
 pub fn read_file(file: LocalFile, output: &mut Output<'_>) -> Result<(), ReadError> {
-    let damaged = |error: &dyn std::fmt::Display| {
-        ReadError::Unreadable(format!("it can't be read as Parquet: {error}"))
-    };
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file)
-        .map_err(|error| damaged(&error))?
-        .with_batch_size(ROWS)
-        .build()
-        .map_err(|error| damaged(&error))?;
-    for batch in reader {
-        let batch = batch.map_err(|error| damaged(&error))?;
+    let mut batches = decoding(|| {
+        ParquetRecordBatchReaderBuilder::try_new(file)?
+            .with_batch_size(ROWS)
+            .build()
+    })?;
+    while let Some(batch) = decoding(|| batches.next().transpose())? {
         let mut writer = WriterBuilder::new()
             .with_explicit_nulls(true)
             .build::<_, LineDelimited>(Vec::new());
-        writer.write(&batch).map_err(|error| damaged(&error))?;
-        writer.finish().map_err(|error| damaged(&error))?;
+        writer.write(&batch).map_err(damaged)?;
+        writer.finish().map_err(damaged)?;
         // JSON writes line ends inside of text as `\n`.
         for record in writer.into_inner().split(|byte| *byte == b'\n') {
             if !record.is_empty() {
@@ -61,4 +61,15 @@ pub fn read_file(file: LocalFile, output: &mut Output<'_>) -> Result<(), ReadErr
         }
     }
     Ok(())
+}
+
+/// The library panics at some damages that it doesn't look for.
+fn decoding<T, E: Display>(decode: impl FnOnce() -> Result<T, E>) -> Result<T, ReadError> {
+    panic::catch_unwind(AssertUnwindSafe(decode))
+        .map_err(|_| damaged("its pages contradict each other"))?
+        .map_err(damaged)
+}
+
+fn damaged(error: impl Display) -> ReadError {
+    ReadError::Unreadable(format!("it can't be read as Parquet: {error}"))
 }
