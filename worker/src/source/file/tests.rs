@@ -147,8 +147,7 @@ proptest! {
     }
 }
 
-/// Of the damages that random ones seldom find: a page that needs the dictionary in a file that says
-/// it has none.
+/// Each byte in its turn: the library panics at a dozen such files, which random damages seldom find.
 #[test]
 fn no_wrong_byte_makes_parquet_panic() {
     let whole = whole("parquet");

@@ -7,6 +7,7 @@ use std::{
 };
 
 use arrow_json::{WriterBuilder, writer::LineDelimited};
+use datafusion::arrow::{array::RecordBatch, error::ArrowError};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::{Input, Output};
@@ -48,19 +49,24 @@ pub fn read_file(file: LocalFile, output: &mut Output<'_>) -> Result<(), ReadErr
             .build()
     })?;
     while let Some(batch) = decoding(|| batches.next().transpose())? {
-        let mut writer = WriterBuilder::new()
-            .with_explicit_nulls(true)
-            .build::<_, LineDelimited>(Vec::new());
-        writer.write(&batch).map_err(damaged)?;
-        writer.finish().map_err(damaged)?;
+        let lines = decoding(|| json_lines(&batch))?;
         // JSON writes line ends inside of text as `\n`.
-        for record in writer.into_inner().split(|byte| *byte == b'\n') {
+        for record in lines.split(|byte| *byte == b'\n') {
             if !record.is_empty() {
                 output.record(record)?;
             }
         }
     }
     Ok(())
+}
+
+fn json_lines(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
+    let mut writer = WriterBuilder::new()
+        .with_explicit_nulls(true)
+        .build::<_, LineDelimited>(Vec::new());
+    writer.write(batch)?;
+    writer.finish()?;
+    Ok(writer.into_inner())
 }
 
 /// The library panics at some damages that it doesn't look for.
