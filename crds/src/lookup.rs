@@ -196,9 +196,28 @@ impl LookupFile {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use schemars::schema_for;
+    use serde_json::{Value, json};
 
     use super::*;
+
+    /// A file is described in the same way, whether a source or a lookup reads it.
+    #[test]
+    fn files_are_those_of_the_source() {
+        fn properties<T: JsonSchema>() -> BTreeMap<String, Value> {
+            let schema = schema_for!(T).to_value();
+            let properties = schema["properties"].as_object().unwrap().clone();
+            let rules = properties.into_iter().map(|(name, mut rules)| {
+                rules.as_object_mut().unwrap().remove("description");
+                (name, rules)
+            });
+            rules.collect()
+        }
+        let sources = properties::<FileSource>();
+        for (name, rules) in properties::<LookupFile>() {
+            assert_eq!(sources.get(&name), Some(&rules), "{name}");
+        }
+    }
 
     #[test]
     fn sizes_and_secrets() {

@@ -11,7 +11,7 @@ use crate::{
     check::check,
     decode::misfits,
     manifest,
-    pointer::{Pointer, presence, scalar_text},
+    pointer::{Fields, Pointer, scalar_text},
     stage::key::Keys,
     state::State,
     transform::Transform,
@@ -198,7 +198,7 @@ proptest! {
     ) {
         let found = Pointer::parse(&pointer).find(&json);
         let _ = found.map(scalar_text);
-        let _ = presence(&json, &path);
+        let _ = Fields::of(&json).presence(&path);
         let _ = Keys::Fields(vec![Pointer::parse(&pointer)]).admit(&json);
     }
 

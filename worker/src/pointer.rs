@@ -1,7 +1,7 @@
 //! JSON Pointers (RFC 6901) over raw JSON: values are found and sliced, never written anew, so
 //! numbers, the order of keys and non-ASCII text stay as they came.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, cell::OnceCell, fmt};
 
 use sonic_rs::{JsonType, JsonValueTrait, LazyValue};
 
@@ -72,19 +72,49 @@ pub enum Presence {
     Null,
 }
 
-/// Tells a field that is null from one that isn't in the record. In Avro there is no difference.
-pub fn presence(record: &[u8], path: &[String]) -> Presence {
-    if is_avro(record) {
-        return Presence::Null;
-    }
-    for end in 1..=path.len() {
-        match sonic_rs::get(record, &path[..end]) {
-            Err(_) => return Presence::Absent,
-            Ok(value) if value.is_null() => return Presence::Null,
-            Ok(_) => {}
+/// Tells a field of a record that is null from one that isn't there. In Avro there is no difference.
+pub struct Fields<'a> {
+    record: &'a [u8],
+    /// Found in one pass, when the first of them is asked for.
+    found: OnceCell<Vec<(Cow<'a, str>, &'a str)>>,
+}
+
+impl<'a> Fields<'a> {
+    /// Of a record that can be decoded.
+    pub fn of(record: &'a [u8]) -> Self {
+        Fields {
+            record,
+            found: OnceCell::new(),
         }
     }
-    Presence::Null
+
+    /// Whether the record has a value at a path of field names.
+    pub fn presence(&self, path: &[String]) -> Presence {
+        let Some((first, path)) = path.split_first() else {
+            return Presence::Null;
+        };
+        if is_avro(self.record) {
+            return Presence::Null;
+        }
+        let found = self.found.get_or_init(|| self.find());
+        let Some((_, field)) = found.iter().find(|(name, _)| name == first) else {
+            return Presence::Absent;
+        };
+        for end in 0..=path.len() {
+            match sonic_rs::get(*field, &path[..end]) {
+                Err(_) => return Presence::Absent,
+                Ok(value) if value.is_null() => return Presence::Null,
+                Ok(_) => {}
+            }
+        }
+        Presence::Null
+    }
+
+    fn find(&self) -> Vec<(Cow<'a, str>, &'a str)> {
+        let fields = sonic_rs::to_object_iter(self.record).map_while(Result::ok);
+        let sliced = fields.filter_map(|(name, value)| Some((name, slice(&value)?)));
+        sliced.collect()
+    }
 }
 
 /// What kind of value this is, for messages.
@@ -135,12 +165,16 @@ mod tests {
     #[test]
     fn null_is_not_absent() {
         let record = br#"{"venue": null, "name": {"first": null}}"#;
-        let path = |text: &str| text.split('.').map(str::to_owned).collect::<Vec<_>>();
-        assert_eq!(presence(record, &path("venue")), Presence::Null);
-        assert_eq!(presence(record, &path("venue.name")), Presence::Null);
-        assert_eq!(presence(record, &path("name.first")), Presence::Null);
-        assert_eq!(presence(record, &path("name.last")), Presence::Absent);
-        assert_eq!(presence(record, &path("city")), Presence::Absent);
+        let fields = Fields::of(record);
+        let presence = |path: &str| {
+            let path: Vec<_> = path.split('.').map(str::to_owned).collect();
+            fields.presence(&path)
+        };
+        assert_eq!(presence("venue"), Presence::Null);
+        assert_eq!(presence("venue.name"), Presence::Null);
+        assert_eq!(presence("name.first"), Presence::Null);
+        assert_eq!(presence("name.last"), Presence::Absent);
+        assert_eq!(presence("city"), Presence::Absent);
     }
 
     #[test]

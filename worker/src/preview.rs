@@ -289,9 +289,10 @@ async fn load(
                 format!("lookup `{}`: write into spec.cassandra where Cassandra is, as the operator's default isn't known here", spec.name)
             })?;
             let status = Arc::new(Status::default()).part("lookups");
-            let connecting = connect(connection, credentials, std::slice::from_ref(&status));
-            let connected = tokio::time::timeout(within, connecting).await;
-            Some(connected.context("Cassandra can't be reached")??)
+            let connecting = connect(connection, credentials, vec![status])?;
+            let connected = tokio::time::timeout(within, connecting.clone()).await;
+            connected.context("Cassandra can't be reached")?;
+            Some(connecting)
         }
         None => None,
     };

@@ -29,7 +29,9 @@ impl Path {
                 None => Segment::Literal(part.into()),
             };
             if matches!(segment, Segment::Parameter(_)) && segments.contains(&segment) {
-                return Err(format!("`{part}` is there twice"));
+                return Err(format!(
+                    "`{part}` is there twice; give each parameter a name of its own"
+                ));
             }
             segments.push(segment);
         }

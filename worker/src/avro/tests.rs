@@ -16,7 +16,7 @@ use crate::{
     batch::Batch,
     config::Credentials,
     decode::{DECODED, Decode, JsonColumns},
-    pointer::{Presence, presence},
+    pointer::{Fields, Presence},
     registry::Registry,
     source::generator::Generator,
     transform::{Transform, Transformed},
@@ -224,7 +224,10 @@ fn records_are_read_by_the_schema_they_were_written_with() {
     assert_eq!(texts, ["1/Zoë", "2/Ann/B/Y", "2/Ann/B/Y", "1/Zoë"]);
     assert!(transformed.rejected.is_empty());
     // Avro knows no absence.
-    assert_eq!(presence(&old, &["city".to_owned()]), Presence::Null);
+    assert_eq!(
+        Fields::of(&old).presence(&["city".to_owned()]),
+        Presence::Null
+    );
 }
 
 #[test]

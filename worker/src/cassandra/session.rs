@@ -2,6 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
 use millstream_api::{CassandraConnection, worker::credentials};
 use rustls::ClientConfig;
 use scylla::{
@@ -27,23 +31,31 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// sent there: requests that have timed out are among it, each as large as its rows.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
+/// The session, to be waited for by each that needs it; the first begins to connect.
+pub type Connecting = Shared<BoxFuture<'static, Arc<Session>>>;
+
 /// Connects; tries for as long as it takes. Fails only where the credentials can't be read.
-pub async fn connect(
+pub fn connect(
     connection: &CassandraConnection,
     credentials: &Credentials,
-    status: &[StatusPart],
-) -> Result<Arc<Session>, ConfigError> {
+    status: Vec<StatusPart>,
+) -> Result<Connecting, ConfigError> {
     let builder = builder(connection, credentials)?;
+    let contact_points = connection.contact_points.join(", ");
+    let connecting = async move { Arc::new(session(&builder, &contact_points, &status).await) };
+    Ok(connecting.boxed().shared())
+}
+
+async fn session(builder: &SessionBuilder, contact_points: &str, status: &[StatusPart]) -> Session {
     // Short: what is served is waited for.
     let mut delays = Delays::up_to(RETRY);
     loop {
         match builder.build().await {
             Ok(session) => {
                 status.iter().for_each(|part| part.clear(CASSANDRA));
-                return Ok(Arc::new(session));
+                return session;
             }
             Err(error) => {
-                let contact_points = connection.contact_points.join(", ");
                 let message = format!("can't connect to Cassandra at {contact_points}: {error}");
                 status
                     .iter()

@@ -14,12 +14,13 @@ use anyhow::Context;
 use chrono::{SecondsFormat, Utc};
 use millstream_api::{Lookup as Spec, lookup, source::FileSource};
 use millstream_plan::{Lookup, LookupPlan, LookupTable, Lookups, RecordSchema, SinkPlan};
-use scylla::client::session::Session;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::rows::{Limits, Rows};
-use crate::{config::Credentials, metrics::Metrics, retry::Delays, status::StatusPart};
+use crate::{
+    cassandra::Connecting, config::Credentials, metrics::Metrics, retry::Delays, status::StatusPart,
+};
 
 /// At most between two attempts to read one.
 const RETRY: Duration = Duration::from_secs(15);
@@ -65,7 +66,7 @@ pub struct Loader {
 
 /// Where the rows are.
 enum Origin {
-    Table(Arc<Session>, lookup::LookupTable),
+    Table(Connecting, lookup::LookupTable),
     Files(Box<FileSource>, RecordSchema, Credentials),
 }
 
@@ -73,7 +74,7 @@ enum Origin {
 pub fn loaders(
     specs: &[Spec],
     plans: &[SinkPlan],
-    session: Option<&Arc<Session>>,
+    session: Option<&Connecting>,
     credentials: &Credentials,
 ) -> anyhow::Result<Vec<Loader>> {
     let mut loaders = Vec::new();
@@ -187,7 +188,10 @@ impl Loader {
         let columns = self.plan.columns();
         let rows = Rows::new(columns.clone(), self.limits);
         let rows = match &self.origin {
-            Origin::Table(session, table) => cassandra::read(session, table, rows).await?,
+            Origin::Table(session, table) => {
+                let session = session.clone().await;
+                cassandra::read(&session, table, rows).await?
+            }
             Origin::Files(files, schema, credentials) => {
                 file::read(files, schema, credentials, rows).await?
             }

@@ -99,14 +99,12 @@ async fn connect(
     part: &StatusPart,
     has_sql: bool,
 ) -> Result<Arc<Session>, ConfigError> {
-    let parts = std::slice::from_ref(part);
-    let connected = cassandra::connect(connection, credentials, parts);
-    tokio::pin!(connected);
+    let connecting = cassandra::connect(connection, credentials, vec![part.clone()])?;
     if has_sql {
-        if let Ok(connected) = timeout(AWAY, &mut connected).await {
-            return connected;
+        if let Ok(session) = timeout(AWAY, connecting.clone()).await {
+            return Ok(session);
         }
         part.ready();
     }
-    connected.await
+    Ok(connecting.await)
 }

@@ -8,17 +8,17 @@ mod column;
 pub mod delta;
 pub mod document;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context;
 use futures::future::BoxFuture;
 use millstream_api::worker::{Destination, SinkConfig};
 use millstream_plan::SinkPlan;
-use scylla::client::session::Session;
 
 use self::{cassandra::CassandraSink, delta::DeltaSink, document::DocumentSink};
 use crate::{
     batch::{Batch, Rejected},
+    cassandra::Connecting,
     config::Credentials,
     metrics::StageMetrics,
     status::StatusPart,
@@ -52,7 +52,7 @@ pub struct Opening<'a> {
     pub config: &'a SinkConfig,
     pub plan: &'a SinkPlan,
     /// Where the configuration has Cassandra.
-    pub session: Option<Arc<Session>>,
+    pub session: Option<Connecting>,
     /// The topic's: a row's write timestamp is this plus its record's offset.
     pub timestamp_base: i64,
     /// Who reads the topic, and which topic it is: offsets are known by it.
@@ -68,7 +68,7 @@ pub async fn open(opening: Opening<'_>) -> anyhow::Result<Box<dyn Sink>> {
     let sink: Box<dyn Sink> = match &config.destination {
         Destination::Cassandra(table) => {
             let sink = CassandraSink::open(
-                opening.session.context(NO_CASSANDRA)?,
+                opening.session.context(NO_CASSANDRA)?.await,
                 table,
                 config.ttl_seconds(),
                 plan,

@@ -12,7 +12,6 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
     message::BorrowedMessage,
 };
-use scylla::client::session::Session;
 use tokio::{
     sync::Mutex,
     task::JoinError,
@@ -24,6 +23,7 @@ use crate::{
     avro::decode::AvroTopic,
     batch::{Batch, MAX_BYTES, MAX_RECORDS, Rejected},
     budget::{GROUPED_BATCH, SinkMemory},
+    cassandra::Connecting,
     config::Credentials,
     dead_letter::DeadLetters,
     decode::Decode,
@@ -90,7 +90,7 @@ pub struct Parts {
     /// Where the records are Avro.
     pub avro: Option<AvroTopic>,
     /// Where the configuration has Cassandra.
-    pub session: Option<Arc<Session>>,
+    pub session: Option<Connecting>,
     /// Those of the sinks.
     pub credentials: Credentials,
 }
@@ -510,7 +510,7 @@ impl SinkStage {
 
 /// Opens the states of a sink's groups; waits for their table.
 async fn open_groups(parts: &Parts) -> anyhow::Result<Groups> {
-    let session = parts.session.clone().context(NO_CASSANDRA)?;
+    let session = parts.session.clone().context(NO_CASSANDRA)?.await;
     let beside = parts.config.cassandra().context(NO_CASSANDRA)?;
     let ttl = parts.config.ttl_seconds();
     let states = StateTable::open(

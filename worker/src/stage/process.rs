@@ -6,14 +6,13 @@ use std::sync::Arc;
 use millstream_api::worker::{ProcessConfig, SinkConfig};
 use millstream_plan::{RecordSchema, SinkPlan, plan_lookups};
 use rdkafka::ClientConfig;
-use scylla::client::session::Session;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     avro::decode::AvroTopic,
     budget::{Kind, MEMORY, SinkMemory, of_sinks},
-    cassandra,
+    cassandra::{self, Connecting},
     config::Credentials,
     dead_letter::DeadLetters,
     kafka::{self, LazyProducer, fetching_ahead},
@@ -38,19 +37,11 @@ pub async fn run(
     let client = kafka::client(&config.kafka, credentials, &client_id)?;
     let status = config.sinks.iter().map(|sink| status.part(&sink.name));
     let status: Vec<_> = status.collect();
-    let session = match &config.cassandra {
-        None => None,
-        Some(cassandra) => tokio::select! {
-            session = cassandra::connect(cassandra, credentials, &status) => Some(session?),
-            () = shutdown.cancelled() => return Ok(()),
-        },
-    };
     let stage = Stage {
         config: &config,
         credentials,
         client,
         avro,
-        session,
         metrics: metrics.clone(),
     };
     let (sinks, loaders) = stage.plan(&schema, &status)?;
@@ -102,7 +93,6 @@ struct Stage<'a> {
     credentials: &'a Credentials,
     client: ClientConfig,
     avro: Option<AvroTopic>,
-    session: Option<Arc<Session>>,
     metrics: Arc<Metrics>,
 }
 
@@ -118,14 +108,40 @@ impl Stage<'_> {
         let plans = sinks.iter();
         let plans = plans.map(|sink| SinkPlan::joining(schema, &lookups, &sink.name, &sink.sql));
         let plans = plans.collect::<Result<Vec<_>, _>>()?;
-        let loaders = lookup::loaders(specs, &plans, self.session.as_ref(), self.credentials)?;
+        let session = self.connect(&plans, status)?;
+        let loaders = lookup::loaders(specs, &plans, session.as_ref(), self.credentials)?;
         let memory = memory_of(self.config, &plans, status);
         let sinks = sinks.iter().zip(status).zip(plans).zip(memory);
         let sinks = sinks.map(|(((sink, status), plan), memory)| {
             let joined = lookup::joined(&loaders, &plan);
-            self.parts(sink, status, plan, joined, memory)
+            self.parts(sink, status, plan, session.clone(), joined, memory)
         });
         Ok((sinks.collect(), loaders))
+    }
+
+    /// The session, which only those wait for that need it; only these show that it can't be had.
+    fn connect(
+        &self,
+        plans: &[SinkPlan],
+        status: &[StatusPart],
+    ) -> anyhow::Result<Option<Connecting>> {
+        let Some(connection) = &self.config.cassandra else {
+            return Ok(None);
+        };
+        let tables = self.config.lookups.iter();
+        let tables = tables.filter(|lookup| lookup.cassandra.is_some());
+        let tables: Vec<_> = tables.map(|lookup| lookup.name.as_str()).collect();
+        let needs_it = |(sink, plan): (&SinkConfig, &SinkPlan)| {
+            sink.cassandra().is_some() || plan.lookups().any(|name| tables.contains(&name))
+        };
+        let sinks = self.config.sinks.iter().zip(plans).zip(status);
+        let waiting = sinks.filter(|(sink, _)| needs_it(*sink));
+        let waiting = waiting.map(|(_, status)| status.clone()).collect();
+        Ok(Some(cassandra::connect(
+            connection,
+            self.credentials,
+            waiting,
+        )?))
     }
 
     /// What the loop of a sink is made of.
@@ -134,6 +150,7 @@ impl Stage<'_> {
         sink: &SinkConfig,
         status: &StatusPart,
         plan: SinkPlan,
+        session: Option<Connecting>,
         joined: Joined,
         memory: SinkMemory,
     ) -> Parts {
@@ -164,7 +181,7 @@ impl Stage<'_> {
             joined,
             memory,
             avro: self.avro.clone(),
-            session: self.session.clone(),
+            session,
             credentials: self.credentials.clone(),
         }
     }

@@ -7,10 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::readback::assert_read_back;
-use crate::support::{Environment, Pipeline, Settings, Worker, await_owners};
+use crate::{
+    ports::free_port,
+    readback::assert_read_back,
+    support::{Environment, Pipeline, Relay, Settings, Worker, await_owners},
+};
 use datafusion::{arrow::array::AsArray, arrow::datatypes::Int64Type, prelude::SessionContext};
 use deltalake::DeltaTableBuilder;
+use millstream_api::worker::CommitMetadata;
 use serde_json::{Value, json};
 use url::Url;
 
@@ -202,4 +206,40 @@ async fn groups_are_merged_and_their_states_are_in_cassandra() {
     killed(&pipeline, &sink, kills(), &keyed(records.into_iter())).await;
     let there = rows(folder.path(), "SELECT id, value FROM t ORDER BY id").await;
     assert_eq!(there, expected.into_iter().collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cassandra_that_is_away_stops_no_other_sink() {
+    let Some(environment) = Environment::find().await else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let server = environment.cassandra.clone();
+    let mut pipeline = Pipeline::create(environment, SETTINGS).await;
+    let port = free_port();
+    pipeline.environment.cassandra = format!("127.0.0.1:{port}");
+    let mut lake = lake(folder.path(), json!({}));
+    lake["name"] = json!("lake");
+    lake["sql"] = json!(SETTINGS.sql);
+    let table = pipeline.sink("rows", SETTINGS.sql, SETTINGS.columns);
+    let worker = pipeline.process_into(json!([table, lake]));
+    let records = keyed((0..100).map(|id| (id, id * 2)));
+    pipeline.produce_all(&records).await;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while pipeline.progress_of("lake").await.0.rows < 100 {
+        assert!(Instant::now() < deadline, "the other sink waits");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let shown = worker.await_status(|status| status.errors.contains_key("rows"));
+    let errors = shown.await.errors;
+    assert!(errors["rows"].contains("can't connect to Cassandra"));
+    assert!(!errors.contains_key("lake"), "{errors:?}");
+    let _relay = Relay::start(port, server).await;
+    let expected = CommitMetadata {
+        rows: 100,
+        ..CommitMetadata::default()
+    };
+    pipeline.await_progress(expected).await;
+    worker.await_status(|status| status.errors.is_empty()).await;
+    assert_eq!(pipeline.select::<(i64, i64)>("id, value").await.len(), 100);
 }

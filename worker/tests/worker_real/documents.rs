@@ -13,11 +13,10 @@ use mongodb::{
     options::IndexOptions,
 };
 use serde_json::{Value, json};
-use tokio::io::copy_bidirectional;
 
 use crate::{
     ports::free_port,
-    support::{Environment, Pipeline, Settings, Worker, kill_oldest},
+    support::{Environment, Pipeline, Relay, Settings, Worker, kill_oldest},
 };
 
 const BASE: i64 = 1_700_000_000_000_000;
@@ -324,32 +323,6 @@ async fn documents_that_the_server_refuses_go_to_the_dead_letters() {
     assert!(status.errors.is_empty());
     drop(worker);
     users.drop().await;
-}
-
-/// Passes connections on to a server, until it is dropped.
-struct Relay(tokio::task::JoinHandle<()>);
-
-impl Relay {
-    async fn start(port: u16, server: String) -> Self {
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await;
-        let listener = listener.unwrap();
-        Relay(tokio::spawn(async move {
-            let mut connections = tokio::task::JoinSet::new();
-            while let Ok((mut client, _)) = listener.accept().await {
-                let server = server.clone();
-                connections.spawn(async move {
-                    let mut server = tokio::net::TcpStream::connect(server).await?;
-                    copy_bidirectional(&mut client, &mut server).await
-                });
-            }
-        }))
-    }
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -902,3 +902,30 @@ impl Drop for Worker {
         let _ = self.child.wait();
     }
 }
+
+/// Passes connections on to a server, until it is dropped.
+pub struct Relay(tokio::task::JoinHandle<()>);
+
+impl Relay {
+    /// Listens on a port of the loopback.
+    pub async fn start(port: u16, server: String) -> Self {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await;
+        let listener = listener.expect("the port is free");
+        Relay(tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((mut client, _)) = listener.accept().await {
+                let server = server.clone();
+                connections.spawn(async move {
+                    let mut server = tokio::net::TcpStream::connect(server).await?;
+                    tokio::io::copy_bidirectional(&mut client, &mut server).await
+                });
+            }
+        }))
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -12,7 +12,7 @@ use scylla::serialize::{
 
 use crate::{
     batch::{Batch, Record, Rejected, Versions},
-    pointer::{Presence, presence},
+    pointer::{Fields, Presence},
     sink::{cassandra::encode::cell, column::Column},
     transform::Rows,
 };
@@ -142,7 +142,7 @@ impl Binder {
         bound: &mut BoundRows,
     ) -> Result<(), String> {
         let source = &batch.records()[record];
-        let value = batch.value(source).unwrap_or_default();
+        let fields = Fields::of(batch.value(source).unwrap_or_default());
         let start = bound.bytes.len();
         let mut key_end = start;
         let mut whole = true;
@@ -152,7 +152,7 @@ impl Binder {
                 if in_key {
                     return Err(null_key(&target.name));
                 }
-                let marker = null_or_unset(target, value);
+                let marker = null_or_unset(target, &fields);
                 whole &= marker == NULL;
                 bound.bytes.extend(marker.to_be_bytes());
                 continue;
@@ -198,9 +198,9 @@ pub fn null_key(name: &str) -> String {
 }
 
 /// What a null is written as: a field that isn't in the record leaves the cell alone.
-fn null_or_unset(target: &Target, record: &[u8]) -> i32 {
+fn null_or_unset(target: &Target, fields: &Fields<'_>) -> i32 {
     match &target.path {
-        Some(path) if presence(record, path) == Presence::Absent => UNSET,
+        Some(path) if fields.presence(path) == Presence::Absent => UNSET,
         _ => NULL,
     }
 }

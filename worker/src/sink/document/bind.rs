@@ -8,7 +8,7 @@ use mongodb::bson::{Bson, Document, doc, serialize_to_vec};
 use super::value::{Kind, value};
 use crate::{
     batch::{Batch, Record, Rejected, Versions},
-    pointer::{Presence, presence},
+    pointer::{Fields, Presence},
     sink::column::Column,
     transform::Rows,
 };
@@ -153,12 +153,12 @@ impl Binder {
         record: usize,
     ) -> Result<(Key, Bson, Part), String> {
         let source = &batch.records()[record];
-        let json = batch.value(source).unwrap_or_default();
+        let record_fields = Fields::of(batch.value(source).unwrap_or_default());
         let mut fields = Document::new();
         for (target, column) in self.targets.iter().zip(columns) {
             let value = value(column, row, target.kind)
                 .map_err(|reason| format!("column `{}`: {reason}", target.name))?;
-            if value != Bson::Null || !is_absent(target, json) {
+            if value != Bson::Null || !is_absent(target, &record_fields) {
                 fields.insert(target.name.clone(), value);
             }
         }
@@ -197,9 +197,9 @@ fn size(value: &Bson) -> usize {
 }
 
 /// Whether the record says nothing of the field.
-fn is_absent(target: &Target, record: &[u8]) -> bool {
+fn is_absent(target: &Target, fields: &Fields<'_>) -> bool {
     let path = target.path.as_ref();
-    path.is_some_and(|path| presence(record, path) == Presence::Absent)
+    path.is_some_and(|path| fields.presence(path) == Presence::Absent)
 }
 
 /// Puts together what is said of one document. A record that was replayed stays alone: a newer
