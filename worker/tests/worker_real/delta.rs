@@ -8,7 +8,6 @@ use std::{
 };
 
 use crate::{
-    ports::free_port,
     readback::assert_read_back,
     support::{Environment, Pipeline, Relay, Settings, Worker, await_owners},
 };
@@ -216,8 +215,10 @@ async fn a_cassandra_that_is_away_stops_no_other_sink() {
     let folder = tempfile::tempdir().unwrap();
     let server = environment.cassandra.clone();
     let mut pipeline = Pipeline::create(environment, SETTINGS).await;
-    let port = free_port();
-    pipeline.environment.cassandra = format!("127.0.0.1:{port}");
+    // The driver takes the port of the one that it asks for that of all nodes.
+    let (_, port) = server.rsplit_once(':').unwrap();
+    let address = format!("127.0.0.9:{port}");
+    pipeline.environment.cassandra = address.clone();
     let mut lake = lake(folder.path(), json!({}));
     lake["name"] = json!("lake");
     lake["sql"] = json!(SETTINGS.sql);
@@ -234,7 +235,7 @@ async fn a_cassandra_that_is_away_stops_no_other_sink() {
     let errors = shown.await.errors;
     assert!(errors["rows"].contains("can't connect to Cassandra"));
     assert!(!errors.contains_key("lake"), "{errors:?}");
-    let _relay = Relay::start(port, server).await;
+    let _relay = Relay::start(&address, server.clone()).await;
     let expected = CommitMetadata {
         rows: 100,
         ..CommitMetadata::default()

@@ -330,8 +330,8 @@ async fn a_server_that_is_away_is_waited_for() {
     let Some(users) = Users::create(1).await else {
         return;
     };
-    let port = free_port();
-    users.connect(&format!("127.0.0.1:{port}"));
+    let address = format!("127.0.0.1:{}", free_port());
+    users.connect(&address);
     let records = |range: std::ops::Range<usize>| -> Vec<_> {
         range.map(|number| record(number, r#""age": 1"#)).collect()
     };
@@ -343,14 +343,14 @@ async fn a_server_that_is_away_is_waited_for() {
     };
     worker.await_status(shown).await;
     assert_eq!(users.pipeline.progress().await.1, 100);
-    let relay = Relay::start(port, users.server.clone()).await;
+    let relay = Relay::start(&address, users.server.clone()).await;
     users.pipeline.await_progress(rows(100)).await;
     worker.await_status(|status| status.errors.is_empty()).await;
     // Gone in the middle.
     drop(relay);
     users.pipeline.produce_all(&records(100..200)).await;
     worker.await_status(shown).await;
-    let _relay = Relay::start(port, users.server.clone()).await;
+    let _relay = Relay::start(&address, users.server.clone()).await;
     users.pipeline.await_progress(rows(200)).await;
     assert_eq!(users.stored().await.len(), 200);
     drop(worker);

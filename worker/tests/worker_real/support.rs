@@ -907,10 +907,9 @@ impl Drop for Worker {
 pub struct Relay(tokio::task::JoinHandle<()>);
 
 impl Relay {
-    /// Listens on a port of the loopback.
-    pub async fn start(port: u16, server: String) -> Self {
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await;
-        let listener = listener.expect("the port is free");
+    pub async fn start(address: &str, server: String) -> Self {
+        let listener = tokio::net::TcpListener::bind(address).await;
+        let listener = listener.expect("the address is free");
         Relay(tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((mut client, _)) = listener.accept().await {
