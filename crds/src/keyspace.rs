@@ -57,7 +57,9 @@ pub struct KeyspaceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 48), regex(pattern = r"^[a-z][a-z0-9_]*$"))]
     pub keyspace_name: Option<String>,
-    /// How many replicas are kept, and where; the operator's default where absent.
+    /// How many replicas are kept, and where; the operator's default where absent, or what Cassandra has.
+    /// More are set at once (repair the keyspace then: they have no rows at first); fewer, or another
+    /// class, are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication: Option<Replication>,
     /// Whether writes go through the commit log; what Cassandra has (at first: true) where absent.

@@ -26,7 +26,8 @@ pub struct Schedule {
     #[schemars(length(min = 1, max = 200))]
     pub cron: String,
     /// Time zone of `cron`, by its name in the IANA database, such as `Europe/Paris`. A time of day
-    /// that daylight saving skips runs when the clock has jumped; one that comes twice runs once.
+    /// that daylight saving skips runs when the clock has jumped, one that comes twice runs once, where
+    /// `cron` has a single minute and hour; of several those run that the clock shows.
     #[serde(default = "utc")]
     #[schemars(length(min = 1, max = 64))]
     pub time_zone: String,

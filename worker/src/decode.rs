@@ -1,5 +1,7 @@
 //! Records to Arrow columns: only those that the query reads.
 
+mod whole;
+
 use std::sync::Arc;
 
 use arrow_json::{ReaderBuilder, reader::Decoder};
@@ -121,11 +123,8 @@ impl JsonColumns {
                 return Err("the record isn't one JSON object".to_owned());
             }
         }
-        let decoded = self
-            .decoder
-            .flush()
-            .map_err(|error| format!("the record doesn't fit the schema: {}", message(&error)))?;
-        Ok(decoded.unwrap_or_else(|| RecordBatch::new_empty(self.schema.clone())))
+        let misfit = |reason| format!("the record doesn't fit the schema: {reason}");
+        flush(&mut self.decoder, &self.schema).map_err(misfit)
     }
 }
 
@@ -133,20 +132,29 @@ impl JsonColumns {
 /// by its index, with the reason.
 pub fn misfits(schema: &RecordSchema, records: &[Bytes]) -> Vec<(usize, String)> {
     let schema = schema.arrow();
-    let misfit = |record: &Bytes| -> Result<(), ArrowError> {
-        let mut decoder = decoder(&schema)?;
-        decoder.decode(record)?;
-        decoder.flush().map(drop)
+    let misfit = |record: &Bytes| -> Result<(), String> {
+        let mut decoder = decoder(&schema).map_err(|error| message(&error))?;
+        decoder.decode(record).map_err(|error| message(&error))?;
+        flush(&mut decoder, &schema).map(drop)
     };
-    let misfits = records.iter().enumerate().filter_map(|(index, record)| {
-        let error = misfit(record).err()?;
-        Some((index, message(&error)))
-    });
+    let misfits = records.iter().enumerate();
+    let misfits = misfits.filter_map(|(index, record)| Some((index, misfit(record).err()?)));
     misfits.collect()
 }
 
+/// What a [`decoder`] for a schema has decoded.
+fn flush(decoder: &mut Decoder, schema: &SchemaRef) -> Result<RecordBatch, String> {
+    let Some(decoded) = decoder.flush().map_err(|error| message(&error))? else {
+        return Ok(RecordBatch::new_empty(schema.clone()));
+    };
+    let columns = whole::read(schema, &decoded)?;
+    let options = RecordBatchOptions::new().with_row_count(Some(decoded.num_rows()));
+    RecordBatch::try_new_with_options(schema.clone(), columns, &options)
+        .map_err(|error| message(&error))
+}
+
 fn decoder(schema: &SchemaRef) -> Result<Decoder, ArrowError> {
-    ReaderBuilder::new(schema.clone())
+    ReaderBuilder::new(Arc::new(whole::as_text(schema)))
         .with_coerce_primitive(true)
         .with_batch_size(DECODED)
         .build_decoder()
@@ -158,7 +166,10 @@ fn message(error: &ArrowError) -> String {
         ArrowError::JsonError(message)
         | ArrowError::ParseError(message)
         | ArrowError::CastError(message)
-        | ArrowError::InvalidArgumentError(message) => message.clone(),
+        | ArrowError::InvalidArgumentError(message) => {
+            // Of integers too, which are read from text.
+            message.replace("expected string got", "expected a single value, got")
+        }
         other => other.to_string(),
     }
 }

@@ -297,7 +297,7 @@ mod tests {
         insta::assert_snapshot!(reasons.join("\n"), @r#"
         1: the record isn't one JSON object
         2: the record isn't JSON: Encountered unexpected ',' whilst parsing value
-        3: the record doesn't fit the schema: whilst decoding field 'id': failed to parse "two" as Int64
+        3: the record doesn't fit the schema: whilst decoding field 'id': failed to parse two as Int64
         4: column `code`: Cannot cast string 'x' to value of Int32 type
         5: the record doesn't fit the schema: expected { got [1]
         6: the record doesn't fit the schema: expected { got null

@@ -78,11 +78,9 @@ async fn provision(
         message: message.clone(),
     });
     progress.refused = Some(refused.collect());
-    match plan
-        .refusals
-        .into_values()
-        .reduce(|all, one| format!("{all}; {one}"))
-    {
+    let refusals = plan.refused_replication.into_iter();
+    let refusals = refusals.chain(plan.refusals.into_values());
+    match refusals.reduce(|all, one| format!("{all}; {one}")) {
         Some(refusals) => Err(Refusal::Incompatible(refusals).into()),
         None => Ok(()),
     }

@@ -54,6 +54,8 @@ pub enum KeyspaceChange {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct KeyspacePlan {
     pub changes: Vec<KeyspaceChange>,
+    /// Why the replication stays as it is in Cassandra.
+    pub refused_replication: Option<String>,
     /// Tables of which nothing is altered, each with the reason.
     pub refusals: BTreeMap<String, String>,
 }
@@ -74,7 +76,14 @@ pub fn plan(
                 .unwrap_or_else(|| default_replication.clone()),
             durable_writes: spec.durable_writes.unwrap_or(true),
         }),
-        Some(observed) => plan.changes.extend(alter_keyspace(spec, observed)),
+        Some(observed) => {
+            let replication = raised(keyspace, spec, observed).unwrap_or_else(|reason| {
+                plan.refused_replication = Some(reason);
+                None
+            });
+            plan.changes
+                .extend(alter_keyspace(spec, replication, observed));
+        }
     }
     for table in &spec.tables {
         let there = observed.and_then(|observed| observed.tables.get(&table.name));
@@ -107,12 +116,11 @@ pub fn refusals(
     there.collect()
 }
 
-fn alter_keyspace(spec: &KeyspaceSpec, observed: &ObservedKeyspace) -> Option<KeyspaceChange> {
-    let replication = spec
-        .replication
-        .as_ref()
-        .filter(|declared| !same_replication(declared, &observed.replication))
-        .cloned();
+fn alter_keyspace(
+    spec: &KeyspaceSpec,
+    replication: Option<Replication>,
+    observed: &ObservedKeyspace,
+) -> Option<KeyspaceChange> {
     let durable_writes = spec
         .durable_writes
         .filter(|declared| *declared != observed.durable_writes);
@@ -122,25 +130,58 @@ fn alter_keyspace(spec: &KeyspaceSpec, observed: &ObservedKeyspace) -> Option<Ke
     })
 }
 
-fn same_replication(declared: &Replication, observed: &BTreeMap<String, String>) -> bool {
-    let (class, options) = match declared.class {
+/// The replication, where it has more replicas than are there; the reason why it can't be set, where
+/// it has fewer or others: rows would be gone, or not be found until a repair.
+fn raised(
+    keyspace: &str,
+    spec: &KeyspaceSpec,
+    observed: &ObservedKeyspace,
+) -> Result<Option<Replication>, String> {
+    let Some(declared) = &spec.replication else {
+        return Ok(None);
+    };
+    let (class, there) = class_and_options(&observed.replication);
+    let (declared_class, factors) = class_and_factors(declared);
+    let kept = there.iter().all(|(name, there)| {
+        let declared = factors.get(name);
+        declared.is_some_and(|declared| there.parse::<u32>().is_ok_and(|there| there <= *declared))
+    });
+    if class != declared_class || !kept {
+        let entries = there.iter().map(|(name, value)| format!("{name}: {value}"));
+        return Err(format!(
+            "replication: keyspace {keyspace} has {class} with {} in Cassandra, and Millstream takes no replicas away: declare that, or more replicas, or alter the keyspace in Cassandra by hand (and repair it)",
+            entries.collect::<Vec<_>>().join(", ")
+        ));
+    }
+    let same = factors.len() == there.len()
+        && factors
+            .iter()
+            .all(|(name, factor)| there[name] == factor.to_string());
+    Ok((!same).then(|| declared.clone()))
+}
+
+fn class_and_factors(declared: &Replication) -> (&str, BTreeMap<&str, u32>) {
+    match declared.class {
         ReplicationClass::SimpleStrategy => {
-            let factor = declared.replication_factor.unwrap_or(1).to_string();
-            let factor = ("replication_factor".to_string(), factor);
-            ("SimpleStrategy", BTreeMap::from([factor]))
+            let factor = declared.replication_factor.unwrap_or(1);
+            let factors = BTreeMap::from([("replication_factor", factor)]);
+            ("SimpleStrategy", factors)
         }
         ReplicationClass::NetworkTopologyStrategy => {
             let datacenters = declared.datacenters.iter().flatten();
-            let options = datacenters.map(|(name, factor)| (name.clone(), factor.to_string()));
-            ("NetworkTopologyStrategy", options.collect())
+            let factors = datacenters.map(|(name, factor)| (name.as_str(), *factor));
+            ("NetworkTopologyStrategy", factors.collect())
         }
-    };
-    let observed_class = observed.get("class").map(String::as_str).unwrap_or("");
-    // Cassandra writes the class with its package.
-    let observed_class = observed_class.rsplit('.').next().unwrap_or("");
-    let mut rest = observed.clone();
-    rest.remove("class");
-    observed_class == class && rest == options
+    }
+}
+
+/// As in `system_schema.keyspaces`; Cassandra writes the class with its package.
+fn class_and_options(observed: &BTreeMap<String, String>) -> (&str, BTreeMap<&str, &str>) {
+    let options = observed.iter();
+    let options = options.map(|(name, value)| (name.as_str(), value.as_str()));
+    let mut options: BTreeMap<_, _> = options.collect();
+    let class = options.remove("class").unwrap_or_default();
+    (class.rsplit('.').next().unwrap_or_default(), options)
 }
 
 /// Changes to a table, or the reason why it can't be made to fit.

@@ -208,7 +208,7 @@ async fn process_replicas(
     let name = Stage::Process.object_name(pipeline);
     let api = context.api::<Deployment>(&namespace(pipeline));
     let pods = pods(api.get_opt(&name).await?);
-    let load = Load::of(offsets, failing(pipeline));
+    let load = Load::of(offsets, &failing(pipeline));
     let bounds = Bounds::new(scaling, topic.partitions);
     let uid = pipeline.uid().unwrap_or_default();
     let replicas = context.memory.of_pipeline(&uid, |memory| {
@@ -240,10 +240,11 @@ fn pods(deployment: Option<Deployment>) -> scaling::Pods {
     }
 }
 
-/// Whether a sink had an error when it was looked last.
-fn failing(pipeline: &DataPipeline) -> bool {
-    let status = pipeline.status.as_ref();
-    status.is_some_and(|status| status.sinks.iter().any(|sink| sink.last_error.is_some()))
+/// The sinks that had an error when it was looked last.
+fn failing(pipeline: &DataPipeline) -> Vec<&str> {
+    let sinks = pipeline.status.iter().flat_map(|status| &status.sinks);
+    let failing = sinks.filter(|sink| sink.last_error.is_some());
+    failing.map(|sink| sink.name.as_str()).collect()
 }
 
 /// Who the pipeline is to its workers.

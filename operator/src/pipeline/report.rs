@@ -396,8 +396,8 @@ fn succeeded(
     let known = before.source.as_ref();
     let complete = known.is_some_and(|known| known.configuration == now.configuration);
     match conditions::find(&before.conditions, condition::SUCCEEDED) {
-        // Once it has, it has: other records may come into the topic later.
-        Some(last) if last.status == "True" && complete => {
+        // Once its sinks have, they have: other records may come into the topic later.
+        Some(last) if last.status == "True" && complete && knows_all(before, pipeline) => {
             say(Holds::True, &last.reason, &last.message)
         }
         _ if complete && stored(pipeline, observed) => {
@@ -409,6 +409,13 @@ fn succeeded(
             say(Holds::False, reason::RUNNING, message)
         }
     }
+}
+
+/// Whether no sink is new.
+fn knows_all(before: &DataPipelineStatus, pipeline: &DataPipeline) -> bool {
+    let known: Vec<_> = before.sinks.iter().map(|sink| &sink.name).collect();
+    let mut sinks = pipeline.spec.sinks.iter();
+    sinks.all(|sink| known.contains(&&sink.name))
 }
 
 fn counts(observed: &Observed, sinks: &[SinkStatus]) -> String {

@@ -13,7 +13,7 @@ use std::{
 
 use millstream_api::scaling::Scaling;
 
-use super::offsets::Offsets;
+use super::offsets::{Offsets, SinkOffsets};
 
 /// Between a step and one that adds pods, while the partitions settle.
 const SETTLE_UP: Duration = Duration::from_secs(5);
@@ -44,19 +44,28 @@ const WEIGHT: f64 = 0.5;
 pub struct Load {
     /// Records in the topic since it was made.
     pub records: i64,
-    /// Lag of the sink that lags most.
+    /// Lag of the sink that lags most, of those that make progress; 1 at least where another lags, so
+    /// that a pod is there to try again.
     pub lag: i64,
-    /// Whether a worker reports an error: more pods wouldn't help.
+    /// Sinks with an error that the lag leaves out: more pods wouldn't help them.
+    pub left_out: usize,
+    /// Whether every sink has an error.
     pub failing: bool,
 }
 
 impl Load {
-    /// The load as Kafka's offsets tell it.
-    pub fn of(offsets: &Offsets, failing: bool) -> Self {
+    /// The load as Kafka's offsets tell it, where these sinks have an error.
+    pub fn of(offsets: &Offsets, failing: &[&str]) -> Self {
+        let of_most = |sinks: &[&SinkOffsets]| sinks.iter().map(|sink| sink.lag).max();
+        let sinks = offsets.sinks.iter();
+        let (stuck, working): (Vec<_>, Vec<_>) =
+            sinks.partition(|sink| failing.contains(&sink.name.as_str()));
+        let (stuck_lag, lag) = (of_most(&stuck).unwrap_or(0), of_most(&working));
         Load {
             records: offsets.end(),
-            lag: offsets.slowest().map_or(0, |sink| sink.lag),
-            failing,
+            lag: lag.map_or(stuck_lag, |lag| lag.max(stuck_lag.min(1))),
+            left_out: if lag.is_some() { stuck.len() } else { 0 },
+            failing: lag.is_none() && !stuck.is_empty(),
         }
     }
 }
@@ -169,7 +178,8 @@ impl Scaler {
             if time < SAMPLE {
                 return;
             }
-            if time > SILENCE || load.records < last.load.records {
+            let other_sinks = load.left_out != last.load.left_out;
+            if time > SILENCE || load.records < last.load.records || other_sinks {
                 self.samples.clear();
             } else {
                 arrived = load.records - last.load.records;

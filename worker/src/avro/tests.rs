@@ -293,7 +293,7 @@ fn what_does_not_fit_the_schema_is_not_encoded() {
     b"\0\0\x01\x11p\x02\x02\0"
     the record isn't one JSON object
     the record isn't JSON: Encountered unexpected ',' whilst parsing value
-    the record doesn't fit the schema: whilst decoding field 'id': failed to parse "x" as Int32
+    the record doesn't fit the schema: whilst decoding field 'id': failed to parse x as Int32
     the record doesn't fit the schema: whilst decoding field 'tiny': failed to parse 200 as Int8
     the record doesn't fit the schema: expected { got []
     b"\0\0\x01\x11p\x02\x06\0"

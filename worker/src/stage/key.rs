@@ -85,7 +85,7 @@ fn fits(record: &[u8]) -> Result<(), String> {
     if record.len() > MAX_RECORD_BYTES {
         return Err(too_large(record.len()));
     }
-    match record.first() {
+    match record.trim_ascii_start().first() {
         Some(b'{') => Ok(()),
         _ => Err("the record isn't a JSON object".to_owned()),
     }
@@ -177,6 +177,13 @@ fn texts(column: &ArrayRef) -> Result<Vec<Option<String>>, ArrowError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_may_begin_with_white_space() {
+        let keys = Keys::new(&["/a".to_owned()], "").unwrap();
+        assert_eq!(keys.admit(b" \n{\"a\": 1}"), Ok(Some("1".into())));
+        assert!(keys.admit(b" [1]").is_err());
+    }
 
     #[test]
     fn keys_are_the_texts_of_fields() {

@@ -166,6 +166,8 @@ mod tests {
                 "{yaml}"
             );
             for claim in example.claims {
+                let claims = std::fs::read_to_string(folder.join("claims.yaml")).unwrap();
+                assert!(claims.contains(&format!("name: {claim}\n")), "{claims}");
                 assert!(yaml.contains(&format!("claimName: {claim}}}")), "{claim}");
             }
             for query in example.queries {

@@ -57,14 +57,16 @@ pub fn demo(options: &Options) -> Result<()> {
     let example = found.context("there is no such example")?;
     let progress = Progress::new();
     let outcome = show(example, &progress, options.once);
-    if options.once {
-        provider::down(None)?;
-    }
+    let gone = match options.once {
+        true => provider::down(None),
+        false => Ok(()),
+    };
     progress.say(match outcome {
         Ok(()) => format!("demo: {} did what it promises", example.name),
         Err(_) => format!("demo: {} failed", example.name),
     });
-    outcome
+    // Why it failed is worth more than what is left.
+    outcome.and(gone)
 }
 
 fn show(example: &Example, progress: &Progress, once: bool) -> Result<()> {
@@ -76,8 +78,7 @@ fn show(example: &Example, progress: &Progress, once: bool) -> Result<()> {
     for claim in example.claims {
         volume(&environment, claim)?;
     }
-    let manifests = format!("examples/{}/pipeline.yaml", example.name);
-    let manifests = root().join(manifests);
+    let manifests = root().join("examples").join(example.name);
     process::run(kubectl(&environment).arg("apply").arg("-f").arg(&manifests))?;
     await_result(example, &environment, progress)?;
     println!();
@@ -126,6 +127,18 @@ fn volume(environment: &Environment, claim: &str) -> Result<()> {
     )?;
     if !classes.trim().is_empty() {
         return Ok(());
+    }
+    let name = format!("persistentvolume/demo-{claim}");
+    let phase = [
+        "get",
+        &name,
+        "--ignore-not-found",
+        "--output=jsonpath={.status.phase}",
+    ];
+    let phase = process::output(kubectl(environment).args(phase), SHORT)?;
+    if phase.trim() == "Released" {
+        // It waits for the claim that was deleted, and takes no other of that name. Its folder stays.
+        process::output(kubectl(environment).args(["delete", &name]), SHORT)?;
     }
     let folder = environment::run_folder()?.join("volumes").join(claim);
     fs::create_dir_all(&folder)?;
@@ -298,11 +311,11 @@ fn next_steps(example: &Example, environment: &Environment) -> String {
     let mut steps = vec![
         "Try next:".to_owned(),
         format!("export KUBECONFIG={}", environment.kubeconfig.display()),
-        format!(
-            "export PATH={}:$PATH",
-            tools.unwrap_or(&environment.kubectl).display()
-        ),
     ];
+    // On kind it is the one on the path.
+    if let Some(tools) = tools.filter(|tools| !tools.as_os_str().is_empty()) {
+        steps.push(format!("export PATH={}:$PATH", tools.display()));
+    }
     if let Some(port) = example.port {
         steps.push(format!(
             "kubectl port-forward service/{name}-serve {port}      # and then:"

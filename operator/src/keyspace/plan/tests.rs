@@ -55,7 +55,8 @@ fn planned(observed: Option<&ObservedKeyspace>) -> String {
         writeln!(text, "{}", change.describe()).unwrap();
         writeln!(text, "  {}", ddl::statement("ks", change)).unwrap();
     }
-    for refusal in plan.refusals.values() {
+    let refusals = plan.refused_replication.iter();
+    for refusal in refusals.chain(plan.refusals.values()) {
         writeln!(text, "refused: {refusal}").unwrap();
     }
     text
@@ -93,6 +94,27 @@ fn adds_columns_and_puts_options_right() {
     set default_time_to_live = 60, comment of table users
       ALTER TABLE "ks"."users" WITH default_time_to_live = 60 AND comment = 'it''s'
     "#);
+}
+
+#[test]
+fn takes_no_replicas_away() {
+    let planned = |options: &[(&str, &str)]| {
+        let mut keyspace = observed(users());
+        let options = options.iter();
+        let options = options.map(|(name, value)| (name.to_string(), value.to_string()));
+        keyspace.replication = options.collect();
+        keyspace.durable_writes = false;
+        planned(Some(&keyspace))
+    };
+    let class = (
+        "class",
+        "org.apache.cassandra.locator.NetworkTopologyStrategy",
+    );
+    let simple = ("class", "org.apache.cassandra.locator.SimpleStrategy");
+    insta::assert_snapshot!(planned(&[class, ("dc1", "5")]), @"");
+    insta::assert_snapshot!(planned(&[class, ("dc1", "3"), ("dc2", "3")]), @"");
+    insta::assert_snapshot!(planned(&[simple, ("replication_factor", "1")]), @"");
+    insta::assert_snapshot!(planned(&[class]), @"");
 }
 
 #[test]

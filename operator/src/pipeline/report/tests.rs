@@ -422,6 +422,13 @@ fn it_has_succeeded_when_the_source_was_complete_before_all_was_stored() {
         ["Succeeded"]
     );
     assert_eq!(succeeded_of(&later), succeeded_of(&done));
+    // A sink that is added has to store what is in the topic.
+    let mut more = pipeline.clone();
+    let mut added = more.spec.sinks[0].clone();
+    added.name = "c".into();
+    more.spec.sinks.push(added);
+    let adding = status(&more, &later, &Ok(()), &resting);
+    assert_eq!(succeeded_of(&adding).0, "False");
     // With another configuration it is to be seen.
     let changed = Observed {
         configuration: Some("c2".into()),

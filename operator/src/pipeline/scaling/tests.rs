@@ -17,6 +17,7 @@ fn load(records: i64, lag: i64) -> Option<Load> {
     Some(Load {
         records,
         lag,
+        left_out: 0,
         failing: false,
     })
 }
@@ -121,7 +122,7 @@ fn a_look_that_fails_makes_the_window_begin_anew() {
     let mut memory = PipelineMemory::default();
     let idle = |memory: &mut PipelineMemory, second| {
         memory.looked(&Ok(Some(offsets(7, &[0]))));
-        let load = Load::of(&offsets(7, &[0]), false);
+        let load = Load::of(&offsets(7, &[0]), &[]);
         let now = start + Duration::from_secs(second);
         memory.scaler.decide(now, load, running(1), &b)
     };
@@ -141,7 +142,7 @@ fn the_sink_that_lags_most_is_followed() {
     let (b, start) = (bounds(0, 4), Instant::now());
     let mut scaler = Scaler::default();
     let mut at = |second, lags: &[i64], pods| {
-        let load = Load::of(&offsets(90_000, lags), false);
+        let load = Load::of(&offsets(90_000, lags), &[]);
         let now = start + Duration::from_secs(second);
         scaler.decide(now, load, running(pods), &b)
     };
@@ -177,10 +178,46 @@ fn what_a_person_bounds_holds_whatever_is_seen() {
 }
 
 #[test]
+fn a_sink_that_fails_leaves_the_others_their_pods() {
+    let sink = |name: &str, lag| SinkOffsets {
+        name: name.into(),
+        lag,
+        ..SinkOffsets::default()
+    };
+    let of = |a, b, failing: &[&str]| {
+        let offsets = Offsets {
+            sinks: vec![sink("a", a), sink("b", b)],
+            ..Offsets::default()
+        };
+        let load = Load::of(&offsets, failing);
+        (load.lag, load.left_out, load.failing)
+    };
+    assert_eq!(of(7, 9_000, &[]), (9_000, 0, false));
+    assert_eq!(of(7, 9_000, &["b"]), (7, 1, false));
+    assert_eq!(of(0, 9_000, &["b"]), (1, 1, false));
+    assert_eq!(of(0, 0, &["b"]), (0, 1, false));
+    assert_eq!(of(7, 9_000, &["a", "b"]), (9_000, 0, true));
+    // What the sink lags that is counted no longer was not worked off.
+    let before = load(0, 90_000);
+    let without = Some(Load {
+        left_out: 1,
+        ..load(0, 0).unwrap()
+    });
+    let mut scaler = Scaler::default();
+    let now = Instant::now();
+    for (second, load) in [before, without].into_iter().enumerate() {
+        let at = now + Duration::from_secs(2 * second as u64);
+        scaler.decide(at, load.unwrap(), running(2), &bounds(0, 4));
+    }
+    assert_eq!(scaler.capacity, None);
+}
+
+#[test]
 fn failing_workers_are_not_multiplied() {
     let failing = Some(Load {
         records: 90_000,
         lag: 90_000,
+        left_out: 0,
         failing: true,
     });
     assert_eq!(decide_all(&[failing; 5], running(1), &bounds(0, 4)), [1; 5]);

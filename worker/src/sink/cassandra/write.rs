@@ -211,10 +211,20 @@ fn invalid(error: &ExecutionError) -> Option<String> {
         ExecutionError::LastAttemptError(RequestAttemptError::DbError(
             DbError::Invalid,
             message,
-        )) => Some(message.clone()),
+        )) if !for_now(message) => Some(message.clone()),
         ExecutionError::BadQuery(error) => Some(error.to_string()),
         _ => None,
     }
+}
+
+/// Whether a guardrail refuses a request for what the cluster is, as with a full disk, and not for what
+/// the row has; by the names in Cassandra's `Guardrails.java`.
+fn for_now(message: &str) -> bool {
+    let guardrail = message.strip_prefix("Guardrail ");
+    guardrail.is_some_and(|name| {
+        let of_rows = ["column_", "collection_", "items_per_", "sai_"];
+        !of_rows.iter().any(|begin| name.starts_with(begin))
+    })
 }
 
 /// Whether Cassandra had more to do than it could.
@@ -279,6 +289,21 @@ mod tests {
             assert!(!overloaded(&answer(other, "")));
         }
         assert!(!overloaded(&ExecutionError::EmptyPlan));
+    }
+
+    #[test]
+    fn a_full_disk_is_no_fault_of_the_row() {
+        let invalid = |message| invalid(&answer(DbError::Invalid, message)).is_some();
+        assert!(!invalid(
+            "Guardrail replica_disk_usage violated: Write request failed because disk usage exceeds failure threshold"
+        ));
+        assert!(invalid(
+            "Guardrail column_value_size violated: Value of column 'a' has size 2MiB"
+        ));
+        assert!(invalid(
+            "Guardrail collection_size violated: Detected collection a"
+        ));
+        assert!(invalid("Expected 4 or 0 byte int (8)"));
     }
 
     #[test]
