@@ -294,6 +294,19 @@ mod tests {
     }
 
     #[test]
+    fn a_loop_that_no_longer_turns_is_stuck() {
+        let status = Arc::new(Status::default());
+        let users = status.part("users");
+        users.turned();
+        assert!(status.stuck().is_empty());
+        let long_ago = Instant::now().checked_sub(STUCK * 2).unwrap();
+        status.state().turned.insert("users".into(), long_ago);
+        assert_eq!(status.stuck(), ["users"]);
+        users.turned();
+        assert!(status.stuck().is_empty());
+    }
+
+    #[test]
     fn a_warning_is_no_error() {
         let status = Arc::new(Status::default());
         let ingest = status.part("ingest");

@@ -111,10 +111,25 @@ fn takes_no_replicas_away() {
         "org.apache.cassandra.locator.NetworkTopologyStrategy",
     );
     let simple = ("class", "org.apache.cassandra.locator.SimpleStrategy");
-    insta::assert_snapshot!(planned(&[class, ("dc1", "5")]), @"");
-    insta::assert_snapshot!(planned(&[class, ("dc1", "3"), ("dc2", "3")]), @"");
-    insta::assert_snapshot!(planned(&[simple, ("replication_factor", "1")]), @"");
-    insta::assert_snapshot!(planned(&[class]), @"");
+    insta::assert_snapshot!(planned(&[class, ("dc1", "5")]), @r#"
+    set durable_writes = true
+      ALTER KEYSPACE "ks" WITH durable_writes = true
+    refused: replication: keyspace ks has NetworkTopologyStrategy with dc1: 5 in Cassandra, and Millstream takes no replicas away: declare that, or more replicas, or alter the keyspace in Cassandra by hand (and repair it)
+    "#);
+    insta::assert_snapshot!(planned(&[class, ("dc1", "3"), ("dc2", "3")]), @r#"
+    set durable_writes = true
+      ALTER KEYSPACE "ks" WITH durable_writes = true
+    refused: replication: keyspace ks has NetworkTopologyStrategy with dc1: 3, dc2: 3 in Cassandra, and Millstream takes no replicas away: declare that, or more replicas, or alter the keyspace in Cassandra by hand (and repair it)
+    "#);
+    insta::assert_snapshot!(planned(&[simple, ("replication_factor", "1")]), @r#"
+    set durable_writes = true
+      ALTER KEYSPACE "ks" WITH durable_writes = true
+    refused: replication: keyspace ks has SimpleStrategy with replication_factor: 1 in Cassandra, and Millstream takes no replicas away: declare that, or more replicas, or alter the keyspace in Cassandra by hand (and repair it)
+    "#);
+    insta::assert_snapshot!(planned(&[class]), @r#"
+    set replication and durable_writes = true
+      ALTER KEYSPACE "ks" WITH replication = {'class': 'NetworkTopologyStrategy', 'dc1': 3} AND durable_writes = true
+    "#);
 }
 
 #[test]

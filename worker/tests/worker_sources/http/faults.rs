@@ -65,6 +65,21 @@ async fn a_server_that_fails_is_outlived() {
 }
 
 #[tokio::test]
+async fn an_answer_that_never_ends_is_given_up() {
+    let (_, part) = status();
+    let api = Api::start(|request, _| match request {
+        0 => Body::from_stream(stream::pending::<std::io::Result<Bytes>>()).into_response(),
+        _ => r#"{"results": [{"a": 1}]}"#.into_response(),
+    })
+    .await;
+    let spec = json!({"records": "/results", "timeout": "500ms"});
+    let batches = open(api.source(spec), None, part).collect::<Vec<_>>();
+    let batches = tokio::time::timeout(Duration::from_secs(60), batches).await;
+    assert_eq!(texts(&batches.unwrap()), [r#"{"a": 1}"#]);
+    assert_eq!(api.requests(), 2);
+}
+
+#[tokio::test]
 async fn an_answer_that_makes_no_sense_is_outlived() {
     let seen = outlive(vec![|| r#"{"results": [{"a": 1}"#.into_response(), || {
         r#"{"error": "busy"}"#.into_response()
