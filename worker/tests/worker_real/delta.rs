@@ -208,6 +208,32 @@ async fn groups_are_merged_and_their_states_are_in_cassandra() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_commit_comes_with_so_many_rows_however_long_the_interval_is() {
+    let Some(environment) = Environment::find().await else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let pipeline = Pipeline::create(environment, SETTINGS).await;
+    let more = json!({"commitInterval": "1h", "commitRows": 100, "compaction": {"enabled": false}});
+    let worker = start(&pipeline, &lake(folder.path(), more));
+    let records = keyed((0..1_000).map(|id| (id, id * 2)));
+    pipeline.produce_all(&records).await;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while pipeline.progress().await.0.rows < 900 {
+        assert!(Instant::now() < deadline, "rows wait for the interval");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let log = std::fs::read_dir(folder.path().join("table/_delta_log")).unwrap();
+    let commits = log.filter(|entry| {
+        let path = entry.as_ref().unwrap().path();
+        path.extension().is_some_and(|end| end == "json")
+    });
+    // The first makes the table.
+    assert!(commits.count() > 9);
+    assert_eq!(worker.terminate().await.0, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cassandra_that_is_away_stops_no_other_sink() {
     let Some(environment) = Environment::find().await else {
         return;
