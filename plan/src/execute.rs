@@ -20,6 +20,7 @@ use crate::{
     input::{Inputs, ROW_COLUMN},
     join::Join,
     lookup::Lookups,
+    panics::caught,
 };
 
 /// A batch that a query can't be run over. It is the records' fault, or one record's, unless it is
@@ -160,7 +161,10 @@ pub(crate) fn evaluate(
     expr: &dyn PhysicalExpr,
     input: &RecordBatch,
 ) -> Result<ArrayRef, DataFusionError> {
-    expr.evaluate(input)?.into_array(input.num_rows())
+    caught(|| expr.evaluate(input)?.into_array(input.num_rows())).unwrap_or_else(|panic| {
+        let problem = format!("the SQL engine can't compute it: {panic}");
+        Err(DataFusionError::Execution(problem))
+    })
 }
 
 /// The rows for which the condition is true (not false, not null), and their indexes.

@@ -3,10 +3,7 @@
 //! A state is bytes, and bytes are all that is kept between batches. So what a state says follows
 //! from the records alone: not from who folded them, when, or in how many batches.
 
-use std::{
-    panic::{self, AssertUnwindSafe},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use datafusion::{
     arrow::{
@@ -23,6 +20,7 @@ use datafusion::{
 use crate::{
     execute::{ExecError, evaluate},
     group::Grouping,
+    panics::caught,
 };
 
 /// Largest state of a group.
@@ -216,7 +214,7 @@ impl Fold {
 
 /// What reads the bytes of states trusts them, and panics at those that nobody wrote.
 fn alive<T>(work: impl FnOnce() -> Result<T, ExecError>) -> Result<T, ExecError> {
-    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(ExecError::Spoilt))
+    caught(work).unwrap_or(Err(ExecError::Spoilt))
 }
 
 /// Where a condition isn't true.

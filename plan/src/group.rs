@@ -1,11 +1,7 @@
 //! GROUP BY, HAVING and aggregates: taken apart into what is computed for every record, what is
 //! kept for every group, and what is computed of that for its row.
 
-use std::{
-    ops::ControlFlow,
-    panic::{self, AssertUnwindSafe},
-    sync::Arc,
-};
+use std::{ops::ControlFlow, sync::Arc};
 
 use datafusion::{
     arrow::{
@@ -27,6 +23,7 @@ use crate::{
     engine::{self, in_words},
     error::QueryProblem,
     input::Origin,
+    panics::caught,
     query::{Item, MAX_BYTES, ParsedQuery, Placed, folded, place},
     resolve::{Aggregates, Resolver, aggregate_name, cast_as_uuid},
     sink::{Resolved, plan_condition},
@@ -655,7 +652,7 @@ impl Aggregate {
             with_nulls: argument.filter(|_| keeps_nulls),
         };
         // The engine may panic at what it wasn't made for: that isn't to end the operator.
-        let attempt = panic::catch_unwind(AssertUnwindSafe(|| aggregate.attempt()));
+        let attempt = caught(|| aggregate.attempt());
         let attempt = attempt.unwrap_or_else(|_| {
             let message = "the engine can't compute this aggregate".to_owned();
             Err(DataFusionError::NotImplemented(message))

@@ -1,12 +1,10 @@
 //! Records that can't be processed go to the dead-letter topic, with the reason in a header.
 
-use std::{
-    panic::{self, AssertUnwindSafe},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use futures::future::join_all;
 use millstream_api::worker::{MAX_DEAD_LETTER_BYTES, dead_letter};
+use millstream_plan::caught;
 use rdkafka::{
     error::RDKafkaErrorCode,
     message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders},
@@ -193,7 +191,7 @@ pub struct Letter {
 
 /// The headers whose names are UTF-8: the client panics at others, and anybody may write to a topic.
 pub fn headers_of(headers: &impl Headers) -> impl Iterator<Item = Header<'_, &[u8]>> {
-    let at = |index| panic::catch_unwind(AssertUnwindSafe(|| headers.try_get(index)));
+    let at = |index| caught(|| headers.try_get(index));
     (0..headers.count()).filter_map(move |index| at(index).ok().flatten())
 }
 

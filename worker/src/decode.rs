@@ -14,7 +14,7 @@ use datafusion::arrow::{
     datatypes::SchemaRef,
     error::ArrowError,
 };
-use millstream_plan::{RecordSchema, SinkPlan, VirtualColumn};
+use millstream_plan::{RecordSchema, SinkPlan, VirtualColumn, caught};
 
 use crate::{
     avro::decode::{AvroColumns, AvroTopic},
@@ -98,7 +98,8 @@ impl JsonColumns {
         &mut self,
         records: impl Iterator<Item = &'a [u8]>,
     ) -> Result<RecordBatch, String> {
-        let decoded = self.attempt(records);
+        let decoded =
+            caught(|| self.attempt(records)).unwrap_or_else(|panic| Err(undecodable(&panic)));
         if decoded.is_err() {
             // After an error the decoder holds half a record.
             self.decoder = decoder(&self.schema).map_err(|error| message(&error))?;
@@ -140,6 +141,11 @@ pub fn misfits(schema: &RecordSchema, records: &[Bytes]) -> Vec<(usize, String)>
     let misfits = records.iter().enumerate();
     let misfits = misfits.filter_map(|(index, record)| Some((index, misfit(record).err()?)));
     misfits.collect()
+}
+
+/// Why a record can't be decoded whose decoder has panicked.
+pub fn undecodable(panic: &str) -> String {
+    format!("the decoder can't read the record: {panic}")
 }
 
 /// What a [`decoder`] for a schema has decoded.

@@ -11,10 +11,19 @@ use datafusion::arrow::{
     compute::{CastOptions, cast_with_options, concat_batches},
     datatypes::SchemaRef,
 };
-use millstream_plan::avro::{check_readable, narrow, uuids_as_text};
+use millstream_plan::{
+    avro::{check_readable, narrow, uuids_as_text},
+    caught,
+};
 use serde_json::Value;
 
-use crate::{avro, batch::Batch, decode::DECODED, registry::Registry, status::StatusPart};
+use crate::{
+    avro,
+    batch::Batch,
+    decode::{DECODED, undecodable},
+    registry::Registry,
+    status::StatusPart,
+};
 
 /// A value that doesn't fit is the record's fault, and not null.
 const CAST: CastOptions<'static> = CastOptions {
@@ -82,7 +91,8 @@ impl AvroColumns {
         &mut self,
         records: impl Iterator<Item = &'a [u8]>,
     ) -> Result<Vec<ArrayRef>, String> {
-        let decoded = self.attempt(records);
+        let decoded =
+            caught(|| self.attempt(records)).unwrap_or_else(|panic| Err(undecodable(&panic)));
         if decoded.is_err() {
             // They hold what was read before the error.
             self.decoders.clear();

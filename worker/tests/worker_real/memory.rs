@@ -1,7 +1,11 @@
-//! What a worker holds while nothing can be written.
+//! What a worker holds while nothing can be written, and of more groups than there is room for.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
 
+use futures::TryStreamExt;
 use serde_json::json;
 
 use crate::support::{Environment, Pipeline, Settings, StoppedService};
@@ -101,4 +105,95 @@ async fn memory_stays_bounded_while_cassandra_stands_still() {
         .await_status(|status| status.errors.is_empty())
         .await;
     assert!(status.warnings.is_empty(), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_stays_bounded_while_kafka_takes_nothing() {
+    const LIMIT: u64 = 128 * 1024 * 1024;
+    let Some(environment) = Environment::find_alone().await else {
+        return;
+    };
+    let mut pipeline = Pipeline::create(environment, SETTINGS).await;
+    pipeline.more = json!({"memoryLimit": LIMIT});
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.ndjson");
+    let mut file = std::fs::File::create(&path).unwrap();
+    // Five times what there is room for.
+    let records = i64::try_from(5 * LIMIT / 1_000_000).unwrap();
+    for id in 0..records {
+        let body = "x".repeat(size(id) as usize);
+        writeln!(
+            file,
+            "{}",
+            json!({"id": id, "size": size(id), "body": body})
+        )
+        .unwrap();
+    }
+    let ingest = pipeline.ingest(json!({"file": {"path": path}}));
+    ingest
+        .await_metric("millstream_worker_records_total", 1)
+        .await;
+    let Some(kafka) = StoppedService::pause("kafka").await else {
+        return;
+    };
+    ingest
+        .await_status(|status| !status.errors.is_empty())
+        .await;
+    kafka.start().await;
+    let kept = pipeline.await_kept(|kept| kept["complete"] == true).await;
+    assert_eq!(kept["records"], records);
+    assert_eq!(pipeline.records().await.len(), records as usize);
+    let most = ingest.most_memory();
+    eprintln!("{records} large records, {most} bytes in memory at the most");
+    assert!(most < LIMIT, "{most} bytes in memory, the limit is {LIMIT}");
+}
+
+const LONGEST: Settings = Settings {
+    schema: "id BIGINT, text TEXT",
+    sql: "SELECT id, count(*) AS records, last_value(text) AS latest FROM records GROUP BY id",
+    columns: &[("id", "bigint"), ("records", "bigint"), ("latest", "text")],
+    ..SETTINGS
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_that_there_is_no_room_for_are_read_again() {
+    const LIMIT: u64 = 160 * 1024 * 1024;
+    // Twice the limit, each with a text like this.
+    const GROUPS: i64 = 40_000;
+    const BYTES: usize = 8_000;
+    const TIMES: i64 = 2;
+    let Some(environment) = Environment::find_alone().await else {
+        return;
+    };
+    let mut pipeline = Pipeline::create(environment, LONGEST).await;
+    pipeline.create_state_table().await;
+    pipeline.more = json!({"memoryLimit": LIMIT});
+    let process = pipeline.process();
+    for time in 0..TIMES {
+        for first in (0..GROUPS).step_by(2_000) {
+            let records = (first..first + 2_000).map(|id| {
+                let text = format!("{time}{}", "x".repeat(BYTES));
+                let record = json!({"id": id, "text": text});
+                (id.to_string(), record.to_string().into_bytes())
+            });
+            pipeline.produce_all(&records.collect::<Vec<_>>()).await;
+        }
+    }
+    let deadline = Instant::now() + Duration::from_secs(240);
+    while pipeline.progress().await.1 > 0 {
+        assert!(Instant::now() < deadline, "{:?}", pipeline.progress().await);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let most = process.most_memory();
+    eprintln!("{GROUPS} groups, {most} bytes in memory at the most");
+    assert!(most < LIMIT, "{most} bytes in memory, the limit is {LIMIT}");
+    let query = format!("SELECT id, records, latest FROM {}.rows", pipeline.keyspace);
+    let rows = pipeline.session.query_iter(query, ()).await.unwrap();
+    let mut rows = rows.rows_stream::<(i64, i64, String)>().unwrap();
+    let mut found = 0;
+    while let Some((id, records, latest)) = rows.try_next().await.unwrap() {
+        assert_eq!((records, latest.starts_with('1')), (TIMES, true), "{id}");
+        found += 1;
+    }
+    assert_eq!(found, GROUPS);
 }

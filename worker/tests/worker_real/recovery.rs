@@ -1,9 +1,8 @@
 //! What a process stage recovers from by itself: partitions that went while it stood still, and a
-//! batch that can't be processed.
+//! batch that can't be processed, or takes long.
 
 use std::time::{Duration, Instant};
 
-use millstream_api::worker::PipelineRef;
 use rdkafka::{
     Offset,
     consumer::{BaseConsumer, Consumer},
@@ -33,13 +32,9 @@ async fn produce(pipeline: &Pipeline, ids: std::ops::Range<i64>) {
 
 /// Another member of the sink's group, which has two of the four partitions and commits nothing.
 fn join(pipeline: &Pipeline) -> BaseConsumer {
-    let pipeline_ref = PipelineRef {
-        namespace: "test".into(),
-        name: pipeline.name.clone(),
-    };
     let mut config = pipeline.client();
     config
-        .set("group.id", pipeline_ref.sink_group("rows"))
+        .set("group.id", pipeline.reference().sink_group("rows"))
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("enable.auto.commit", "false");
     let member: BaseConsumer = config.create().unwrap();
@@ -104,6 +99,66 @@ async fn partitions_that_went_while_reading_was_stopped_are_read_when_they_come_
     process
         .await_status(|status| status.errors.is_empty())
         .await;
+}
+
+const LONG: Settings = Settings {
+    schema: "id BIGINT, text TEXT",
+    sql: "SELECT id FROM records WHERE levenshtein(repeat(text, 2000), repeat(text, 1999)) > 0",
+    ..NUMBERS
+};
+/// A member of a consumer group that isn't heard of for so long is taken for dead.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
+
+async fn produce_long(pipeline: &Pipeline, ids: std::ops::Range<i64>) {
+    let records = ids.map(|id| {
+        let record = json!({"id": id, "text": "abcdefghij"});
+        (id.to_string(), record.to_string().into_bytes())
+    });
+    pipeline.produce_all(&records.collect::<Vec<_>>()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_computes_for_long_keeps_its_partitions() {
+    let Some(environment) = Environment::find_alone().await else {
+        return;
+    };
+    let pipeline = Pipeline::create(environment, LONG).await;
+    let process = pipeline.process();
+    produce_long(&pipeline, 0..1).await;
+    pipeline.await_commits().await;
+    let started = Instant::now();
+    produce_long(&pipeline, 1..2).await;
+    pipeline.await_commits().await;
+    let each = started.elapsed().as_secs_f64();
+
+    let member = tokio::task::block_in_place(|| join(&pipeline));
+    let group = pipeline.reference().sink_group("rows");
+    let groups = tokio::task::block_in_place(|| member.fetch_group_list(Some(&group), TIMEOUT));
+    // Whoever stays keeps what it has, where others come and go.
+    assert_eq!(groups.unwrap().groups()[0].protocol(), "cooperative-sticky");
+
+    // Half of them are the worker's, which takes twice as long for them as another may be silent.
+    let records = (4.0 * SESSION_TIMEOUT.as_secs_f64() / each).ceil() as i64;
+    produce_long(&pipeline, 2..2 + records).await;
+    let started = Instant::now();
+    loop {
+        let (kept, left) = tokio::task::block_in_place(|| {
+            let _ = member.poll(Duration::from_millis(100));
+            (member.assignment().unwrap().count(), uncommitted(&member))
+        });
+        assert_eq!(kept, 2, "the worker is taken for dead");
+        let (code, _) = process.get("/healthz").await.expect("an answer");
+        assert_eq!(code, 200);
+        if pipeline.progress().await.1 == left {
+            break;
+        }
+        assert!(started.elapsed() < 2 * PATIENCE, "{records} records");
+    }
+    assert!(started.elapsed() > SESSION_TIMEOUT, "{each} s each");
+    tokio::task::block_in_place(|| drop(member));
+    pipeline.await_commits().await;
+    let (counts, _) = pipeline.progress().await;
+    assert_eq!(counts.rows, 2 + records);
 }
 
 const POINTS: Settings = Settings {

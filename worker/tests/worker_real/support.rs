@@ -276,7 +276,8 @@ impl Pipeline {
         format!("{}.dead-letter", self.name)
     }
 
-    fn reference(&self) -> PipelineRef {
+    /// Who it is.
+    pub fn reference(&self) -> PipelineRef {
         PipelineRef {
             namespace: "test".into(),
             name: self.name.clone(),

@@ -3,11 +3,11 @@
 use std::{
     fmt::Display,
     io::{Read, Write},
-    panic::{self, AssertUnwindSafe},
 };
 
 use arrow_json::{WriterBuilder, writer::LineDelimited};
 use datafusion::arrow::{array::RecordBatch, error::ArrowError};
+use millstream_plan::caught;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::{Input, Output};
@@ -71,7 +71,7 @@ fn json_lines(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
 
 /// The library panics at some damages that it doesn't look for.
 fn decoding<T, E: Display>(decode: impl FnOnce() -> Result<T, E>) -> Result<T, ReadError> {
-    panic::catch_unwind(AssertUnwindSafe(decode))
+    caught(decode)
         .map_err(|_| damaged("its pages contradict each other"))?
         .map_err(damaged)
 }
