@@ -26,7 +26,7 @@ use serde_json::json;
 use crate::support::{Environment, Pipeline, Settings, StoppedService, Worker, service};
 
 /// Seeds that run at the same time, against the same servers.
-const AT_ONCE: u64 = 8;
+const AT_ONCE: u64 = 12;
 /// Keys of one seed: few, so that each gets many records.
 const KEYS: i64 = 40;
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -515,7 +515,7 @@ fn seeds() -> Range<u64> {
         return number(&one)..number(&one) + 1;
     }
     let Ok(wanted) = std::env::var("MILLSTREAM_SEEDS") else {
-        return 0..3 * AT_ONCE;
+        return 0..2 * AT_ONCE;
     };
     match wanted.split_once("..") {
         Some((first, end)) => number(first)..number(end),

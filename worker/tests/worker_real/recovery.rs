@@ -108,6 +108,8 @@ const LONG: Settings = Settings {
 };
 /// A member of a consumer group that isn't heard of for so long is taken for dead.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
+/// To find out what one takes.
+const SOME: i64 = 10;
 
 async fn produce_long(pipeline: &Pipeline, ids: std::ops::Range<i64>) {
     let records = ids.map(|id| {
@@ -127,9 +129,9 @@ async fn a_worker_that_computes_for_long_keeps_its_partitions() {
     produce_long(&pipeline, 0..1).await;
     pipeline.await_commits().await;
     let started = Instant::now();
-    produce_long(&pipeline, 1..2).await;
+    produce_long(&pipeline, 1..SOME).await;
     pipeline.await_commits().await;
-    let each = started.elapsed().as_secs_f64();
+    let each = started.elapsed().as_secs_f64() / SOME as f64;
 
     let member = tokio::task::block_in_place(|| join(&pipeline));
     let group = pipeline.reference().sink_group("rows");
@@ -139,7 +141,7 @@ async fn a_worker_that_computes_for_long_keeps_its_partitions() {
 
     // Half of them are the worker's, which takes twice as long for them as another may be silent.
     let records = (4.0 * SESSION_TIMEOUT.as_secs_f64() / each).ceil() as i64;
-    produce_long(&pipeline, 2..2 + records).await;
+    produce_long(&pipeline, SOME..SOME + records).await;
     let started = Instant::now();
     loop {
         let (kept, left) = tokio::task::block_in_place(|| {
@@ -158,7 +160,7 @@ async fn a_worker_that_computes_for_long_keeps_its_partitions() {
     tokio::task::block_in_place(|| drop(member));
     pipeline.await_commits().await;
     let (counts, _) = pipeline.progress().await;
-    assert_eq!(counts.rows, 2 + records);
+    assert_eq!(counts.rows, SOME + records);
 }
 
 const POINTS: Settings = Settings {

@@ -795,7 +795,7 @@ impl Worker {
     }
 
     /// A metric; the first, where there are several of the name.
-    async fn metric(&self, name: &str) -> Option<u64> {
+    pub async fn metric(&self, name: &str) -> Option<u64> {
         let (_, text) = self.get("/metrics").await?;
         let line = text.lines().find(|line| line.starts_with(name))?;
         line.rsplit(' ').next()?.parse().ok()
