@@ -86,6 +86,8 @@ pub mod dead_letter {
     pub const STAGE: &str = "millstream-stage";
     /// The topic that the record was in, or was meant for.
     pub const TOPIC: &str = "millstream-topic";
+    /// The id of the topic that the record was in: one that is made anew has another.
+    pub const TOPIC_ID: &str = "millstream-topic-id";
     /// The partition that the record was in.
     pub const PARTITION: &str = "millstream-partition";
     /// The record's offset.

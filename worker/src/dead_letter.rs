@@ -44,6 +44,8 @@ pub struct DeadLetters {
     pub stage: String,
     /// The topic that the records were in, or were meant for.
     pub origin: String,
+    /// The id of the topic, where the records were in it.
+    pub origin_id: Option<String>,
     /// Where errors are shown.
     pub status: StatusPart,
     /// Where they are counted.
@@ -146,6 +148,9 @@ impl DeadLetters {
             .insert(header(dead_letter::PIPELINE, &self.pipeline))
             .insert(header(dead_letter::STAGE, &self.stage))
             .insert(header(dead_letter::TOPIC, &self.origin));
+        if let Some(id) = &self.origin_id {
+            headers = headers.insert(header(dead_letter::TOPIC_ID, id));
+        }
         if let Some((partition, offset)) = letter.position {
             headers = headers
                 .insert(header(dead_letter::PARTITION, &partition.to_string()))

@@ -104,6 +104,8 @@ struct Letters {
     topic: String,
     /// The topic to which they go back.
     origin: String,
+    /// Its id, where the letters were in it.
+    origin_id: Option<String>,
     /// Whose letters are replayed.
     stages: Vec<String>,
     /// Makes new records, where the letters never came into the topic.
@@ -275,6 +277,12 @@ impl Session {
         let origin = text(message, dead_letter::TOPIC).unwrap_or_default();
         if origin != self.letters.origin {
             return Err(format!("it is from another topic, `{origin}`"));
+        }
+        let id = text(message, dead_letter::TOPIC_ID);
+        if id.is_some() && self.letters.origin_id.is_some() && id != self.letters.origin_id {
+            return Err(
+                "its topic was made anew since, where its place is another record's".into(),
+            );
         }
         let number = |name| text(message, name).and_then(|text| text.parse::<i64>().ok());
         let mut key = message.key().map(<[u8]>::to_vec);
@@ -460,6 +468,7 @@ impl Letters {
                 kafka: ingest.kafka,
                 topic: ingest.dead_letter_topic,
                 origin: ingest.topic.name,
+                origin_id: None,
                 stages: vec![INGEST.to_owned()],
             },
             WorkerConfig::Process(process) => Letters {
@@ -468,6 +477,7 @@ impl Letters {
                 kafka: process.kafka,
                 topic: process.dead_letter_topic,
                 origin: process.topic.name,
+                origin_id: Some(process.topic.id),
                 stages: process.sinks.into_iter().map(|sink| sink.name).collect(),
             },
             WorkerConfig::Serve(_) => bail!(

@@ -134,6 +134,7 @@ impl Ingest {
             pipeline: config.pipeline.to_string(),
             stage: INGEST.to_owned(),
             origin: config.topic.name.clone(),
+            origin_id: None,
             status: status.clone(),
             metrics: metrics.clone(),
         };

@@ -162,6 +162,7 @@ impl Stage<'_> {
             pipeline: config.pipeline.to_string(),
             stage: sink.name.clone(),
             origin: config.topic.name.clone(),
+            origin_id: Some(config.topic.id.clone()),
             status: status.clone(),
             metrics: stage_metrics.clone(),
         };

@@ -111,6 +111,30 @@ async fn a_replay_that_wakes_up_after_another_has_begun_sends_nothing() {
     assert_replayed_once(&pipeline).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_of_a_topic_that_was_made_anew_are_passed_over() {
+    let Some(environment) = Environment::find().await else {
+        return;
+    };
+    let mut pipeline = Pipeline::create(environment, KINDS).await;
+    let broken = (0..3).map(|kind| (kind.to_string(), b"{".to_vec()));
+    pipeline.produce_all(&broken.collect::<Vec<_>>()).await;
+    pipeline.create_state_table().await;
+    let process = pipeline.process();
+    pipeline.await_commits().await;
+    process.kill();
+
+    let end = pipeline.end();
+    let before = end.offset();
+    pipeline.more = json!({"topic": {
+        "name": pipeline.name, "id": "another", "timestampBase": KINDS.base + 1, "partitions": 1,
+    }});
+    let told = pipeline.replay("process", &[]);
+    assert!(told.contains("its topic was made anew since"), "{told}");
+    assert!(told.ends_with("rows           0        3\n"), "{told}");
+    assert_eq!(end.offset(), before);
+}
+
 const SHARES: Settings = Settings {
     schema: "kind TEXT, a INT, b INT, owner TEXT",
     sql: "SELECT kind, count(*) AS records, sum(a) / sum(b) AS share, last_value(owner) AS owner \
