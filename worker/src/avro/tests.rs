@@ -16,6 +16,7 @@ use crate::{
     batch::Batch,
     config::Credentials,
     decode::{DECODED, Decode, JsonColumns},
+    fuzz::json,
     pointer::{Fields, Presence},
     registry::Registry,
     source::generator::Generator,
@@ -164,6 +165,20 @@ fn decoders_take_as_many_records_as_come_at_once() {
     assert_eq!(rows.unwrap()[0].len(), DECODED);
 }
 
+/// Where each value of a schema is.
+fn places(value: &Value, at: &str, found: &mut Vec<String>) {
+    found.push(at.to_owned());
+    match value {
+        Value::Object(fields) => fields
+            .iter()
+            .for_each(|(name, value)| places(value, &format!("{at}/{name}"), found)),
+        Value::Array(items) => (0..)
+            .zip(items)
+            .for_each(|(index, value): (usize, _)| places(value, &format!("{at}/{index}"), found)),
+        _ => {}
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
@@ -172,6 +187,33 @@ proptest! {
         let generator = Generator::new(&schema(EVERYTHING), seed);
         let records: Vec<_> = (0..count).map(|index| generator.record(index)).collect();
         assert_round_trip(EVERYTHING, &records);
+    }
+
+    /// Whatever somebody has registered: a part of the schema is another value, or another part of it.
+    #[test]
+    fn a_writers_schema_is_refused_or_read(
+        faults in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), prop::option::of(json())), 1..4),
+        seed: u64,
+    ) {
+        let record = Generator::new(&schema(EVERYTHING), seed).record(0);
+        let record = encode(EVERYTHING, 1, &[std::str::from_utf8(&record).unwrap()]);
+        let record = record[0].clone().unwrap();
+        let mut writer = avro_of(EVERYTHING);
+        for (at, from, value) in faults {
+            let mut found = Vec::new();
+            places(&writer, "", &mut found);
+            let value = value.unwrap_or_else(|| writer.pointer(&found[from.index(found.len())]).unwrap().clone());
+            *writer.pointer_mut(&found[at.index(found.len())]).unwrap() = value;
+        }
+        let sql = "SELECT note, money, items[1].at AS a, place.point.lat AS l FROM records";
+        let mut transform = transform(EVERYTHING, sql, std::slice::from_ref(&writer));
+        let transformed = transform.run(&batch([&record])).unwrap();
+        let reasons = reasons(&transformed);
+        // Which is what a panic becomes.
+        prop_assert!(!reasons.iter().any(|reason| reason.contains("the decoder can't")), "{reasons:?}");
+        if let Ok(parsed) = Schema::parse(&writer) {
+            let _ = to_json(&parsed, super::split(&record).unwrap().1);
+        }
     }
 
     #[test]
