@@ -4,7 +4,7 @@ mod plot;
 
 use std::cell::Cell;
 use std::f64::consts::TAU;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -65,6 +65,13 @@ async fn most_pods(namespace: &Namespace, wanted: usize, started: Instant) -> Re
     }
 }
 
+/// Where what was measured is written.
+fn measured() -> Result<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
+    std::fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
 async fn first_row(namespace: &Namespace, started: Instant) -> Result<Duration> {
     let cql = format!("SELECT id FROM {} LIMIT 1", orders::table(namespace));
     while namespace
@@ -112,16 +119,19 @@ fn records_at_zero_start_pods_and_none_are_left_after() {
             cap
         };
         let (sent, row, cap) = tokio::join!(produce, first_row(namespace, started), cap);
-        let sent = sent?;
-        println!(
-            "first row after {:.1?}, 4 pods after {:.1?}, {sent} records",
-            row?, cap?
-        );
+        let (sent, row, cap) = (sent?, row?, cap?);
         namespace
             .drained(ORDERS, ORDERS, &topic, Duration::from_secs(240))
             .await?;
         settles_at(namespace, 0, PATIENCE).await?;
-        println!("no pods after {:.1?}", started.elapsed());
+        let none = started.elapsed();
+        let figures = json!({
+            "records": sent,
+            "firstRowSeconds": row.as_secs_f64(),
+            "fourPodsSeconds": cap.as_secs_f64(),
+            "noPodsSeconds": none.as_secs_f64(),
+        });
+        std::fs::write(measured()?.join("from-zero.json"), figures.to_string())?;
         let rows = namespace.cassandra.count(orders::table(namespace)).await?;
         assert_eq!(rows, i64::try_from(sent)?);
         Ok(())
@@ -411,9 +421,7 @@ fn a_wave_of_records_is_followed_without_swinging() {
             json!({"minReplicas": 1, "targetLag": 1000, "stabilization": {"down": "30s"}});
         namespace.apply(&manifest.to_string()).await?;
         let (produced, course) = wave(namespace, backlog, capacity, seconds).await?;
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
-        std::fs::create_dir_all(&folder)?;
-        let path = folder.join("scaling.svg");
+        let path = measured()?.join("scaling.svg");
         plot::draw(&path, &course)?;
         let most = course.iter().map(|second| second.replicas).max();
         let turns = turns(&course);
