@@ -5,7 +5,7 @@
 //! are paused and restarted meanwhile. The model knows every record that was sent and folds it in memory.
 //!
 //! `MILLSTREAM_SEEDS=1000` runs so many, `MILLSTREAM_SEEDS=500..1000` goes on where another run has
-//! ended, `MILLSTREAM_SEED=17` runs that one.
+//! ended, `MILLSTREAM_SEED=17` runs that one. `MILLSTREAM_SEEDS_AT_ONCE=24` takes more memory, and less time.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,8 +25,6 @@ use serde_json::json;
 
 use crate::support::{Environment, Pipeline, Settings, StoppedService, Worker, service};
 
-/// Seeds that run at the same time, against the same servers.
-const AT_ONCE: u64 = 12;
 /// Keys of one seed: few, so that each gets many records.
 const KEYS: i64 = 40;
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -475,7 +473,7 @@ async fn storm(seed: u64, over: &AtomicBool) {
 
 /// Runs seeds beside each other; how many records each sent, or what was wrong.
 async fn run(seeds: Range<u64>, beside: &Pipeline) -> Vec<Result<i64, String>> {
-    let stormy = (seeds.start / AT_ONCE) % 2 == 1;
+    let stormy = (seeds.start / at_once()) % 2 == 1;
     let first = seeds.start;
     let mut running = Vec::new();
     for number in seeds {
@@ -508,14 +506,22 @@ async fn create() -> Option<Pipeline> {
     Some(pipeline)
 }
 
+fn number(text: &str) -> u64 {
+    text.parse().expect("it is a number")
+}
+
+/// Seeds that run at the same time, against the same servers.
+fn at_once() -> u64 {
+    std::env::var("MILLSTREAM_SEEDS_AT_ONCE").map_or(8, |text| number(&text))
+}
+
 /// The seeds that are asked for; a few where none are.
 fn seeds() -> Range<u64> {
-    let number = |text: &str| text.parse::<u64>().expect("seeds are numbers");
     if let Ok(one) = std::env::var("MILLSTREAM_SEED") {
         return number(&one)..number(&one) + 1;
     }
     let Ok(wanted) = std::env::var("MILLSTREAM_SEEDS") else {
-        return 0..2 * AT_ONCE;
+        return 0..3 * at_once();
     };
     match wanted.split_once("..") {
         Some((first, end)) => number(first)..number(end),
@@ -530,8 +536,8 @@ async fn tables_equal_the_model_whatever_happens() {
     };
     let seeds = seeds();
     let (started, mut records, mut failures) = (Instant::now(), 0, Vec::new());
-    for first in seeds.clone().step_by(AT_ONCE as usize) {
-        for outcome in run(first..seeds.end.min(first + AT_ONCE), &pipeline).await {
+    for first in seeds.clone().step_by(at_once() as usize) {
+        for outcome in run(first..seeds.end.min(first + at_once()), &pipeline).await {
             match outcome {
                 Ok(sent) => records += sent,
                 Err(error) => {
