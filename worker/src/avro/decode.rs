@@ -51,7 +51,8 @@ impl AvroTopic {
                 continue;
             };
             if last.replace(id) != Some(id) {
-                self.registry.fetch(id, status).await;
+                // Where there is none, its records are rejected when they are decoded.
+                let _ = self.registry.fetch(id, status).await;
             }
         }
     }
@@ -157,8 +158,7 @@ impl AvroColumns {
     }
 
     fn build(&self, id: u32) -> Result<Decoder, String> {
-        let known = self.topic.registry.known(id);
-        let known = known.ok_or_else(|| format!("the schema registry has no schema {id}"))?;
+        let known = self.topic.registry.known(id)?;
         let unreadable = |error: &dyn std::fmt::Display| {
             format!("schema {id} can't be read as the pipeline's: {error}")
         };

@@ -104,8 +104,7 @@ impl Avro {
         if let Some(parsed) = parsed {
             return Ok(parsed);
         }
-        let fetched = self.registry.fetch(id, status).await;
-        let fetched = fetched.ok_or_else(|| format!("the schema registry has no schema {id}"))?;
+        let fetched = self.registry.fetch(id, status).await?;
         let parsed = Arc::new(Schema::parse(&fetched));
         let mut schemas = self.schemas.lock().unwrap_or_else(PoisonError::into_inner);
         schemas.insert(id, parsed.clone());
@@ -145,4 +144,42 @@ fn put(record: &mut Map<String, Value>, name: &str, bytes: Option<&[u8]>) {
         );
     }
     record.insert(name.into(), json!(text.and_then(Result::ok)));
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::Timestamp;
+
+    use super::*;
+    use crate::{registry::tests::Server, status::Status};
+
+    #[tokio::test]
+    async fn a_schema_that_cannot_be_read_is_its_records_fault() {
+        let server = Server::start().await;
+        server.give(
+            1,
+            json!({"schema": "message A {}", "schemaType": "PROTOBUF"}),
+        );
+        server.give(2, json!({"schema": "\"int\""}));
+        let spec = json!({"name": "t", "encoding": "avro"});
+        let spec = serde_json::from_value(spec).unwrap();
+        let credentials = Credentials::new("/nowhere".into());
+        let connection = server.connection();
+        let convert = Convert::new(&spec, &credentials, Some(&connection)).unwrap();
+        let status = Arc::new(Status::default());
+        let ingest = status.part("ingest");
+        let reason = "schema 1 can't be read: it is of type PROTOBUF, not AVRO";
+        for (id, converted) in [
+            (1, Err(reason.to_owned())),
+            (2, Ok(Bytes::from_static(b"7"))),
+            (1, Err(reason.to_owned())),
+        ] {
+            let value = Some(vec![0, 0, 0, 0, id, 14]);
+            let at = Timestamp::NotAvailable;
+            let message = OwnedMessage::new(value, None, "t".into(), at, 0, 0, None);
+            assert_eq!(convert.convert(&message, &ingest).await, converted);
+        }
+        assert_eq!([server.asked(1), server.asked(2)], [1, 1]);
+        assert!(status.report().errors.is_empty());
+    }
 }
