@@ -10,14 +10,11 @@ use url::Url;
 use crate::{
     pointer::Pointer,
     source::http::{
-        fetch::{Answer, Refused},
+        fetch::Answer,
         link, page,
         paging::{Page, Pager, Pages, Place},
     },
 };
-
-/// A cursor that the server refuses so often is no longer good.
-const REFUSALS: u32 = 3;
 
 struct Cursors {
     pager: Arc<Pager>,
@@ -51,20 +48,9 @@ impl Cursors {
             let records = self.pager.records_of(answer)?;
             Ok((records, self.next(answer)?))
         };
-        let mut refusals = 0;
-        loop {
-            let answer = self.pager.fetch.get_or_refusal("page", &url, parse).await;
-            match answer {
-                Ok(found) => return Some(page(found, at)),
-                Err(refused) => {
-                    refused.wait().await;
-                    refusals += u32::from(at.is_some() && may_be_too_old(&refused));
-                }
-            }
-            if refusals == REFUSALS {
-                return None;
-            }
-        }
+        // Cursors don't live for ever, and a worker may be away for long.
+        let found = self.pager.get("page", &url, at.is_none(), parse).await?;
+        Some(page(found, at))
     }
 
     /// None for what was kept and is no URL.
@@ -100,9 +86,4 @@ fn page((records, next): (Vec<Bytes>, Option<Place>), at: Option<&Place>) -> Pag
         // A page that is its own next one is the last.
         next: next.filter(|next| Some(next) != at),
     }
-}
-
-/// Cursors don't live for ever, and a worker may be away for long.
-fn may_be_too_old(refused: &Refused) -> bool {
-    matches!(refused.status.as_u16(), 400 | 404 | 410 | 422)
 }

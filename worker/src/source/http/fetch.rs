@@ -33,6 +33,8 @@ use crate::{
 
 /// Between the attempts of a request that the server refuses.
 const REFUSED: Duration = Duration::from_secs(30);
+/// What the server refuses so often it doesn't have.
+const REFUSALS: u32 = 3;
 /// A `Retry-After` beyond this is a mistake.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 const MAX_REDIRECTS: usize = 10;
@@ -60,15 +62,40 @@ pub struct Answer {
 }
 
 /// The server won't answer this request, however often it is sent.
-pub struct Refused {
-    pub status: StatusCode,
+struct Refused {
+    status: StatusCode,
     wait: Duration,
 }
 
 impl Refused {
     /// Waits until asking again isn't rude.
-    pub async fn wait(&self) {
+    async fn wait(&self) {
         tokio::time::sleep(self.wait).await;
+    }
+
+    /// Whether it may be that the server doesn't have what it is asked for.
+    fn may_be_gone(&self) -> bool {
+        matches!(self.status.as_u16(), 400 | 404 | 410 | 416 | 422)
+    }
+}
+
+/// A request that may fail: what is said of it is shown until it is over, or nobody waits for it
+/// any more.
+struct Asking<'a> {
+    status: &'a StatusPart,
+    concern: Concern,
+}
+
+impl Asking<'_> {
+    /// Shows why it fails.
+    fn say(&self, message: String) {
+        self.status.fail(self.concern.clone(), message);
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.status.clear(self.concern.clone());
     }
 }
 
@@ -153,36 +180,60 @@ impl Fetch {
         url: &Url,
         parse: impl Fn(&Answer) -> Result<T, String>,
     ) -> T {
-        let concern = concern.into();
+        let asking = self.asking(concern);
         loop {
-            match self.get_or_refusal(concern.clone(), url, &parse).await {
+            match self.get_or_refusal(&asking, url, &parse).await {
                 Ok(parsed) => return parsed,
                 Err(refused) => refused.wait().await,
             }
         }
     }
 
-    /// As [`Fetch::get`], but a refusal comes back.
-    pub async fn get_or_refusal<T>(
+    /// As [`Fetch::get`]; none where the server doesn't have it, and says so again and again.
+    pub async fn get_if_there<T>(
         &self,
         concern: impl Into<Concern>,
         url: &Url,
         parse: impl Fn(&Answer) -> Result<T, String>,
+    ) -> Option<T> {
+        let asking = self.asking(concern);
+        let mut refusals = 0;
+        loop {
+            let refused = match self.get_or_refusal(&asking, url, &parse).await {
+                Ok(parsed) => return Some(parsed),
+                Err(refused) => refused,
+            };
+            refusals += u32::from(refused.may_be_gone());
+            if refusals == REFUSALS {
+                return None;
+            }
+            refused.wait().await;
+        }
+    }
+
+    fn asking(&self, concern: impl Into<Concern>) -> Asking<'_> {
+        Asking {
+            status: &self.status,
+            concern: concern.into(),
+        }
+    }
+
+    /// The answer, or the first refusal.
+    async fn get_or_refusal<T>(
+        &self,
+        asking: &Asking<'_>,
+        url: &Url,
+        parse: impl Fn(&Answer) -> Result<T, String>,
     ) -> Result<T, Refused> {
-        let concern = concern.into();
         let mut delays = Delays::default();
         loop {
             let answer = self.attempt(url).await;
             let parsed = answer.and_then(|answer| parse(&answer).map_err(Failure::from));
             let failure = match parsed {
-                Ok(parsed) => {
-                    self.status.clear(concern);
-                    return Ok(parsed);
-                }
+                Ok(parsed) => return Ok(parsed),
                 Err(failure) => failure,
             };
-            let message = format!("GET {}: {}", shown(url), failure.message);
-            self.status.fail(concern.clone(), message);
+            asking.say(format!("GET {}: {}", shown(url), failure.message));
             // A server that wants to be asked again at once isn't.
             let delay = delays.next_delay();
             if let Some(status) = failure.refused {

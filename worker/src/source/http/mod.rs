@@ -139,6 +139,7 @@ impl Reader {
             spec: self.spec.clone(),
             records: Pointer::parse(&self.spec.records),
             query,
+            status: self.status.clone(),
         };
         Pass {
             pages: Arc::new(pager).pages(position.at.clone()),

@@ -42,17 +42,21 @@ impl Numbers {
         let first = async move {
             let parse = |answer: &Answer| {
                 let records = first.pager.records_of(answer)?;
-                let total = page::number(&answer.body, &total, "totalPages")?;
+                let total = match answer.body.is_empty() {
+                    true => 0,
+                    false => page::number(&answer.body, &total, "totalPages")?,
+                };
                 Ok((records, total))
             };
-            let (records, total) = first.get(start, parse).await;
+            let (records, total) = first.get(start, parse).await.unzip();
+            let total = total.unwrap_or_default();
             // The number of the page after the last one.
             (records, first.paging.first_page.saturating_add(total))
         };
-        let pages = move |(records, end): (Vec<Bytes>, u64)| {
+        let pages = move |(records, end): (Option<Vec<Bytes>>, u64)| {
             let page = move |number, records| {
                 let next = (number + 1 < end).then_some(Place::Page(number + 1));
-                Page { records, next }
+                Page::of(records, next)
             };
             let numbers = self.clone();
             let others = stream::iter(start + 1..end)
@@ -67,13 +71,13 @@ impl Numbers {
         first.into_stream().flat_map(pages).boxed()
     }
 
-    /// One page after the other until one is empty, or shorter than the one before.
+    /// One page after the other until one is empty, or shorter than the one before, or not there.
     fn in_turn(self: Arc<Self>, start: u64) -> Pages {
         stream::unfold(Some((start, 0)), move |state| {
             let numbers = self.clone();
             async move {
                 let (number, before) = state?;
-                let records = numbers.page(number).await;
+                let records = numbers.page(number).await.unwrap_or_default();
                 let given = records.len();
                 let last = given == 0 || given < before;
                 let page = Page {
@@ -86,18 +90,24 @@ impl Numbers {
         .boxed()
     }
 
-    async fn page(&self, number: u64) -> Vec<Bytes> {
+    /// The records of a page; none where the server doesn't have the page.
+    async fn page(&self, number: u64) -> Option<Vec<Bytes>> {
         let parse = |answer: &Answer| self.pager.records_of(answer);
         self.get(number, parse).await
     }
 
-    async fn get<T>(&self, number: u64, parse: impl Fn(&Answer) -> Result<T, String>) -> T {
+    async fn get<T>(&self, number: u64, parse: impl Fn(&Answer) -> Result<T, String>) -> Option<T> {
         let page = (self.paging.parameter.as_str(), number.to_string());
         let url = match (&self.paging.size_parameter, self.paging.page_size) {
             (Some(name), Some(size)) => self.pager.url([page, (name, size.to_string())]),
             _ => self.pager.url([page]),
         };
         let concern = format!("page {number}");
-        self.pager.fetch.get(concern, &url, parse).await
+        let is_first = number == self.paging.first_page;
+        let found = self.pager.get(concern, &url, is_first, parse).await;
+        if found.is_none() && self.paging.total_pages.is_some() {
+            self.pager.ended_early();
+        }
+        found
     }
 }

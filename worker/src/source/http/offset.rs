@@ -68,7 +68,14 @@ impl Offsets {
             if missing == 0 {
                 break;
             }
-            let more = self.part(offset + records.len() as u64, missing).await;
+            let at = offset + records.len() as u64;
+            let Some(more) = self.part(at, missing).await else {
+                self.pager.ended_early();
+                return Page {
+                    records,
+                    next: None,
+                };
+            };
             if more.is_empty() {
                 // The result has become shorter since it was counted.
                 break;
@@ -82,8 +89,8 @@ impl Offsets {
         }
     }
 
-    /// One page after the other until one is empty, or shorter than the one before: a server's own
-    /// limit may be lower than ours.
+    /// One page after the other until one is empty, or shorter than the one before, or not there: a
+    /// server's own limit may be lower than ours.
     fn in_turn(self: Arc<Self>, start: u64) -> Pages {
         stream::unfold(Some((start, 0)), move |state| {
             let offsets = self.clone();
@@ -92,7 +99,7 @@ impl Offsets {
                 let limit = offsets.limit(offset);
                 let records = match limit {
                     0 => Vec::new(),
-                    _ => offsets.part(offset, limit).await,
+                    _ => offsets.part(offset, limit).await.unwrap_or_default(),
                 };
                 let given = records.len() as u64;
                 let next = offset + given;
@@ -114,17 +121,18 @@ impl Offsets {
         self.paging.page_size.max(1).min(left)
     }
 
-    async fn part(&self, offset: u64, limit: u64) -> Vec<Bytes> {
+    /// So many records at most; none where the server has nothing at this offset, and refuses it.
+    async fn part(&self, offset: u64, limit: u64) -> Option<Vec<Bytes>> {
         let url = self.pager.url([
             (&self.paging.limit_parameter, limit.to_string()),
             (&self.paging.offset_parameter, offset.to_string()),
         ]);
         let parse = |answer: &Answer| self.pager.records_of(answer);
         let concern = format!("page at {offset}");
-        let mut records = self.pager.fetch.get(concern, &url, parse).await;
+        let mut records = self.pager.get(concern, &url, offset == 0, parse).await?;
         // A server that doesn't know the limit's name answers with more.
         records.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        records
+        Some(records)
     }
 
     async fn count(&self, count: &CountRequest) -> u64 {

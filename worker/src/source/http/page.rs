@@ -5,8 +5,15 @@ use serde::de::IgnoredAny;
 
 use crate::pointer::{self, Pointer};
 
-/// Slices the records out of an answer, byte for byte.
+/// Up to here a float has every whole number.
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// Slices the records out of an answer, byte for byte. There are none in an answer without content
+/// (204), nor in a null where the array should be: some servers write an empty array so.
 pub fn records(body: Bytes, pointer: &Pointer) -> Result<Vec<Bytes>, String> {
+    if body.is_empty() {
+        return Ok(Vec::new());
+    }
     let found = find(&body, pointer)?;
     let found = body.slice_ref(found.as_bytes());
     match found.first() {
@@ -18,6 +25,7 @@ pub fn records(body: Bytes, pointer: &Pointer) -> Result<Vec<Bytes>, String> {
                 Ok(found.slice_ref(raw.as_bytes()))
             })
             .collect(),
+        Some(b'n') if !pointer.tokens().is_empty() => Ok(Vec::new()),
         _ => {
             let what = pointer::kind(&String::from_utf8_lossy(&found));
             Err(format!(
@@ -28,16 +36,24 @@ pub fn records(body: Bytes, pointer: &Pointer) -> Result<Vec<Bytes>, String> {
     }
 }
 
-/// The number, or string of digits, in an answer; `setting` is where its pointer is from.
+/// The whole number, or string of digits, in an answer; `setting` is where its pointer is from.
 pub fn number(body: &Bytes, pointer: &Pointer, setting: &str) -> Result<u64, String> {
     let found = find(body, pointer)?;
     let text = pointer::scalar_text(found).unwrap_or_default();
-    text.parse().map_err(|_| {
+    whole(&text).ok_or_else(|| {
         format!(
-            "{} is {}, not a number; set `{setting}` to the JSON Pointer of the number",
+            "{} is {}, not a whole number from 0 on; set `{setting}` to the JSON Pointer of the number",
             place(pointer),
             pointer::kind(found)
         )
+    })
+}
+
+/// `15.0` and `1e3` are whole numbers too.
+fn whole(text: &str) -> Option<u64> {
+    text.parse().ok().or_else(|| {
+        let number: f64 = text.parse().ok()?;
+        (number.fract() == 0.0 && (0.0..=EXACT).contains(&number)).then_some(number as u64)
     })
 }
 
@@ -117,6 +133,20 @@ mod tests {
     }
 
     #[test]
+    fn nothing_and_null_are_no_records() {
+        for (body, pointer) in [
+            ("", ""),
+            ("", "/items"),
+            (r#"{"items": null, "next": null}"#, "/items"),
+            (r#"{"data": {"items": null}}"#, "/data/items"),
+        ] {
+            assert_eq!(records_of(body, pointer), Ok(vec![]), "{body}");
+        }
+        let body = Bytes::new();
+        assert_eq!(optional_text(&body, &Pointer::parse("/next")), Ok(None));
+    }
+
+    #[test]
     fn faults_are_named() {
         for (body, pointer, says) in [
             (
@@ -134,6 +164,8 @@ mod tests {
             (r#"{"results": [1]} x"#, "/results", "isn't JSON"),
             ("<html>", "", "isn't JSON"),
             ("null", "", "the answer is null"),
+            ("null", "/items", "`/items` is not in the answer"),
+            (" ", "/items", "isn't JSON"),
         ] {
             let error = records_of(body, pointer).unwrap_err();
             assert!(error.contains(says), "{body}: {error}");
@@ -151,7 +183,22 @@ mod tests {
         };
         assert_eq!(number_of(r#"[{"count": "14776"}]"#), Ok(14776));
         assert_eq!(number_of(r#"[{"count": 3}]"#), Ok(3));
-        assert!(number_of(r#"[{"count": -3}]"#).is_err());
+        for (whole, number) in [("15.0", 15), (r#""15.0""#, 15), ("1e3", 1000), ("-0.0", 0)] {
+            let body = format!(r#"[{{"count": {whole}}}]"#);
+            assert_eq!(number_of(&body), Ok(number), "{whole}");
+        }
+        for (other, kind) in [
+            ("-3", "a number"),
+            ("15.5", "a number"),
+            ("1e300", "a number"),
+            (r#""inf""#, "a string"),
+            ("null", "null"),
+            ("[]", "an array"),
+        ] {
+            let error = number_of(&format!(r#"[{{"count": {other}}}]"#)).unwrap_err();
+            let says = format!("`/0/count` is {kind}, not a whole number from 0 on; set `count`");
+            assert!(error.starts_with(&says), "{other}: {error}");
+        }
         assert!(number_of(r#"[]"#).unwrap_err().contains("`/0/count`"));
     }
 

@@ -15,7 +15,10 @@ use crate::{
         fetch::{Answer, Fetch},
         number, offset, page,
     },
+    status::{Concern, StatusPart},
 };
+
+const ENDED_EARLY: &str = "early end";
 
 /// Where a page begins. What a pagination doesn't know is its beginning.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -37,7 +40,19 @@ pub struct Page {
     pub next: Option<Place>,
 }
 
-/// The pages from some place on. A stream that ends before the last page can't go on.
+impl Page {
+    /// A page that may be behind the last one: it is the last one itself, and empty, where the
+    /// server doesn't have it.
+    pub fn of(records: Option<Vec<Bytes>>, next: Option<Place>) -> Self {
+        Page {
+            next: next.filter(|_| records.is_some()),
+            records: records.unwrap_or_default(),
+        }
+    }
+}
+
+/// The pages from some place on. A stream that ends before the last page can't go on; what comes
+/// after the last page is not to be asked for.
 pub type Pages = BoxStream<'static, Page>;
 
 /// Fetches the pages of one pass.
@@ -48,6 +63,7 @@ pub struct Pager {
     pub records: Pointer,
     /// What every request of the pass asks for.
     pub query: BTreeMap<String, String>,
+    pub status: StatusPart,
 }
 
 impl Pager {
@@ -72,6 +88,28 @@ impl Pager {
             records: self.fetch.get("page", &url, records).await,
             next: None,
         }
+    }
+
+    /// What a page holds. The first one is waited for; any other may be one that the server doesn't
+    /// have.
+    pub async fn get<T>(
+        &self,
+        concern: impl Into<Concern>,
+        url: &Url,
+        is_first: bool,
+        parse: impl Fn(&Answer) -> Result<T, String>,
+    ) -> Option<T> {
+        match is_first {
+            true => Some(self.fetch.get(concern, url, parse).await),
+            false => self.fetch.get_if_there(concern, url, parse).await,
+        }
+    }
+
+    /// The pages have ended before the last one that the server had told of.
+    pub fn ended_early(&self) {
+        let message = "the server has told of more pages, and refuses them, so that the source took this for the end; records are missing unless the result has become shorter meanwhile";
+        // It stays: what is missing is missing later too.
+        self.status.warn(ENDED_EARLY, message);
     }
 
     /// The pipeline's URL with the pass's query and these parameters.

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use millstream_worker::source::SourceBatch;
 use serde_json::{Value, json};
 
-use super::{Api, open, status, texts};
+use super::{Api, ids, open, records, refused, status, texts};
 
 /// A log of changes: each pass finds what has a later time than it asks for, two on a page.
 async fn changes() -> (Api, &'static Mutex<Vec<Option<String>>>) {
@@ -78,6 +78,38 @@ async fn a_worker_that_dies_in_a_pass_leaves_it_to_the_next_one() {
     let asked = seen.lock().unwrap()[..3].to_vec();
     assert_eq!(asked, vec![Some("7".to_owned()); 3]);
     assert_eq!(rest[1].position["since"], "12");
+}
+
+#[tokio::test]
+async fn what_is_added_behind_a_refused_page_comes_with_the_next_pass() {
+    // Two records on a page, and a third one when the first pass is over.
+    let api = Api::start(|request, asked| {
+        let total = if request < 4 { 2 } else { 3 };
+        let since: usize = asked.parameter("since").map_or(0, |id| id.parse().unwrap());
+        let start = since + (asked.number("page") - 1) * 2;
+        match start < total {
+            true => Value::from(records(start..total.min(start + 2)))
+                .to_string()
+                .into_response(),
+            false => refused(404),
+        }
+    })
+    .await;
+    let spec = api.source(json!({
+        "poll": {"interval": "10ms", "incremental": {"field": "/id", "parameter": "since"}},
+        "pagination": {"pageNumber": {}},
+    }));
+    let (status, part) = status();
+    // 0 1, nothing; 2, nothing: the second pass is given 1 again.
+    let batches: Vec<_> = open(spec, None, part).take(4).collect().await;
+    assert_eq!(texts(&batches), ids(0..3));
+    for (batch, since) in [(1, "1"), (3, "2")] {
+        let position = &batches[batch].position;
+        assert_eq!(position["since"], since);
+        assert_eq!(position["at"], Value::Null);
+    }
+    assert_eq!(api.requests(), 8);
+    assert_eq!(status.report(), Default::default());
 }
 
 /// A log that grows by a record with every second request, and has three of each time: a pass finds

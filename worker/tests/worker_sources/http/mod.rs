@@ -18,8 +18,8 @@ use std::{
 use axum::{
     Router,
     extract::{Query, State},
-    http::HeaderMap,
-    response::Response,
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
     routing::get,
 };
 use futures::StreamExt;
@@ -96,6 +96,12 @@ async fn serve(router: Router) -> String {
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
     url
+}
+
+/// A refusal that may be repeated soon.
+fn refused(status: u16) -> Response {
+    let status = StatusCode::from_u16(status).unwrap();
+    (status, [("retry-after", "0")]).into_response()
 }
 
 fn source(url: &str, settings: Value) -> HttpSource {

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use axum::response::{IntoResponse, Response};
+use axum::{
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
 use futures::StreamExt;
 use millstream_worker::source::SourceBatch;
 use serde_json::{Value, json};
 
-use super::{Api, Asked, all, ids, open, records, status, texts};
+use super::{Api, Asked, all, ids, open, records, refused, status, texts};
 
 #[tokio::test]
 async fn one_answer_is_one_batch_with_its_bytes() {
@@ -123,6 +126,33 @@ async fn uncounted_pages_end_with_a_short_one_or_at_the_limit() {
     }
 }
 
+#[tokio::test]
+async fn an_offset_behind_the_last_record_that_is_refused_is_the_end() {
+    for (count, total) in [(false, 20), (true, 20), (true, 12)] {
+        let api = Api::start(move |_, asked| match asked.parameter("$select") {
+            Some(_) => r#"[{"count": 45}]"#.into_response(),
+            None if asked.number("$offset") >= total => refused(416),
+            None => limited(total, 10, asked),
+        })
+        .await;
+        let (status, part) = status();
+        let source = open(api.source(limit_offset(count, None)), None, part);
+        let batches: Vec<_> = source.collect().await;
+        assert_eq!(texts(&batches), ids(0..total), "count: {count}");
+        assert_eq!(batches.last().unwrap().position, json!({"at": "end"}));
+        // Of those that were fetched beside it, too.
+        let report = status.report();
+        assert!(report.errors.is_empty(), "{report:?}");
+        match report.warnings.get("ingest") {
+            None => assert!(!count),
+            Some(warning) => assert!(
+                count && warning.contains("records are missing"),
+                "{warning}"
+            ),
+        }
+    }
+}
+
 /// Page `p` of ten records each, and how many pages there are.
 fn numbered(total: usize, first: usize, asked: &Asked) -> Response {
     let start = (asked.number("p") - first) * 10;
@@ -161,6 +191,105 @@ async fn numbered_pages_whose_number_is_known_are_fetched_side_by_side() {
         assert_eq!(texts(&batches), ids(0..total));
         assert_eq!(api.requests(), total.div_ceil(10).max(1));
         resumes_after_each(&spec, &batches).await;
+    }
+}
+
+#[tokio::test]
+async fn a_page_behind_the_last_one_that_is_refused_is_the_end() {
+    for (total, refusal, requests) in [(10, 404, 1 + 3), (20, 400, 2 + 3), (0, 404, 1)] {
+        let api = Api::start(move |_, asked| {
+            let page = asked.number("p");
+            match page > 1 && (page - 1) * 10 >= total {
+                true => refused(refusal),
+                false => numbered(total, 1, asked),
+            }
+        })
+        .await;
+        let paging = json!({"parameter": "p"});
+        let spec = json!({"records": "/items", "pagination": {"pageNumber": paging}});
+        let spec = api.source(spec);
+        let (status, part) = status();
+        let batches: Vec<_> = open(spec.clone(), None, part).collect().await;
+        assert_eq!(texts(&batches), ids(0..total));
+        assert_eq!(api.requests(), requests, "{total}");
+        assert_eq!(status.report(), Default::default());
+        resumes_after_each(&spec, &batches).await;
+    }
+}
+
+#[tokio::test]
+async fn pages_that_were_counted_and_are_refused_are_behind_the_end() {
+    let api = Api::start(|_, asked| match asked.number("p") {
+        page @ 1..=2 => json!({"items": records(page * 10 - 10..page * 10), "pages": 9})
+            .to_string()
+            .into_response(),
+        _ => refused(404),
+    })
+    .await;
+    let paging = json!({"parameter": "p", "totalPages": "/pages"});
+    let spec = json!({"records": "/items", "pagination": {"pageNumber": paging}});
+    let behind = json!({"at": {"page": 7}});
+    for (from, given) in [(None, 0..20), (Some(&behind), 0..0)] {
+        let (status, part) = status();
+        let source = open(api.source(spec.clone()), from, part);
+        let batches: Vec<_> = source.collect().await;
+        assert_eq!(texts(&batches), ids(given));
+        assert_eq!(batches.last().unwrap().position, json!({"at": "end"}));
+        // Of those that were fetched beside it, too.
+        let report = status.report();
+        assert!(report.errors.is_empty(), "{report:?}");
+        let warning = &report.warnings["ingest"];
+        assert!(warning.contains("records are missing"), "{warning}");
+    }
+}
+
+#[tokio::test]
+async fn a_first_page_that_is_refused_is_waited_for() {
+    for paging in [
+        json!({"pageNumber": {}}),
+        json!({"limitOffset": {"pageSize": 10}}),
+    ] {
+        let api = Api::start(|request, _| match request {
+            0..=2 => refused(404),
+            3 => Value::from(records(0..1)).to_string().into_response(),
+            _ => "[]".into_response(),
+        })
+        .await;
+        let batches = all(api.source(json!({"pagination": paging})), None).await;
+        assert_eq!(texts(&batches), ids(0..1), "{paging}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_without_content_or_of_null_is_an_empty_page() {
+    let empty: [fn() -> Response; 2] = [
+        || StatusCode::NO_CONTENT.into_response(),
+        || r#"{"items": null, "next": null, "pages": 0}"#.into_response(),
+    ];
+    let pagings = [
+        (json!({"pageNumber": {}}), 1),
+        (json!({"limitOffset": {"pageSize": 10}}), 1),
+        (
+            json!({"cursor": {"next": "/next", "parameter": "after"}}),
+            1,
+        ),
+        (json!({"cursor": {"linkHeader": true}}), 0),
+        (json!({"pageNumber": {"totalPages": "/pages"}}), 0),
+        (Value::Null, 0),
+    ];
+    for empty in empty {
+        // So many pages of one record come before the empty one.
+        for (paging, before) in pagings.clone() {
+            let api = Api::start(move |request, _| match request < before {
+                true => r#"{"items": [{"id":0}], "next": "more"}"#.into_response(),
+                false => empty(),
+            })
+            .await;
+            let spec = json!({"records": "/items", "pagination": paging});
+            let batches = all(api.source(spec), None).await;
+            assert_eq!(texts(&batches), ids(0..before), "{paging}");
+            assert_eq!(api.requests(), before + 1, "{paging}");
+        }
     }
 }
 
@@ -212,10 +341,7 @@ async fn a_cursor_that_stands_still_is_the_end() {
 #[tokio::test]
 async fn a_cursor_that_is_too_old_starts_over() {
     let api = Api::start(|_, asked| match asked.parameter("after") {
-        Some("old") => {
-            let gone = axum::http::StatusCode::GONE;
-            (gone, [("retry-after", "0")]).into_response()
-        }
+        Some("old") => refused(410),
         _ => linked(asked),
     })
     .await;
