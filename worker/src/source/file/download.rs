@@ -1,6 +1,6 @@
 //! From a server to the disk, for as long as it takes.
 
-use std::{path::Path, time::Duration};
+use std::{io, path::Path, time::Duration};
 
 use anyhow::{Context, bail};
 use futures::StreamExt;
@@ -92,10 +92,12 @@ impl Progress {
         while let Some(chunk) = stalled(STALLED, part.body.next()).await? {
             let chunk = chunk.context("the download was cut off")?;
             reserve(share, self.written + chunk.len() as u64)?;
-            self.file.write_all(&chunk).await?;
+            let written = self.file.write_all(&chunk).await;
+            self.held(written, share).await?;
             self.written += chunk.len() as u64;
         }
-        self.file.flush().await?;
+        let written = self.file.flush().await;
+        self.held(written, share).await?;
         if let Some(size) = part.size
             && size != self.written
         {
@@ -104,6 +106,17 @@ impl Progress {
             bail!("{written} bytes came, the server said {size}: the file changed meanwhile");
         }
         Ok(())
+    }
+
+    /// What can't be written may be something from before: an error is told one write later. So nothing
+    /// that is there counts any more.
+    async fn held(&mut self, written: io::Result<()>, share: &mut Share) -> anyhow::Result<()> {
+        let Err(error) = written else {
+            return Ok(());
+        };
+        self.written = 0;
+        self.restart(share).await?;
+        Err(error).context("it can't be written to the disk")
     }
 
     async fn restart(&mut self, share: &mut Share) -> anyhow::Result<()> {

@@ -158,10 +158,11 @@ async fn list_path(path: &Path) -> anyhow::Result<Vec<String>> {
         let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else {
             continue;
         };
-        // The files of a mounted ConfigMap are links.
+        // The files of a mounted ConfigMap are links. One without a byte has no records in any format:
+        // `_SUCCESS` of Spark, which isn't Parquet.
         if tokio::fs::metadata(entry.path())
             .await
-            .is_ok_and(|file| file.is_file())
+            .is_ok_and(|file| file.is_file() && file.len() > 0)
         {
             names.push(name.to_owned());
         }
@@ -188,15 +189,23 @@ async fn get_url(
     from: u64,
     version: Option<&str>,
 ) -> anyhow::Result<Part> {
-    let mut request = client.get(url);
     let version = version.filter(|_| from > 0);
-    if let Some(version) = version {
-        request = request
-            .header(RANGE, format!("bytes={from}-"))
-            .header(IF_RANGE, version);
-    }
+    let ask = |version: Option<&str>| {
+        let mut request = client.get(url);
+        if let Some(version) = version {
+            request = request
+                .header(RANGE, format!("bytes={from}-"))
+                .header(IF_RANGE, version);
+        }
+        request.send()
+    };
     // The URL may hold what isn't for everybody.
-    let response = request.send().await.map_err(reqwest::Error::without_url)?;
+    let secret = reqwest::Error::without_url;
+    let mut response = ask(version).await.map_err(secret)?;
+    if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+        // It ends where it was cut, or before.
+        response = ask(None).await.map_err(secret)?;
+    }
     let headers = response.headers();
     let (start, size) = match response.status() {
         StatusCode::OK => (0, response.content_length()),
@@ -216,6 +225,12 @@ async fn get_url(
 fn body(response: Response) -> BoxStream<'static, anyhow::Result<Bytes>> {
     let chunks = response.bytes_stream();
     chunks.map_err(|error| error.without_url().into()).boxed()
+}
+
+/// Whether there is another version of an object by now, or the range begins where this one ends.
+fn is_other_or_at_its_end(error: &object_store::Error) -> bool {
+    let precondition = matches!(error, object_store::Error::Precondition { .. });
+    precondition || error.to_string().contains("416")
 }
 
 /// What `If-Range` takes: an entity tag that isn't weak, or a date.
@@ -313,7 +328,7 @@ impl Bucket {
         };
         let asked = tokio::time::timeout(STALLED, self.store.get_opts(&key, options)).await?;
         let result = match asked {
-            Err(object_store::Error::Precondition { .. }) => {
+            Err(error) if is_other_or_at_its_end(&error) => {
                 tokio::time::timeout(STALLED, self.store.get(&key)).await??
             }
             other => other?,
