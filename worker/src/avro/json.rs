@@ -254,7 +254,7 @@ fn within(field: &str, error: String) -> String {
 }
 
 /// JSON has no such numbers; as texts the decoder takes them.
-fn not_finite(number: f64) -> &'static str {
+pub fn not_finite(number: f64) -> &'static str {
     match number {
         _ if number.is_nan() => "NaN",
         _ if number > 0.0 => "Infinity",

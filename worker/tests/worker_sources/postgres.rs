@@ -151,6 +151,16 @@ async fn a_table_is_read_in_the_order_of_its_key_from_any_position() {
         );
     }
 
+    // A column that the key's index only includes may be null.
+    server
+        .execute(
+            "CREATE TABLE included (id bigint, email text, PRIMARY KEY (id) INCLUDE (email));
+            INSERT INTO included VALUES (1, 'a'), (2, null), (3, 'c');",
+        )
+        .await;
+    let read = server.open(json!({"table": "included"}), None);
+    assert_eq!(all_ids(read).await, [1, 2, 3]);
+
     // Of a query: the key is given, and what is written is the query's business.
     let query = "SELECT id, upper(part) AS part FROM items WHERE id % 2 = 0 -- even\n; ";
     let read = server.open(

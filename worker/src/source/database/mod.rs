@@ -12,7 +12,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use millstream_api::source::DatabaseSource;
 use serde_json::{Value, json};
 use tokio::time::{Interval, MissedTickBehavior};
-use tokio_postgres::{Client, types::Type};
+use tokio_postgres::{Client, error::SqlState, types::Type};
 
 use self::{
     connect::Connector,
@@ -192,26 +192,7 @@ impl Session {
                 (_, key) => key.to_vec(),
             };
             let relation = Relation::new(spec, columns, &key)?;
-            let incremental = spec.incremental.iter().map(|of| &of.column);
-            let said: Vec<_> = incremental.chain(&spec.key).collect();
-            // Otherwise the order is that of a primary key.
-            let unread = match said.is_empty() {
-                true => false,
-                false => client
-                    .query_one(&relation.unread(), &[])
-                    .await?
-                    .try_get(0)?,
-            };
-            if unread {
-                let said: Vec<_> = said.iter().map(|name| format!("`{name}`")).collect();
-                let message = format!(
-                    "there are rows whose {} is null: they aren't read (looked at when the source connects)",
-                    said.join(" or ")
-                );
-                status.warn(UNREAD, message);
-            } else {
-                status.clear(UNREAD);
-            }
+            tell_of_unread(&client, spec, &relation, status).await?;
             anyhow::Ok(relation)
         };
         let relation = tokio::time::timeout(limit, asked).await;
@@ -278,10 +259,50 @@ impl Session {
     }
 }
 
+/// Tells of rows that are never read. Where that takes longer than a statement may, they are read
+/// all the same.
+async fn tell_of_unread(
+    client: &Client,
+    spec: &DatabaseSource,
+    relation: &Relation,
+    status: &StatusPart,
+) -> anyhow::Result<()> {
+    let incremental = spec.incremental.iter().map(|of| &of.column);
+    let said = incremental
+        .chain(&spec.key)
+        .map(|name| format!("`{name}`"))
+        .collect::<Vec<_>>()
+        .join(" or ");
+    // Otherwise the order is that of a primary key.
+    if said.is_empty() {
+        return Ok(());
+    }
+    match client.query_one(&relation.unread(), &[]).await {
+        Ok(row) if row.try_get(0)? => status.warn(
+            UNREAD,
+            format!(
+                "there are rows whose {said} is null: they aren't read (looked at when the source connects)"
+            ),
+        ),
+        Ok(_) => status.clear(UNREAD),
+        Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => status.warn(
+            UNREAD,
+            format!(
+                "rows whose {said} is null aren't read; whether there are some takes longer to find out than `timeout` ({}): without them in the column (NOT NULL), all is well",
+                spec.timeout
+            ),
+        ),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
 /// The columns of a table's primary key, in its order.
 async fn primary_key(client: &Client, table: &str) -> anyhow::Result<Vec<String>> {
+    // What an index only includes stands behind its key.
     const COLUMNS: &str = "SELECT a.attname::text FROM pg_index AS i \
-        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey) \
+        JOIN pg_attribute AS a ON a.attrelid = i.indrelid \
+        AND array_position(i.indkey::int2[], a.attnum) < i.indnkeyatts \
         WHERE i.indrelid = $1::text::regclass AND i.indisprimary \
         ORDER BY array_position(i.indkey::int2[], a.attnum)";
     let quoted = query::quoted_table(table);

@@ -43,6 +43,8 @@ pub fn open(
         status: opening.status.clone(),
         metrics: opening.metrics.clone(),
     };
+    // In the middle of the files others were played before.
+    let round = u64::from(position.file.is_some());
     let player = Player {
         files: recording.open(position.file.as_ref())?,
         recording,
@@ -53,6 +55,7 @@ pub fn open(
         count: spec.count.unwrap_or(u64::MAX),
         pace: Pace::new(spec.rate),
         due: 0,
+        round,
     };
     let batches = stream::unfold(player, |mut player| async move {
         let batch = player.next().await?;
@@ -98,6 +101,8 @@ struct Player {
     pace: Pace,
     /// Records that may be played now.
     due: u64,
+    /// Records of the files that were played since they were opened.
+    round: u64,
 }
 
 impl Player {
@@ -123,6 +128,7 @@ impl Player {
         let played: Vec<_> = self.playing.by_ref().take(size).collect();
         self.due -= played.len() as u64;
         self.position.next += played.len() as u64;
+        self.round += played.len() as u64;
         self.position.played += played.len();
         self.finish();
         (!played.is_empty()).then(|| self.batch(played, Vec::new()))
@@ -146,9 +152,10 @@ impl Player {
         }
     }
 
-    /// Begins the files again; none where that isn't wanted, or they have no records.
+    /// Begins the files again; none where that isn't wanted, or they have no records that can be played.
     fn rewind(&mut self) -> Option<()> {
-        self.position.file.take().filter(|_| self.repeat)?;
+        let ends = self.position.file.take();
+        ends.filter(|_| self.repeat && std::mem::take(&mut self.round) > 0)?;
         // They were opened with the same settings before.
         self.files = self.recording.open(None).ok()?;
         Some(())

@@ -3,18 +3,30 @@
 use std::{
     fmt::Display,
     io::{Read, Write},
+    sync::Arc,
 };
 
-use arrow_json::{WriterBuilder, writer::LineDelimited};
-use datafusion::arrow::{array::RecordBatch, error::ArrowError};
+use arrow_json::{
+    WriterBuilder,
+    writer::{Encoder, EncoderFactory, EncoderOptions, LineDelimited, NullableEncoder},
+};
+use datafusion::arrow::{
+    array::{Array, ArrowPrimitiveType, AsArray, PrimitiveArray, RecordBatch},
+    datatypes::{DataType, FieldRef, Float32Type, Float64Type},
+    error::ArrowError,
+};
 use millstream_plan::caught;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde::Serialize;
 
 use super::{Input, Output};
-use crate::source::file::{
-    error::ReadError,
-    local::{BUFFER, LocalFile},
-    scratch::Scratch,
+use crate::{
+    avro::json::not_finite,
+    source::file::{
+        error::ReadError,
+        local::{BUFFER, LocalFile},
+        scratch::Scratch,
+    },
 };
 
 /// Rows that are decoded at once.
@@ -60,9 +72,44 @@ pub fn read_file(file: LocalFile, output: &mut Output<'_>) -> Result<(), ReadErr
     Ok(())
 }
 
+/// JSON has no number for NaN, and the library would write null.
+#[derive(Debug)]
+struct Floats;
+
+impl EncoderFactory for Floats {
+    fn make_default_encoder<'a>(
+        &self,
+        _: &'a FieldRef,
+        array: &'a dyn Array,
+        _: &'a EncoderOptions,
+    ) -> Result<Option<NullableEncoder<'a>>, ArrowError> {
+        let encoder: Box<dyn Encoder + 'a> = match array.data_type() {
+            DataType::Float32 => Box::new(FloatEncoder(array.as_primitive::<Float32Type>())),
+            DataType::Float64 => Box::new(FloatEncoder(array.as_primitive::<Float64Type>())),
+            _ => return Ok(None),
+        };
+        Ok(Some(NullableEncoder::new(encoder, array.nulls().cloned())))
+    }
+}
+
+struct FloatEncoder<'a, T: ArrowPrimitiveType>(&'a PrimitiveArray<T>);
+
+impl<T: ArrowPrimitiveType<Native: Into<f64> + Serialize>> Encoder for FloatEncoder<'_, T> {
+    fn encode(&mut self, index: usize, out: &mut Vec<u8>) {
+        let number = self.0.value(index);
+        let wide: f64 = number.into();
+        // Into memory: it can't fail.
+        let _ = match wide.is_finite() {
+            true => serde_json::to_writer(out, &number),
+            false => serde_json::to_writer(out, not_finite(wide)),
+        };
+    }
+}
+
 fn json_lines(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
     let mut writer = WriterBuilder::new()
         .with_explicit_nulls(true)
+        .with_encoder_factory(Arc::new(Floats))
         .build::<_, LineDelimited>(Vec::new());
     writer.write(batch)?;
     writer.finish()?;
