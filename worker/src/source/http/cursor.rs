@@ -49,7 +49,10 @@ impl Cursors {
             Ok((records, self.next(answer)?))
         };
         // Cursors don't live for ever, and a worker may be away for long.
-        let found = self.pager.get("page", &url, at.is_none(), parse).await?;
+        let found = self
+            .pager
+            .get("page", &url, &self.pager.url([]), parse)
+            .await?;
         Some(page(found, at))
     }
 

@@ -189,11 +189,13 @@ impl Fetch {
         }
     }
 
-    /// As [`Fetch::get`]; none where the server doesn't have it, and says so again and again.
+    /// As [`Fetch::get`]; none where the server doesn't have it, and says so again and again while it
+    /// has the first page.
     pub async fn get_if_there<T>(
         &self,
         concern: impl Into<Concern>,
         url: &Url,
+        first: &Url,
         parse: impl Fn(&Answer) -> Result<T, String>,
     ) -> Option<T> {
         let asking = self.asking(concern);
@@ -208,6 +210,13 @@ impl Fetch {
                 return None;
             }
             refused.wait().await;
+            // One that is being replaced refuses everything, and isn't to be taken at its word.
+            if refusals + 1 == REFUSALS
+                && let Err(refused) = self.get_or_refusal(&asking, first, |_| Ok(())).await
+            {
+                refusals = 0;
+                refused.wait().await;
+            }
         }
     }
 

@@ -97,14 +97,16 @@ impl Numbers {
     }
 
     async fn get<T>(&self, number: u64, parse: impl Fn(&Answer) -> Result<T, String>) -> Option<T> {
-        let page = (self.paging.parameter.as_str(), number.to_string());
-        let url = match (&self.paging.size_parameter, self.paging.page_size) {
-            (Some(name), Some(size)) => self.pager.url([page, (name, size.to_string())]),
-            _ => self.pager.url([page]),
+        let url = |number: u64| {
+            let page = (self.paging.parameter.as_str(), number.to_string());
+            match (&self.paging.size_parameter, self.paging.page_size) {
+                (Some(name), Some(size)) => self.pager.url([page, (name, size.to_string())]),
+                _ => self.pager.url([page]),
+            }
         };
+        let (url, first) = (url(number), url(self.paging.first_page));
         let concern = format!("page {number}");
-        let is_first = number == self.paging.first_page;
-        let found = self.pager.get(concern, &url, is_first, parse).await;
+        let found = self.pager.get(concern, &url, &first, parse).await;
         if found.is_none() && self.paging.total_pages.is_some() {
             self.pager.ended_early();
         }

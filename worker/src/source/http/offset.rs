@@ -123,13 +123,16 @@ impl Offsets {
 
     /// So many records at most; none where the server has nothing at this offset, and refuses it.
     async fn part(&self, offset: u64, limit: u64) -> Option<Vec<Bytes>> {
-        let url = self.pager.url([
-            (&self.paging.limit_parameter, limit.to_string()),
-            (&self.paging.offset_parameter, offset.to_string()),
-        ]);
+        let url = |offset: u64| {
+            self.pager.url([
+                (&self.paging.limit_parameter, limit.to_string()),
+                (&self.paging.offset_parameter, offset.to_string()),
+            ])
+        };
+        let (url, first) = (url(offset), url(0));
         let parse = |answer: &Answer| self.pager.records_of(answer);
         let concern = format!("page at {offset}");
-        let mut records = self.pager.get(concern, &url, offset == 0, parse).await?;
+        let mut records = self.pager.get(concern, &url, &first, parse).await?;
         // A server that doesn't know the limit's name answers with more.
         records.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         Some(records)

@@ -96,12 +96,12 @@ impl Pager {
         &self,
         concern: impl Into<Concern>,
         url: &Url,
-        is_first: bool,
+        first: &Url,
         parse: impl Fn(&Answer) -> Result<T, String>,
     ) -> Option<T> {
-        match is_first {
+        match url == first {
             true => Some(self.fetch.get(concern, url, parse).await),
-            false => self.fetch.get_if_there(concern, url, parse).await,
+            false => self.fetch.get_if_there(concern, url, first, parse).await,
         }
     }
 

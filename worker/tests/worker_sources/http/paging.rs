@@ -196,7 +196,7 @@ async fn numbered_pages_whose_number_is_known_are_fetched_side_by_side() {
 
 #[tokio::test]
 async fn a_page_behind_the_last_one_that_is_refused_is_the_end() {
-    for (total, refusal, requests) in [(10, 404, 1 + 3), (20, 400, 2 + 3), (0, 404, 1)] {
+    for (total, refusal, requests) in [(10, 404, 1 + 4), (20, 400, 2 + 4), (0, 404, 1)] {
         let api = Api::start(move |_, asked| {
             let page = asked.number("p");
             match page > 1 && (page - 1) * 10 >= total {
@@ -215,6 +215,18 @@ async fn a_page_behind_the_last_one_that_is_refused_is_the_end() {
         assert_eq!(status.report(), Default::default());
         resumes_after_each(&spec, &batches).await;
     }
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_everything_for_a_while_is_not_at_its_end() {
+    let api = Api::start(|request, asked| match request {
+        1..=4 => refused(404),
+        _ => numbered(25, 1, asked),
+    })
+    .await;
+    let paging = json!({"parameter": "p"});
+    let spec = json!({"records": "/items", "pagination": {"pageNumber": paging}});
+    assert_eq!(texts(&all(api.source(spec), None).await), ids(0..25));
 }
 
 #[tokio::test]
