@@ -542,7 +542,10 @@ impl Pipeline {
     /// Produces records with their keys, many at once, in this order, each once.
     pub async fn produce_all(&self, records: &[(String, Vec<u8>)]) {
         let mut config = self.client();
-        config.set("enable.idempotence", "true");
+        config
+            .set("enable.idempotence", "true")
+            // Kafka may be restarted several times meanwhile.
+            .set("message.timeout.ms", "900000");
         let producer: FutureProducer = config.create().expect("producer");
         let sent = records.iter().map(|(key, value)| {
             let record = FutureRecord::to(&self.name).key(key).payload(value);
