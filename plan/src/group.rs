@@ -349,12 +349,17 @@ impl Extract {
         item.expr = bare(std::mem::replace(&mut item.expr, Expr::value(Value::Null)));
         let whole = item.expr.clone();
         self.take(&mut item.expr, item.at)?;
-        if !self.computed {
-            // A constant is the same for all groups: a key that parts nothing.
-            item.expr = column(key_name(self.keys.len()));
-            self.keys.push(KeyExpr::new(whole.clone(), item.at));
+        let known = self.keys.iter().position(|key| key.expr == whole);
+        if self.computed {
+            return Ok(known);
         }
-        Ok(self.keys.iter().position(|key| key.expr == whole))
+        // A constant is the same for all groups: a key that parts nothing.
+        let index = known.unwrap_or(self.keys.len());
+        item.expr = column(key_name(index));
+        if known.is_none() {
+            self.keys.push(KeyExpr::new(whole, item.at));
+        }
+        Ok(Some(index))
     }
 
     fn take(&mut self, expr: &mut Expr, at: Option<Position>) -> Placed<()> {
@@ -386,7 +391,9 @@ impl Extract {
     /// Not inlined, so that it takes no stack where expressions are within one another.
     #[inline(never)]
     fn replace(&mut self, expr: &mut Expr) -> Placed<()> {
-        if let Some(index) = self.keys.iter().position(|key| key.expr == *expr) {
+        // A constant stays one: some functions take nothing else.
+        let mut keys = self.keys.iter();
+        if let Some(index) = keys.position(|key| key.parts && key.expr == *expr) {
             *expr = column(key_name(index));
         } else if aggregate_name(expr).is_some() {
             *expr = column(aggregate_column(self.aggregate(expr)));

@@ -434,3 +434,17 @@ fn a_group_whose_row_cannot_be_made_is_named() {
     let error = fold.results(&[keys], &[&group.1]).unwrap_err().to_string();
     assert!(error.contains("column `a`"), "{error}");
 }
+
+/// Some functions take nothing but a constant.
+#[test]
+fn a_constant_column_takes_no_other_constants_place() {
+    let select = "SELECT g, 'minute' AS unit, date_trunc('minute', max(at)) AS last FROM records";
+    let all = batch(&[(0, None, None, None, Some(2), None, None)]);
+    for keys in ["g", "g, 'minute' HAVING unit <> g"] {
+        let plan = planned(&format!("{select} GROUP BY {keys}"));
+        let fold = plan.fold().unwrap();
+        let kept = folded(&plan, &fold, &all, &[(1, 0)]);
+        let oracle = format!("{select} GROUP BY g");
+        assert_eq!(kept.rows(&fold), at_once(&plan, &oracle, &all), "{keys}");
+    }
+}
