@@ -13,8 +13,9 @@ use datafusion::{
     logical_expr::{EmitTo, GroupsAccumulator},
     physical_expr::{GroupsAccumulatorAdapter, PhysicalExpr, aggregate::AggregateFunctionExpr},
     sql::sqlparser::ast::{
-        DuplicateTreatment, Expr, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
-        FunctionArguments, Ident, OrderByExpr, Spanned, Value, VisitMut, VisitorMut,
+        BinaryOperator, DuplicateTreatment, Expr, FunctionArg, FunctionArgExpr,
+        FunctionArgumentClause, FunctionArguments, Ident, OrderByExpr, Spanned, Value, VisitMut,
+        VisitorMut,
     },
 };
 
@@ -503,13 +504,13 @@ pub(crate) struct Aggregate {
     input_types: Vec<DataType>,
     state: Vec<DataType>,
     text: String,
-    /// What it lists, where nulls are among it: there is neither a FILTER nor a WHERE against them.
+    /// What it lists, where nulls may be among it: neither its FILTER nor WHERE leaves them out.
     with_nulls: Option<String>,
 }
 
 impl Groups {
     /// Plans what is kept. The text of WHERE is part of what a state means.
-    pub(crate) fn plan(self, columns: &SchemaRef, condition: Option<String>) -> Placed<Grouping> {
+    pub(crate) fn plan(self, columns: &SchemaRef, condition: Option<&Expr>) -> Placed<Grouping> {
         let mut definition = Vec::new();
         let mut keys = Vec::with_capacity(self.keys.len());
         for key in self.keys {
@@ -522,8 +523,8 @@ impl Groups {
         }
         let mut aggregates = Vec::with_capacity(self.aggregates.len());
         for AggregateExpr { expr, at } in self.aggregates {
-            let aggregate = Aggregate::plan(expr, columns, condition.as_deref())
-                .map_err(|problem| (at, problem))?;
+            let aggregate =
+                Aggregate::plan(expr, columns, condition).map_err(|problem| (at, problem))?;
             definition.push(format!("{} {:?}", aggregate.text, aggregate.state));
             aggregates.push(aggregate);
         }
@@ -598,18 +599,40 @@ fn argument(aggregate: &Expr) -> Option<&Expr> {
     }
 }
 
+/// The FILTER of an aggregate.
+fn own_condition(aggregate: &Expr) -> Option<&Expr> {
+    match aggregate {
+        Expr::Function(function) => function.filter.as_deref(),
+        _ => None,
+    }
+}
+
+/// Whether a condition says of this that it isn't null, alone or by AND.
+fn leaves_out_nulls(condition: &Expr, of: &Expr) -> bool {
+    match condition {
+        Expr::Nested(inner) => leaves_out_nulls(inner, of),
+        Expr::BinaryOp {
+            left,
+            op: BinaryOperator::And,
+            right,
+        } => leaves_out_nulls(left, of) || leaves_out_nulls(right, of),
+        Expr::IsNotNull(tested) => bare(Expr::clone(tested)) == bare(of.clone()),
+        _ => false,
+    }
+}
+
 impl Aggregate {
     /// Plans an aggregate of the records for which the condition holds.
     fn plan(
         expr: Expr,
         columns: &SchemaRef,
-        condition: Option<&str>,
+        condition: Option<&Expr>,
     ) -> Result<Self, QueryProblem> {
         let text = expr.to_string();
         let name = aggregate_name(&expr).unwrap_or_default();
         let without_nulls = |argument: &Expr| {
-            let said = format!("{argument} IS NOT NULL");
-            condition.is_some_and(|condition| condition.contains(&said))
+            let mut conditions = own_condition(&expr).into_iter().chain(condition);
+            conditions.any(|condition| leaves_out_nulls(condition, argument))
         };
         let argument = argument(&expr).filter(|argument| !without_nulls(argument));
         let argument = argument.map(readable);
@@ -645,7 +668,6 @@ impl Aggregate {
         }
         let keeps_nulls = planned.aggregate.fun().name() == "array_agg"
             && !planned.aggregate.ignore_nulls()
-            && filter.is_none()
             && inputs
                 .first()
                 .is_some_and(|input| input.nullable(columns).unwrap_or(true));
