@@ -26,7 +26,7 @@ use datafusion::{
     physical_expr::{
         PhysicalExpr,
         aggregate::{LoweredAggregate, LoweredAggregateBuilder},
-        expressions::{BinaryExpr, cast},
+        expressions::{BinaryExpr, Column, Literal, case, cast},
     },
     prelude::SessionConfig,
     sql::{
@@ -183,6 +183,18 @@ pub(crate) fn checked(
         Ok(Transformed::yes(Arc::new(binary) as Arc<dyn PhysicalExpr>))
     });
     Ok(checked?.data)
+}
+
+/// An expression that is computed only where a condition holds, and is null elsewhere.
+pub(crate) fn only_where(
+    condition: &Arc<dyn PhysicalExpr>,
+    expr: Arc<dyn PhysicalExpr>,
+) -> Result<Arc<dyn PhysicalExpr>, DataFusionError> {
+    // Nothing is computed for these, and so nothing fails.
+    if expr.is::<Column>() || expr.is::<Literal>() {
+        return Ok(expr);
+    }
+    case(None, vec![(Arc::clone(condition), expr)], None)
 }
 
 /// The type as which values of these two are compared.

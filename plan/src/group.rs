@@ -497,7 +497,7 @@ pub(crate) struct Key {
 #[derive(Debug)]
 pub(crate) struct Aggregate {
     function: Arc<AggregateFunctionExpr>,
-    /// Arguments, then what it is ordered by.
+    /// Arguments, then what it is ordered by; both only of the records that the filter takes.
     inputs: Vec<Arc<dyn PhysicalExpr>>,
     filter: Option<Arc<dyn PhysicalExpr>>,
     /// Of all these.
@@ -671,6 +671,11 @@ impl Aggregate {
             && inputs
                 .first()
                 .is_some_and(|input| input.nullable(columns).unwrap_or(true));
+        let inputs = inputs.into_iter().map(|input| match &filter {
+            Some(filter) => engine::only_where(filter, input),
+            None => Ok(input),
+        });
+        let inputs = inputs.collect::<Result<_, _>>().map_err(engine)?;
         let aggregate = Aggregate {
             function: planned.aggregate,
             inputs,
