@@ -9,15 +9,15 @@ use std::{
 };
 
 use datafusion::{
-    arrow::datatypes::{DataType, Schema, SchemaRef},
+    arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit},
     common::{
         DFSchema, DFSchemaRef, DataFusionError,
-        tree_node::{Transformed, TreeNode},
+        tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     execution::{SessionState, SessionStateBuilder},
     logical_expr::{
-        self, Volatility,
-        expr::ScalarFunction,
+        self, Operator, Volatility,
+        expr::{Cast, ScalarFunction},
         physical_planning_context::PhysicalPlanningContext,
         simplify::{ExprSimplifyResult, SimplifyContext},
         type_coercion::binary::comparison_coercion,
@@ -26,7 +26,7 @@ use datafusion::{
     physical_expr::{
         PhysicalExpr,
         aggregate::{LoweredAggregate, LoweredAggregateBuilder},
-        expressions::{BinaryExpr, cast},
+        expressions::{BinaryExpr, Column, Literal, case, cast},
     },
     prelude::SessionConfig,
     sql::{
@@ -154,6 +154,7 @@ fn spelled_out(
         .with_config_options(Arc::clone(ENGINE.config_options()))
         .build();
     let expr = ExprSimplifier::new(context.clone()).coerce(expr, columns)?;
+    let expr = expr.transform_up(compared_in_microseconds)?.data;
     let spelled = expr.transform_up(|expr| match expr {
         logical_expr::Expr::ScalarFunction(ScalarFunction { func, args }) => {
             Ok(match func.simplify(args, &context)? {
@@ -171,6 +172,68 @@ fn spelled_out(
     Ok(spelled?.data)
 }
 
+/// The engine compares times in nanoseconds where they aren't of one type, and those end in the year
+/// 2262: microseconds, as everywhere. What is in nanoseconds by itself stays so.
+fn compared_in_microseconds(
+    expr: logical_expr::Expr,
+) -> Result<Transformed<logical_expr::Expr>, DataFusionError> {
+    if !is_comparison(&expr) {
+        return Ok(Transformed::no(expr));
+    }
+    let mut cast = true;
+    expr.apply_children(|operand| {
+        cast &= as_nanoseconds(operand).is_some();
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    match cast {
+        true => expr.map_children(|operand| Ok(Transformed::yes(in_microseconds(operand)))),
+        false => Ok(Transformed::no(expr)),
+    }
+}
+
+fn is_comparison(expr: &logical_expr::Expr) -> bool {
+    match expr {
+        logical_expr::Expr::BinaryExpr(binary) => matches!(
+            binary.op,
+            Operator::Eq
+                | Operator::NotEq
+                | Operator::Lt
+                | Operator::LtEq
+                | Operator::Gt
+                | Operator::GtEq
+                | Operator::IsDistinctFrom
+                | Operator::IsNotDistinctFrom
+        ),
+        logical_expr::Expr::Between(_) | logical_expr::Expr::InList(_) => true,
+        _ => false,
+    }
+}
+
+/// What is cast to nanoseconds, and the microseconds in their place.
+fn as_nanoseconds(expr: &logical_expr::Expr) -> Option<(&logical_expr::Expr, DataType)> {
+    let logical_expr::Expr::Cast(cast) = expr else {
+        return None;
+    };
+    match cast.field.data_type() {
+        DataType::Timestamp(TimeUnit::Nanosecond, zone) => {
+            let micros = DataType::Timestamp(TimeUnit::Microsecond, zone.clone());
+            Some((&cast.expr, micros))
+        }
+        _ => None,
+    }
+}
+
+/// Casts of casts too: `TIMESTAMP '2024-01-01'` is one.
+fn in_microseconds(expr: logical_expr::Expr) -> logical_expr::Expr {
+    match as_nanoseconds(&expr) {
+        Some((inner, micros)) => {
+            let inner = in_microseconds(inner.clone());
+            logical_expr::Expr::Cast(Cast::new(Box::new(inner), micros))
+        }
+        None => expr,
+    }
+}
+
 /// A number out of range is an error, as elsewhere in SQL; the engine would wrap it around.
 pub(crate) fn checked(
     expr: Arc<dyn PhysicalExpr>,
@@ -185,6 +248,18 @@ pub(crate) fn checked(
     Ok(checked?.data)
 }
 
+/// An expression that is computed only where a condition holds, and is null elsewhere.
+pub(crate) fn only_where(
+    condition: &Arc<dyn PhysicalExpr>,
+    expr: Arc<dyn PhysicalExpr>,
+) -> Result<Arc<dyn PhysicalExpr>, DataFusionError> {
+    // Nothing is computed for these, and so nothing fails.
+    if expr.is::<Column>() || expr.is::<Literal>() {
+        return Ok(expr);
+    }
+    case(None, vec![(Arc::clone(condition), expr)], None)
+}
+
 /// The type as which values of these two are compared.
 pub(crate) fn compared_as(left: &DataType, right: &DataType) -> Option<DataType> {
     let is_text = |data_type: &DataType| {
@@ -194,7 +269,20 @@ pub(crate) fn compared_as(left: &DataType, right: &DataType) -> Option<DataType>
         )
     };
     // The engine would read the text as a number, and fail where it is none.
-    (is_text(left) == is_text(right)).then(|| comparison_coercion(left, right))?
+    let compared =
+        (is_text(left) == is_text(right)).then(|| comparison_coercion(left, right))??;
+    match compared {
+        DataType::Timestamp(TimeUnit::Nanosecond, zone)
+            if !in_nanoseconds(left) && !in_nanoseconds(right) =>
+        {
+            Some(DataType::Timestamp(TimeUnit::Microsecond, zone))
+        }
+        other => Some(other),
+    }
+}
+
+fn in_nanoseconds(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Timestamp(TimeUnit::Nanosecond, _))
 }
 
 /// The same expression as this type; a value that doesn't fit is an error of its batch.

@@ -18,6 +18,7 @@ use crate::{
     ResultColumn, SinkPlan,
     engine::{self, in_words},
     error::{PlanError, Position, QueryProblem, similar},
+    execute::evaluate,
     query::{Placed, folded, parse_condition, place},
     resolve::{aggregate_name, check, is_replaced},
     table::sql_name,
@@ -144,7 +145,7 @@ impl Rule {
     }
 
     fn evaluate(&self, rows: &RecordBatch) -> Result<BooleanArray, DataFusionError> {
-        let held = self.expr.evaluate(rows)?.into_array(rows.num_rows())?;
+        let held = evaluate(self.expr.as_ref(), rows)?;
         let held = held.as_boolean_opt().cloned();
         held.ok_or_else(|| DataFusionError::Internal("the check isn't a condition".into()))
     }

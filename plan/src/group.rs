@@ -13,8 +13,9 @@ use datafusion::{
     logical_expr::{EmitTo, GroupsAccumulator},
     physical_expr::{GroupsAccumulatorAdapter, PhysicalExpr, aggregate::AggregateFunctionExpr},
     sql::sqlparser::ast::{
-        DuplicateTreatment, Expr, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
-        FunctionArguments, Ident, OrderByExpr, Spanned, Value, VisitMut, VisitorMut,
+        BinaryOperator, DuplicateTreatment, Expr, FunctionArg, FunctionArgExpr,
+        FunctionArgumentClause, FunctionArguments, Ident, OrderByExpr, Spanned, Value, VisitMut,
+        VisitorMut,
     },
 };
 
@@ -349,12 +350,17 @@ impl Extract {
         item.expr = bare(std::mem::replace(&mut item.expr, Expr::value(Value::Null)));
         let whole = item.expr.clone();
         self.take(&mut item.expr, item.at)?;
-        if !self.computed {
-            // A constant is the same for all groups: a key that parts nothing.
-            item.expr = column(key_name(self.keys.len()));
-            self.keys.push(KeyExpr::new(whole.clone(), item.at));
+        let known = self.keys.iter().position(|key| key.expr == whole);
+        if self.computed {
+            return Ok(known);
         }
-        Ok(self.keys.iter().position(|key| key.expr == whole))
+        // A constant is the same for all groups: a key that parts nothing.
+        let index = known.unwrap_or(self.keys.len());
+        item.expr = column(key_name(index));
+        if known.is_none() {
+            self.keys.push(KeyExpr::new(whole, item.at));
+        }
+        Ok(Some(index))
     }
 
     fn take(&mut self, expr: &mut Expr, at: Option<Position>) -> Placed<()> {
@@ -386,7 +392,9 @@ impl Extract {
     /// Not inlined, so that it takes no stack where expressions are within one another.
     #[inline(never)]
     fn replace(&mut self, expr: &mut Expr) -> Placed<()> {
-        if let Some(index) = self.keys.iter().position(|key| key.expr == *expr) {
+        // A constant stays one: some functions take nothing else.
+        let mut keys = self.keys.iter();
+        if let Some(index) = keys.position(|key| key.parts && key.expr == *expr) {
             *expr = column(key_name(index));
         } else if aggregate_name(expr).is_some() {
             *expr = column(aggregate_column(self.aggregate(expr)));
@@ -489,20 +497,20 @@ pub(crate) struct Key {
 #[derive(Debug)]
 pub(crate) struct Aggregate {
     function: Arc<AggregateFunctionExpr>,
-    /// Arguments, then what it is ordered by.
+    /// Arguments, then what it is ordered by; both only of the records that the filter takes.
     inputs: Vec<Arc<dyn PhysicalExpr>>,
     filter: Option<Arc<dyn PhysicalExpr>>,
     /// Of all these.
     input_types: Vec<DataType>,
     state: Vec<DataType>,
     text: String,
-    /// What it lists, where nulls are among it: there is neither a FILTER nor a WHERE against them.
+    /// What it lists, where nulls may be among it: neither its FILTER nor WHERE leaves them out.
     with_nulls: Option<String>,
 }
 
 impl Groups {
     /// Plans what is kept. The text of WHERE is part of what a state means.
-    pub(crate) fn plan(self, columns: &SchemaRef, condition: Option<String>) -> Placed<Grouping> {
+    pub(crate) fn plan(self, columns: &SchemaRef, condition: Option<&Expr>) -> Placed<Grouping> {
         let mut definition = Vec::new();
         let mut keys = Vec::with_capacity(self.keys.len());
         for key in self.keys {
@@ -515,8 +523,8 @@ impl Groups {
         }
         let mut aggregates = Vec::with_capacity(self.aggregates.len());
         for AggregateExpr { expr, at } in self.aggregates {
-            let aggregate = Aggregate::plan(expr, columns, condition.as_deref())
-                .map_err(|problem| (at, problem))?;
+            let aggregate =
+                Aggregate::plan(expr, columns, condition).map_err(|problem| (at, problem))?;
             definition.push(format!("{} {:?}", aggregate.text, aggregate.state));
             aggregates.push(aggregate);
         }
@@ -591,18 +599,40 @@ fn argument(aggregate: &Expr) -> Option<&Expr> {
     }
 }
 
+/// The FILTER of an aggregate.
+fn own_condition(aggregate: &Expr) -> Option<&Expr> {
+    match aggregate {
+        Expr::Function(function) => function.filter.as_deref(),
+        _ => None,
+    }
+}
+
+/// Whether a condition says of this that it isn't null, alone or by AND.
+fn leaves_out_nulls(condition: &Expr, of: &Expr) -> bool {
+    match condition {
+        Expr::Nested(inner) => leaves_out_nulls(inner, of),
+        Expr::BinaryOp {
+            left,
+            op: BinaryOperator::And,
+            right,
+        } => leaves_out_nulls(left, of) || leaves_out_nulls(right, of),
+        Expr::IsNotNull(tested) => bare(Expr::clone(tested)) == bare(of.clone()),
+        _ => false,
+    }
+}
+
 impl Aggregate {
     /// Plans an aggregate of the records for which the condition holds.
     fn plan(
         expr: Expr,
         columns: &SchemaRef,
-        condition: Option<&str>,
+        condition: Option<&Expr>,
     ) -> Result<Self, QueryProblem> {
         let text = expr.to_string();
         let name = aggregate_name(&expr).unwrap_or_default();
         let without_nulls = |argument: &Expr| {
-            let said = format!("{argument} IS NOT NULL");
-            condition.is_some_and(|condition| condition.contains(&said))
+            let mut conditions = own_condition(&expr).into_iter().chain(condition);
+            conditions.any(|condition| leaves_out_nulls(condition, argument))
         };
         let argument = argument(&expr).filter(|argument| !without_nulls(argument));
         let argument = argument.map(readable);
@@ -638,10 +668,14 @@ impl Aggregate {
         }
         let keeps_nulls = planned.aggregate.fun().name() == "array_agg"
             && !planned.aggregate.ignore_nulls()
-            && filter.is_none()
             && inputs
                 .first()
                 .is_some_and(|input| input.nullable(columns).unwrap_or(true));
+        let inputs = inputs.into_iter().map(|input| match &filter {
+            Some(filter) => engine::only_where(filter, input),
+            None => Ok(input),
+        });
+        let inputs = inputs.collect::<Result<_, _>>().map_err(engine)?;
         let aggregate = Aggregate {
             function: planned.aggregate,
             inputs,

@@ -121,7 +121,6 @@ impl SinkPlan {
         if let Some(condition) = &mut condition {
             resolver.resolve(condition)?;
         }
-        let condition_text = condition.as_ref().map(Expr::to_string);
         resolver.aggregates = Aggregates::Allowed;
         let mut resolved = resolve_items(&mut resolver, query.items)?;
         let of_record = resolved.iter();
@@ -139,7 +138,7 @@ impl SinkPlan {
         let joins = joins.map(|(index, join)| join.plan(index, &inputs));
         let joins = joins.collect::<Result<Vec<_>, _>>()?;
         let grouping = groups
-            .map(|groups| groups.plan(inputs.flat(), condition_text))
+            .map(|groups| groups.plan(inputs.flat(), condition.as_ref()))
             .transpose()?
             .map(Arc::new);
         let columns_of = match &grouping {

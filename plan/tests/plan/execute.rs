@@ -154,6 +154,36 @@ fn one_bad_value_fails_its_batch_and_is_found_by_halving() {
     assert_eq!(executor.execute(&batch.slice(2, 1)).unwrap().num_rows(), 1);
 }
 
+/// The engine's nanoseconds end in the year 2262.
+#[test]
+fn times_are_compared_however_far_they_are() {
+    let times = [
+        "9999-12-31T23:59:59Z",
+        "0001-01-01T00:00:00Z",
+        "2024-06-01T00:00:00Z",
+    ];
+    let records = times.map(|at| format!(r#"{{"registered":{{"date":"{at}"}}}}"#));
+    for (condition, found) in [
+        ("> '2024-01-01'", &[0, 2][..]),
+        ("<= DATE '2024-06-01'", &[1, 2]),
+        ("> TIMESTAMP '2024-06-01'", &[0]),
+        ("= TIMESTAMP '9999-12-31T23:59:59'", &[0]),
+        ("IS DISTINCT FROM '2024-06-01'", &[0, 1]),
+        ("BETWEEN '0001-01-01' AND '2024-06-01'", &[1, 2]),
+        ("NOT IN ('0001-01-01', '9999-12-31T23:59:59Z')", &[2]),
+    ] {
+        let plan = plan(&format!(
+            "SELECT registered.date AS at FROM records WHERE registered.date {condition}"
+        ));
+        let result = plan
+            .executor()
+            .execute(&decoded(&plan, &records.join("\n")));
+        let result = result.unwrap_or_else(|error| panic!("{condition}: {error}"));
+        let rows = result.column(1).as_primitive::<UInt32Type>();
+        assert_eq!(rows.values(), found, "{condition}");
+    }
+}
+
 #[test]
 fn refuses_a_batch_without_its_columns() {
     let plan = plan("SELECT visits, gender FROM records");

@@ -72,6 +72,25 @@ fn rows_fail_where_the_check_is_not_true() {
     );
 }
 
+/// The engine trusts in the types that it planned for, and panics over others.
+#[test]
+fn a_panic_is_a_failure_too() {
+    let expectation = Expectation {
+        name: "sound".into(),
+        check: "CASE WHEN active THEN visits END > 1".into(),
+        on_failure: OnFailure::Drop,
+    };
+    let plan = plan("SELECT active, visits FROM records");
+    let expectations = Expectations::new(&plan, &[expectation]).unwrap();
+    let numbers: ArrayRef = Arc::new(Int64Array::from(vec![7]));
+    let rows = [("active", Arc::clone(&numbers)), ("visits", numbers)];
+    let rows = RecordBatch::try_from_iter(rows).unwrap();
+    let failures = expectations.rules()[0].failures(&rows);
+    assert_eq!(failures.len(), 1);
+    let error = failures[0].error.as_deref().unwrap_or_default();
+    assert!(error.contains("can't compute it"), "{error}");
+}
+
 #[test]
 fn says_what_is_wrong_and_where() {
     assert_told!(

@@ -26,7 +26,7 @@ const SCHEMA: &str =
     "g TEXT, n BIGINT, x DOUBLE, t TEXT, at TIMESTAMP, f BOOLEAN, d DECIMAL(10, 2)";
 
 /// What is folded, and how the engine is asked the same at once: it has no order of records.
-const QUERIES: [(&str, &str); 10] = [
+const QUERIES: [(&str, &str); 11] = [
     (
         "SELECT g, count(*) AS a, count(n) AS b, sum(n) AS c, min(t) AS d, max(x) AS e, avg(n) AS f2, avg(d) AS h FROM records GROUP BY g",
         "",
@@ -66,6 +66,11 @@ const QUERIES: [(&str, &str); 10] = [
     (
         "SELECT g, f, date_bin(INTERVAL '2 seconds', at) AS w, count(*) AS a, median(n) AS b FROM records WHERE f IS NOT NULL AND at IS NOT NULL GROUP BY g, f, w",
         "SELECT g, f, date_bin(INTERVAL '2 seconds', at) AS w, count(*) AS a, median(n) AS b FROM records WHERE f IS NOT NULL AND at IS NOT NULL GROUP BY g, f, date_bin(INTERVAL '2 seconds', at)",
+    ),
+    // The engine's own GROUP BY divides by zero before it filters.
+    (
+        "SELECT g, sum(10 / n) FILTER (WHERE n <> 0) AS a, last_value(t ORDER BY 10 / n) FILTER (WHERE n <> 0) AS b, count(*) AS c FROM records GROUP BY g",
+        "SELECT g, sum(CASE WHEN n <> 0 THEN 10 / n END) AS a, last_value(t ORDER BY CASE WHEN n <> 0 THEN 10 / n END, _offset) FILTER (WHERE n <> 0) AS b, count(*) AS c FROM records GROUP BY g",
     ),
 ];
 
@@ -433,4 +438,35 @@ fn a_group_whose_row_cannot_be_made_is_named() {
     let keys = take(group.2.column(0), &UInt64Array::from(vec![0]), None).unwrap();
     let error = fold.results(&[keys], &[&group.1]).unwrap_err().to_string();
     assert!(error.contains("column `a`"), "{error}");
+}
+
+/// What a FILTER excludes can't fail, and so costs no record.
+#[test]
+fn an_argument_is_computed_only_for_what_its_filter_takes() {
+    let plan = planned(
+        "SELECT g, avg(6 / n) FILTER (WHERE n > 0) AS a, last_value(t ORDER BY 6 / n) FILTER (WHERE n > 0) AS b, count(*) AS c FROM records GROUP BY g",
+    );
+    let fold = plan.fold().unwrap();
+    let record = |n, t| (0, n, None, Some(t), None, None, None);
+    for (records, row) in [
+        (vec![record(Some(0), 1), record(None, 1)], "g0|||2"),
+        (vec![record(Some(0), 1), record(Some(3), 2)], "g0|2.0|b|2"),
+    ] {
+        let kept = folded(&plan, &fold, &batch(&records), &[(2, 0)]);
+        assert_eq!(kept.rows(&fold), [row]);
+    }
+}
+
+/// Some functions take nothing but a constant.
+#[test]
+fn a_constant_column_takes_no_other_constants_place() {
+    let select = "SELECT g, 'minute' AS unit, date_trunc('minute', max(at)) AS last FROM records";
+    let all = batch(&[(0, None, None, None, Some(2), None, None)]);
+    for keys in ["g", "g, 'minute' HAVING unit <> g"] {
+        let plan = planned(&format!("{select} GROUP BY {keys}"));
+        let fold = plan.fold().unwrap();
+        let kept = folded(&plan, &fold, &all, &[(1, 0)]);
+        let oracle = format!("{select} GROUP BY g");
+        assert_eq!(kept.rows(&fold), at_once(&plan, &oracle, &all), "{keys}");
+    }
 }

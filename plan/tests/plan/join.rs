@@ -159,6 +159,20 @@ fn a_record_meets_the_row_that_has_its_key() {
     }
 }
 
+/// The engine's nanoseconds end in the year 2262.
+#[test]
+fn times_meet_dates_however_far_they_are() {
+    let days = Lookup::new("days", "day DATE, name TEXT").unwrap();
+    let sql = "SELECT d.name FROM records r JOIN days d ON r.registered.date = d.day";
+    let plan = SinkPlan::joining(&users(), std::slice::from_ref(&days), "s", sql).unwrap();
+    let rows = table(&days, &plan, r#"{"day":"9999-12-31","name":"the last"}"#).unwrap();
+    let mut executor = plan.executor();
+    executor.set_lookups([("days".to_owned(), Arc::new(rows))].into_iter().collect());
+    let record = r#"{"registered":{"date":"9999-12-31T00:00:00Z"}}"#;
+    let joined = executor.execute(&decoded(&plan, record)).unwrap();
+    assert_eq!(joined.column(0).as_string::<i32>().value(0), "the last");
+}
+
 #[test]
 fn a_key_is_there_once() {
     for (on, says) in [

@@ -168,9 +168,31 @@ fn a_group_lists_no_nulls_in_cassandra() {
             true,
         ),
         (
+            "array_agg(visits)",
+            "WHERE active OR visits IS NOT NULL",
+            false,
+        ),
+        ("array_agg(visits)", "WHERE NOT (visits IS NOT NULL)", false),
+        (
             "array_agg(visits) FILTER (WHERE visits IS NOT NULL)",
             "",
             true,
+        ),
+        (
+            "array_agg(visits) FILTER (WHERE active AND (visits) IS NOT NULL)",
+            "",
+            true,
+        ),
+        (
+            "array_agg(visits) FILTER (WHERE active)",
+            "WHERE (visits IS NOT NULL AND small > 1)",
+            true,
+        ),
+        ("array_agg(visits) FILTER (WHERE active)", "", false),
+        (
+            "array_agg(visits) FILTER (WHERE small IS NOT NULL)",
+            "",
+            false,
         ),
         ("array_agg(visits) IGNORE NULLS", "", true),
         ("array_agg(coalesce(visits, 0))", "", true),
