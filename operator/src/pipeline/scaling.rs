@@ -256,7 +256,9 @@ impl Scaler {
         let more = self.during(now, bounds.up).map(|s| s.more).min();
         let more = more.unwrap_or(0).min(bounds.max);
         if more > current && self.knows(now, bounds.up) {
-            let can = waited(SETTLE_UP) && pods.settled() && !latest.load.failing;
+            // One that can't be opened keeps pods unready, whatever they do for the other sinks.
+            let settled = pods.settled() || latest.load.left_out > 0 && pods.there == current;
+            let can = waited(SETTLE_UP) && settled && !latest.load.failing;
             return if can { more.min(current * 2) } else { current };
         }
         let enough = self.during(now, bounds.down).map(|s| s.enough).max();

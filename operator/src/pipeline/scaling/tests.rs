@@ -213,6 +213,25 @@ fn a_sink_that_fails_leaves_the_others_their_pods() {
 }
 
 #[test]
+fn a_sink_that_keeps_pods_unready_does_not_keep_them_few() {
+    let pods = |there| Pods {
+        wanted: 2,
+        there,
+        ready: 0,
+    };
+    let decided = |left_out, there| {
+        let load = Load {
+            left_out,
+            ..load(90_000, 90_000).unwrap()
+        };
+        decide_all(&[Some(load)], pods(there), &bounds(0, 4))
+    };
+    assert_eq!(decided(1, 2), [4]);
+    assert_eq!(decided(1, 1), [2], "the step before isn't done");
+    assert_eq!(decided(0, 2), [2], "they start");
+}
+
+#[test]
 fn failing_workers_are_not_multiplied() {
     let failing = Some(Load {
         records: 90_000,
