@@ -191,7 +191,8 @@ impl Scaler {
         // isn't a record.
         let busy = load.lag > 0 || pods.wanted > 0 && arrived > 0;
         let for_lag = count(load.lag as f64 / bounds.target_lag as f64).max(i32::from(busy));
-        let keep_up = |part| self.capacity.map_or(0, |all| count(rate / (all * part)));
+        let capacity = self.capacity.filter(|_| busy);
+        let keep_up = |part| capacity.map_or(0, |all| count(rate / (all * part)));
         let more = for_lag.max(keep_up(1.0));
         self.samples.push_back(Sample {
             at: now,

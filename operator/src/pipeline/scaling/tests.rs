@@ -94,6 +94,22 @@ fn markers_alone_start_nothing() {
 }
 
 #[test]
+fn nor_does_a_transaction_that_was_given_up_where_a_pod_is_known() {
+    let (b, start) = (bounds(0, 4), Instant::now());
+    let mut scaler = Scaler {
+        capacity: Some(100.0),
+        ..Scaler::default()
+    };
+    let mut at = |second, load| {
+        let now = start + Duration::from_secs(second);
+        visit(&mut scaler, now, load, running(0), &b)
+    };
+    assert_eq!(at(0, load(7, 0)), 0);
+    assert_eq!(at(2, load(9_000, 0)), 0);
+    assert_eq!(at(4, load(9_001, 1)), 1);
+}
+
+#[test]
 fn a_loss_of_the_metric_takes_nothing_away_and_the_window_begins_anew() {
     let mut loads = vec![load(7, 0); 11];
     loads.extend([None; 30]);
