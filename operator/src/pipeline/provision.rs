@@ -415,11 +415,7 @@ pub fn await_keyspace(
         Err(Error::Child { reason, .. }) if reason == reason::INCOMPATIBLE => {
             let status = keyspace.and_then(|keyspace| keyspace.status.as_ref());
             let mut refused = status.into_iter().flat_map(|status| &status.refused_tables);
-            let is_mine = |table: &str| {
-                let mut tables = accepted.sinks.iter().filter_map(SinkConfig::cassandra);
-                tables.any(|mine| mine.keyspace == name && mine.table.name == table)
-            };
-            match refused.find(|table| is_mine(&table.name)) {
+            match refused.find(|table| needs(accepted, name, &table.name)) {
                 Some(table) => Err(Error::Child {
                     reason,
                     message: format!("Keyspace `{resource}`: {}", table.message),
@@ -429,6 +425,15 @@ pub fn await_keyspace(
         }
         other => other,
     }
+}
+
+/// Whether the pipeline needs a table: one of its sinks writes to it, or it declares it, such as one for
+/// the states of groups.
+fn needs(accepted: &Accepted, keyspace: &str, table: &str) -> bool {
+    let mut written = accepted.sinks.iter().filter_map(SinkConfig::cassandra);
+    let mut declared = accepted.declared.get(keyspace).into_iter().flatten();
+    written.any(|there| there.keyspace == keyspace && there.table.name == table)
+        || declared.any(|there| there.name == table)
 }
 
 /// Whether a resource is Ready as it now is; otherwise what it says itself.
@@ -642,8 +647,38 @@ pub async fn apply_stage(
 #[cfg(test)]
 mod tests {
     use k8s_openapi::ByteString;
+    use millstream_plan::accept;
 
     use super::*;
+
+    #[test]
+    fn a_pipeline_needs_the_tables_of_its_rows_and_of_its_groups() {
+        let pipeline: DataPipeline = serde_saphyr::from_str(
+            "
+apiVersion: millstream.dev/v1alpha1
+kind: DataPipeline
+metadata: {name: orders, namespace: shop}
+spec:
+  source: {generator: {}}
+  schema: id UUID
+  sinks:
+    - name: s
+      sql: SELECT id, count(*) AS n FROM records GROUP BY id
+      cassandra: {keyspace: ks, table: t, primaryKey: {partitionKey: [id]}}
+",
+        )
+        .unwrap();
+        let accepted = accept(&pipeline, &[]).unwrap();
+        for (keyspace, table, needed) in [
+            ("ks", "t", true),
+            ("ks", "t__state", true),
+            ("ks", "theirs", false),
+            ("others", "t", false),
+        ] {
+            let needs = needs(&accepted, keyspace, table);
+            assert_eq!(needs, needed, "{keyspace}.{table}");
+        }
+    }
 
     #[test]
     fn a_secret_is_written_where_it_has_anything_else() {
