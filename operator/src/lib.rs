@@ -24,7 +24,7 @@ pub mod server;
 pub mod topic;
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -46,6 +46,7 @@ use kube::{
     },
 };
 use millstream_api::{DataPipeline, Keyspace, Topic};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -212,13 +213,22 @@ async fn list<K: Kind>(client: &Client) -> kube::Result<()> {
 }
 
 async fn serve(port: u16, health: server::Health, stop: CancellationToken) -> anyhow::Result<()> {
-    let listener = tokio::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
+    let listener = listen_on(port)
         .await
         .with_context(|| format!("can't listen on port {port}: choose another with --http-port"))?;
     let server = axum::serve(listener, server::router(health))
         .with_graceful_shutdown(stop.cancelled_owned());
     tokio::spawn(server.into_future());
     Ok(())
+}
+
+/// Listens on all addresses: on Linux those of IPv4 are among those of IPv6. Where there is no IPv6, on
+/// those of IPv4.
+async fn listen_on(port: u16) -> std::io::Result<TcpListener> {
+    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
+        Ok(listener) => Ok(listener),
+        Err(_) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await,
+    }
 }
 
 async fn stop_on_signal(stop: CancellationToken) {
@@ -238,4 +248,26 @@ async fn stop_on_signal(stop: CancellationToken) {
 /// Bytes in hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn is_reached_by_either_protocol() {
+        let listener = listen_on(0).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port))
+            .await
+            .unwrap();
+        if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await.is_ok() {
+            TcpStream::connect((Ipv6Addr::LOCALHOST, port))
+                .await
+                .unwrap();
+        }
+        listen_on(port).await.unwrap_err();
+    }
 }

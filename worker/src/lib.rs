@@ -47,10 +47,15 @@ pub mod tls;
 pub mod transaction;
 mod transform;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use millstream_api::worker::WorkerConfig;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{config::Credentials, metrics::Metrics, stage::ingest::Run, status::Status};
@@ -69,9 +74,7 @@ pub async fn run(
     let status = Arc::new(Status::default());
     let metrics = Arc::new(Metrics::default());
     let shutdown = CancellationToken::new();
-    let listener = tokio::net::TcpListener::bind(("0.0.0.0", http_port))
-        .await
-        .with_context(|| format!("can't listen on port {http_port}"))?;
+    let listener = listen_on(http_port).await?;
     tracing::info!(address = %listener.local_addr()?, "listening");
     let server = tokio::spawn(server::serve(listener, status.clone(), metrics.clone()));
     tokio::spawn(cancel_on_signal(shutdown.clone()));
@@ -109,6 +112,16 @@ pub async fn run(
     result
 }
 
+/// Listens on all addresses: on Linux those of IPv4 are among those of IPv6. Where there is no IPv6, on
+/// those of IPv4.
+async fn listen_on(port: u16) -> anyhow::Result<TcpListener> {
+    let listener = match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
+        Ok(listener) => Ok(listener),
+        Err(_) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await,
+    };
+    listener.with_context(|| format!("can't listen on port {port}"))
+}
+
 async fn cancel_on_signal(shutdown: CancellationToken) {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut terminate), Ok(mut interrupt)) = (
@@ -124,4 +137,26 @@ async fn cancel_on_signal(shutdown: CancellationToken) {
     }
     tracing::info!("draining");
     shutdown.cancel();
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn is_reached_by_either_protocol() {
+        let listener = listen_on(0).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port))
+            .await
+            .unwrap();
+        if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await.is_ok() {
+            TcpStream::connect((Ipv6Addr::LOCALHOST, port))
+                .await
+                .unwrap();
+        }
+        listen_on(port).await.unwrap_err();
+    }
 }

@@ -280,6 +280,19 @@ fn is_moving(code: Code) -> bool {
     )
 }
 
+/// What a client says of each broker that it can't connect to, also where others have all that it asks
+/// for.
+fn is_of_a_broker(code: Code) -> bool {
+    matches!(
+        code,
+        Code::AllBrokersDown
+            | Code::BrokerTransportFailure
+            | Code::Resolve
+            | Code::Authentication
+            | Code::SSL
+    )
+}
+
 fn options() -> AdminOptions {
     AdminOptions::new()
         .request_timeout(Some(TIMEOUT))

@@ -14,7 +14,7 @@ use rdkafka::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Kafka, KafkaError, TIMEOUT, client::LastError, options};
+use super::{Kafka, KafkaError, TIMEOUT, client::LastError, is_of_a_broker, options};
 
 /// Who a topic is. Neither Kafka's own topic id nor any other identity can be had from the driver
 /// in safe code, so the operator marks the topic: with the metadata of an offset that a group of
@@ -272,6 +272,8 @@ fn first_records(
                     found.insert(partition);
                 }
             }
+            // Others may serve.
+            Some(Err(error)) if error.rdkafka_error_code().is_some_and(is_of_a_broker) => {}
             Some(Err(error)) => return Err(error),
             None => return Err(DriverError::MessageConsumption(Code::OperationTimedOut)),
         }

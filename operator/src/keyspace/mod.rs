@@ -5,7 +5,7 @@ pub mod ddl;
 mod deletion;
 pub mod plan;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use kube::{
     Resource, ResourceExt,
@@ -19,7 +19,7 @@ use millstream_plan::{
 
 use self::plan::{KeyspaceChange, KeyspacePlan, plan};
 use crate::{
-    cassandra::Cassandra,
+    cassandra::{Cassandra, CassandraError},
     claims, conditions,
     context::Context,
     controller::{Reconcile, namespace},
@@ -69,9 +69,9 @@ async fn provision(
     let observed = cassandra.describe(&name).await?;
     // 3. Plan. (no client)
     let replication = &context.config.keyspace_replication;
-    let plan = plan(&name, &keyspace.spec, replication, observed.as_ref());
+    let mut plan = plan(&name, &keyspace.spec, replication, observed.as_ref());
     // 4. Apply.
-    apply(keyspace, context, &cassandra, &plan, progress).await?;
+    apply(keyspace, context, &cassandra, &mut plan, progress).await?;
     progress.tables = Some((keyspace.spec.tables.len() - plan.refusals.len()) as i32);
     let refused = plan.refusals.iter().map(|(name, message)| RefusedTable {
         name: name.clone(),
@@ -109,11 +109,13 @@ fn rivals(keyspace: &Keyspace, context: &Context) -> Vec<Keyspace> {
     rivals
 }
 
+/// Makes the changes. What Cassandra refuses of a table is told with what the plan refuses, and doesn't
+/// keep the others back.
 async fn apply(
     keyspace: &Keyspace,
     context: &Context,
     cassandra: &Cassandra,
-    plan: &KeyspacePlan,
+    plan: &mut KeyspacePlan,
     progress: &mut Progress,
 ) -> Result<(), Error> {
     let name = keyspace.keyspace_name();
@@ -123,7 +125,10 @@ async fn apply(
         before.is_some_and(|status| conditions::was_provisioned(&status.conditions, generation));
     for change in &plan.changes {
         context.metrics.wrote(System::Cassandra);
-        cassandra.alter(&ddl::statement(&name, change)).await?;
+        if let Err(error) = cassandra.alter(&ddl::statement(&name, change)).await {
+            refuse(&mut plan.refusals, &name, change, error)?;
+            continue;
+        }
         let what = change.describe();
         let (type_, reason) = if was_as_declared {
             progress.drift.push(what.clone());
@@ -135,6 +140,24 @@ async fn apply(
         context.event(keyspace, type_, reason, note).await;
     }
     Ok(())
+}
+
+/// Takes note of a table's change that Cassandra refuses; any other error stops the visit.
+fn refuse(
+    refusals: &mut BTreeMap<String, String>,
+    keyspace: &str,
+    change: &KeyspaceChange,
+    error: CassandraError,
+) -> Result<(), CassandraError> {
+    match (change.table(), &error) {
+        (Some(table), CassandraError::Refused { .. }) => {
+            let message = format!("table {keyspace}.{table}: {error}");
+            // What was refused first is most likely why the rest is.
+            refusals.entry(table.into()).or_insert(message);
+            Ok(())
+        }
+        _ => Err(error),
+    }
 }
 
 async fn report(
@@ -187,5 +210,46 @@ impl KeyspaceChange {
             KeyspaceChange::AddColumn { .. } => "ColumnAdded",
             KeyspaceChange::AlterOptions { .. } => "TableAltered",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_api::keyspace::TableOptions;
+
+    use super::*;
+
+    #[test]
+    fn what_cassandra_refuses_of_a_table_stops_that_table_alone() {
+        let of_table = |table: &str| KeyspaceChange::AlterOptions {
+            table: table.into(),
+            options: TableOptions::default(),
+        };
+        let of_all = KeyspaceChange::AlterKeyspace {
+            replication: None,
+            durable_writes: Some(true),
+        };
+        let refused = |detail: &str| CassandraError::Refused {
+            servers: "c:9042".into(),
+            detail: detail.into(),
+        };
+        let away = CassandraError::Unreachable {
+            servers: "c:9042".into(),
+            detail: "no answer".into(),
+        };
+        let mut refusals = BTreeMap::new();
+        let mut refuse =
+            |change: &KeyspaceChange, error| refuse(&mut refusals, "ks", change, error);
+        refuse(&of_table("a"), refused("too large")).unwrap();
+        refuse(&of_table("a"), refused("no such column")).unwrap();
+        refuse(&of_table("b"), refused("too small")).unwrap();
+        refuse(&of_all, refused("no")).unwrap_err();
+        refuse(&of_table("c"), away).unwrap_err();
+        let told = |table: &str, detail: &str| {
+            let message = format!("table ks.{table}: Cassandra at c:9042 refuses: {detail}");
+            (table.to_owned(), message)
+        };
+        let told = [told("a", "too large"), told("b", "too small")];
+        assert_eq!(refusals, BTreeMap::from(told));
     }
 }

@@ -56,7 +56,7 @@ pub struct KeyspacePlan {
     pub changes: Vec<KeyspaceChange>,
     /// Why the replication stays as it is in Cassandra.
     pub refused_replication: Option<String>,
-    /// Tables of which nothing is altered, each with the reason.
+    /// Tables that can't be made to fit, each with the reason.
     pub refusals: BTreeMap<String, String>,
 }
 
@@ -310,6 +310,16 @@ fn canonical(cql_type: &CqlType, frozen: bool) -> CqlType {
 }
 
 impl KeyspaceChange {
+    /// The table that is changed, where it is one.
+    pub fn table(&self) -> Option<&str> {
+        match self {
+            KeyspaceChange::CreateKeyspace { .. } | KeyspaceChange::AlterKeyspace { .. } => None,
+            KeyspaceChange::CreateTable(table) => Some(&table.name),
+            KeyspaceChange::AddColumn { table, .. }
+            | KeyspaceChange::AlterOptions { table, .. } => Some(table),
+        }
+    }
+
     /// The change in words, for events and for what was put right.
     pub fn describe(&self) -> String {
         match self {

@@ -17,8 +17,8 @@ use super::{
     children::{self, PIPELINE, Stage, part_annotation},
     ensure::check_owner,
     provision::{
-        cassandra_access, kafka_access, keyspaces, pipeline_ref, registry_access, watched,
-        watched_guarded,
+        cassandra_access, check_unknown_keyspaces, kafka_access, keyspaces, pipeline_ref,
+        registry_access, watched, watched_guarded,
     },
     runs::Runs,
 };
@@ -84,6 +84,7 @@ async fn remove(pipeline: &DataPipeline, context: &Context) -> Result<Option<Str
     {
         for (name, tables) in &accepted.declared {
             if find_keyspace(&keyspaces, name).is_none() {
+                check_unknown_keyspaces(pipeline, context, &keyspaces, name).await?;
                 drop_tables(pipeline, context, None, name, tables).await?;
             }
         }

@@ -27,10 +27,26 @@ pub async fn ensure<K: Kind>(
     live: Option<&K>,
     desired: Value,
 ) -> Result<bool, Error> {
-    if let Some(live) = live {
-        check_owner(pipeline, live)?;
+    match live {
+        Some(live) => check_owner(pipeline, live)?,
+        None => check_unknown::<K>(pipeline, context, &desired).await?,
     }
     ensure_part(pipeline, context, live, desired, MANAGER, APPLIED).await
+}
+
+/// What is watched lacks what somebody else made, and what can't be read: before a child is made it is
+/// asked for.
+async fn check_unknown<K: Kind>(
+    pipeline: &DataPipeline,
+    context: &Context,
+    desired: &Value,
+) -> Result<(), Error> {
+    let name = desired["metadata"]["name"].as_str().unwrap_or_default();
+    let api = context.api::<K>(&namespace(pipeline));
+    match api.get_metadata_opt(name).await? {
+        Some(there) => check_owner(pipeline, &there),
+        None => Ok(()),
+    }
 }
 
 /// Applies the pipeline's part of an object that others have a part in. True where it was applied.
@@ -152,7 +168,44 @@ pub fn bytes(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+    use kube::core::{PartialObjectMeta, PartialObjectMetaExt};
+    use millstream_api::condition::reason;
+
     use super::*;
+
+    #[test]
+    fn what_somebody_else_made_is_not_taken_over() {
+        let orders = |uid: &str| -> DataPipeline {
+            let yaml = format!(
+                "
+apiVersion: millstream.dev/v1alpha1
+kind: DataPipeline
+metadata: {{name: orders, namespace: shop, uid: {uid}}}
+spec: {{source: {{generator: {{}}}}, schema: id UUID, sinks: []}}
+"
+            );
+            serde_saphyr::from_str(&yaml).unwrap()
+        };
+        // As the API server tells of an object of which just the metadata is asked for.
+        let of = |owner: Option<&DataPipeline>| -> PartialObjectMeta<ConfigMap> {
+            let meta = ObjectMeta {
+                name: Some("orders-process".into()),
+                owner_references: owner
+                    .and_then(|owner| owner.controller_owner_ref(&()))
+                    .map(|owner| vec![owner]),
+                ..ObjectMeta::default()
+            };
+            meta.into_response_partial()
+        };
+        let mine = orders("mine");
+        check_owner(&mine, &of(Some(&mine))).unwrap();
+        let error = check_owner(&mine, &of(Some(&orders("former")))).unwrap_err();
+        assert_eq!(error.reason(), reason::WAITING);
+        let error = check_owner(&mine, &of(None)).unwrap_err();
+        let says = "ConfigMap `orders-process` exists and doesn't belong to this pipeline";
+        assert!(error.to_string().starts_with(says), "{error}");
+    }
 
     #[test]
     fn more_is_fine_and_less_or_other_is_not() {

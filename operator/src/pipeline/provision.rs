@@ -12,7 +12,8 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::{
-    ResourceExt,
+    Resource, ResourceExt,
+    api::{DynamicObject, ListParams},
     core::DeserializeGuard,
     runtime::{
         events::EventType,
@@ -28,7 +29,9 @@ use millstream_api::{
     worker::{IngestConfig, PipelineRef, ProcessConfig, SinkConfig, TopicRef, WorkerConfig},
 };
 use millstream_plan::{
-    Accepted, PlanError, RecordSchema, claim::accept_made, find_keyspace, keyspace_manager,
+    Accepted, PlanError, RecordSchema,
+    claim::{accept_made, made_name},
+    find_keyspace, keyspace_manager,
 };
 
 use super::{
@@ -340,6 +343,40 @@ pub fn keyspaces(pipeline: &DataPipeline, context: &Context) -> Vec<Keyspace> {
     keyspaces
 }
 
+/// A Keyspace that this version can't read, or that isn't watched yet, is none of those that are known:
+/// whoever would make one, or drop what none declares, has to wait.
+pub async fn check_unknown_keyspaces(
+    pipeline: &DataPipeline,
+    context: &Context,
+    known: &[Keyspace],
+    name: &str,
+) -> Result<(), Error> {
+    let api = context.untyped::<Keyspace>(&namespace(pipeline));
+    let there = api.list(&ListParams::default()).await?;
+    let unknown = there.iter().find(|keyspace| {
+        let is_known = known.iter().any(|known| known.uid() == keyspace.uid());
+        !is_known && is_in_the_way(keyspace, name)
+    });
+    let Some(unknown) = unknown.map(ResourceExt::name_any) else {
+        return Ok(());
+    };
+    let (plural, group) = (Keyspace::plural(&()), Keyspace::group(&()));
+    Err(Error::Waiting(format!(
+        "Keyspace `{unknown}` is there, and can't be read (yet): see `kubectl describe {plural}.{group} {unknown}`"
+    )))
+}
+
+/// Whether a Keyspace, which may be malformed, is that of a keyspace, or has the name that one made for
+/// it would have.
+fn is_in_the_way(keyspace: &DynamicObject, name: &str) -> bool {
+    let resource = keyspace.name_any();
+    let is_of_it = match keyspace.data["spec"]["keyspaceName"].as_str() {
+        Some(declared) => declared == name,
+        None => resource.replace(['-', '.'], "_") == name,
+    };
+    is_of_it || resource == made_name(name)
+}
+
 async fn apply_keyspace(
     pipeline: &DataPipeline,
     context: &Context,
@@ -354,6 +391,7 @@ async fn apply_keyspace(
     }
     if existing.is_none() {
         accept_made(name, &keyspaces)?;
+        check_unknown_keyspaces(pipeline, context, &keyspaces, name).await?;
     }
     let desired = children::keyspace(pipeline, name, existing, tables);
     let manager = keyspace_manager(&pipeline.name_any());
@@ -415,11 +453,7 @@ pub fn await_keyspace(
         Err(Error::Child { reason, .. }) if reason == reason::INCOMPATIBLE => {
             let status = keyspace.and_then(|keyspace| keyspace.status.as_ref());
             let mut refused = status.into_iter().flat_map(|status| &status.refused_tables);
-            let is_mine = |table: &str| {
-                let mut tables = accepted.sinks.iter().filter_map(SinkConfig::cassandra);
-                tables.any(|mine| mine.keyspace == name && mine.table.name == table)
-            };
-            match refused.find(|table| is_mine(&table.name)) {
+            match refused.find(|table| needs(accepted, name, &table.name)) {
                 Some(table) => Err(Error::Child {
                     reason,
                     message: format!("Keyspace `{resource}`: {}", table.message),
@@ -429,6 +463,15 @@ pub fn await_keyspace(
         }
         other => other,
     }
+}
+
+/// Whether the pipeline needs a table: one of its sinks writes to it, or it declares it, such as one for
+/// the states of groups.
+fn needs(accepted: &Accepted, keyspace: &str, table: &str) -> bool {
+    let mut written = accepted.sinks.iter().filter_map(SinkConfig::cassandra);
+    let mut declared = accepted.declared.get(keyspace).into_iter().flatten();
+    written.any(|there| there.keyspace == keyspace && there.table.name == table)
+        || declared.any(|there| there.name == table)
 }
 
 /// Whether a resource is Ready as it now is; otherwise what it says itself.
@@ -642,8 +685,62 @@ pub async fn apply_stage(
 #[cfg(test)]
 mod tests {
     use k8s_openapi::ByteString;
+    use millstream_plan::accept;
+    use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_pipeline_needs_the_tables_of_its_rows_and_of_its_groups() {
+        let pipeline: DataPipeline = serde_saphyr::from_str(
+            "
+apiVersion: millstream.dev/v1alpha1
+kind: DataPipeline
+metadata: {name: orders, namespace: shop}
+spec:
+  source: {generator: {}}
+  schema: id UUID
+  sinks:
+    - name: s
+      sql: SELECT id, count(*) AS n FROM records GROUP BY id
+      cassandra: {keyspace: ks, table: t, primaryKey: {partitionKey: [id]}}
+",
+        )
+        .unwrap();
+        let accepted = accept(&pipeline, &[]).unwrap();
+        for (keyspace, table, needed) in [
+            ("ks", "t", true),
+            ("ks", "t__state", true),
+            ("ks", "theirs", false),
+            ("others", "t", false),
+        ] {
+            let needs = needs(&accepted, keyspace, table);
+            assert_eq!(needs, needed, "{keyspace}.{table}");
+        }
+    }
+
+    #[test]
+    fn a_keyspace_is_in_the_way_also_where_it_cannot_be_read() {
+        let keyspace = |name: &str, spec| -> DynamicObject {
+            let metadata = json!({"name": name, "namespace": "shop"});
+            serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()
+        };
+        for (name, spec, is_in_the_way_of) in [
+            ("mine", json!({"keyspaceName": "my_shop", "newer": 1}), true),
+            ("my-shop", json!({"tables": "newer"}), true),
+            ("my.shop", json!({}), true),
+            ("my-shop", json!({"keyspaceName": "theirs"}), true),
+            ("my.shop", json!({"keyspaceName": "theirs"}), false),
+            ("theirs", json!(null), false),
+        ] {
+            let keyspace = keyspace(name, spec);
+            assert_eq!(
+                is_in_the_way(&keyspace, "my_shop"),
+                is_in_the_way_of,
+                "{keyspace:?}"
+            );
+        }
+    }
 
     #[test]
     fn a_secret_is_written_where_it_has_anything_else() {

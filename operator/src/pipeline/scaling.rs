@@ -191,7 +191,8 @@ impl Scaler {
         // isn't a record.
         let busy = load.lag > 0 || pods.wanted > 0 && arrived > 0;
         let for_lag = count(load.lag as f64 / bounds.target_lag as f64).max(i32::from(busy));
-        let keep_up = |part| self.capacity.map_or(0, |all| count(rate / (all * part)));
+        let capacity = self.capacity.filter(|_| busy);
+        let keep_up = |part| capacity.map_or(0, |all| count(rate / (all * part)));
         let more = for_lag.max(keep_up(1.0));
         self.samples.push_back(Sample {
             at: now,
@@ -256,7 +257,9 @@ impl Scaler {
         let more = self.during(now, bounds.up).map(|s| s.more).min();
         let more = more.unwrap_or(0).min(bounds.max);
         if more > current && self.knows(now, bounds.up) {
-            let can = waited(SETTLE_UP) && pods.settled() && !latest.load.failing;
+            // One that can't be opened keeps pods unready, whatever they do for the other sinks.
+            let settled = pods.settled() || latest.load.left_out > 0 && pods.there == current;
+            let can = waited(SETTLE_UP) && settled && !latest.load.failing;
             return if can { more.min(current * 2) } else { current };
         }
         let enough = self.during(now, bounds.down).map(|s| s.enough).max();

@@ -1,6 +1,9 @@
 //! Lag and gaps as Kafka's own offsets show them.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use millstream_api::{
     DataPipelineStatus,
@@ -21,7 +24,7 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, Producer},
 };
 
-use crate::{Environment, eventually, unique};
+use crate::{Environment, eventually, kafka_at, unique};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -178,6 +181,22 @@ async fn markers_of_transactions_are_no_lag() {
     assert_eq!(topic.lag().await, 0, "not committed yet");
     producer.commit_transaction(PATIENCE).unwrap();
     topic.await_lag(2).await;
+    topic.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_are_away_hide_no_records() {
+    let Some(environment) = Environment::load() else {
+        return;
+    };
+    let topic = Topic::new(&environment, "beside").await;
+    topic.produce(1);
+    // Several: in which order they are tried is the client's own affair.
+    let away = "127.0.0.1:1,127.0.0.1:2,127.0.0.1:3,127.0.0.1:4";
+    let kafka = kafka_at(&format!("{away},{}", environment.text("kafka")));
+    let from = BTreeMap::from([(0, 0)]);
+    let holding = kafka.holding_records(&topic.name, &topic.name, from, vec![1]);
+    assert_eq!(holding.await.unwrap(), BTreeSet::from([0]));
     topic.remove().await;
 }
 

@@ -10,7 +10,8 @@ use datafusion::arrow::{
     error::ArrowError,
     util::display::{ArrayFormatter, FormatOptions},
 };
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::{Value, json, value::RawValue};
 
 use super::{Previewed, rows::SinkRows};
 
@@ -198,8 +199,28 @@ fn shortened(text: &str, chars: usize) -> String {
     }
 }
 
+/// A preview for programs.
+#[derive(Serialize)]
+struct Printed<'a> {
+    records: usize,
+    unreadable: Vec<Value>,
+    refused: Vec<Value>,
+    sinks: Vec<PrintedSink<'a>>,
+}
+
+#[derive(Serialize)]
+struct PrintedSink<'a> {
+    name: &'a str,
+    table: &'a str,
+    /// As they were written: a [`Value`] would take digits from a decimal.
+    rows: Box<RawValue>,
+    rejected: Vec<Value>,
+    expectations: Vec<Value>,
+    stopped: Option<&'a str>,
+}
+
 /// All of it, for programs.
-pub fn json(previewed: &Previewed) -> anyhow::Result<Value> {
+pub fn json(previewed: &Previewed) -> anyhow::Result<String> {
     let rejected = |rejected: &[(usize, String)]| -> Vec<Value> {
         let rejected = rejected.iter().map(|(index, reason)| {
             let record = String::from_utf8_lossy(&previewed.records[*index]);
@@ -211,27 +232,28 @@ pub fn json(previewed: &Previewed) -> anyhow::Result<Value> {
         let expectations = sink.expectations.iter();
         let expectations =
             expectations.map(|(name, failed)| json!({"name": name, "failed": failed}));
-        Ok(json!({
-            "name": sink.sink,
-            "table": sink.table,
-            "rows": json_rows(sink)?,
-            "rejected": rejected(&sink.rejected),
-            "expectations": expectations.collect::<Vec<_>>(),
-            "stopped": sink.stopped,
-        }))
+        Ok(PrintedSink {
+            name: &sink.sink,
+            table: &sink.table,
+            rows: json_rows(sink)?,
+            rejected: rejected(&sink.rejected),
+            expectations: expectations.collect(),
+            stopped: sink.stopped.as_deref(),
+        })
     });
     let unreadable = previewed.unreadable.iter().map(
         |(record, reason)| json!({"record": String::from_utf8_lossy(record), "reason": reason}),
     );
-    Ok(json!({
-        "records": previewed.records.len(),
-        "unreadable": unreadable.collect::<Vec<_>>(),
-        "refused": rejected(&previewed.refused),
-        "sinks": sinks.collect::<anyhow::Result<Vec<_>>>()?,
-    }))
+    let printed = Printed {
+        records: previewed.records.len(),
+        unreadable: unreadable.collect(),
+        refused: rejected(&previewed.refused),
+        sinks: sinks.collect::<anyhow::Result<_>>()?,
+    };
+    Ok(serde_json::to_string(&printed)?)
 }
 
-fn json_rows(sink: &SinkRows) -> anyhow::Result<Value> {
+fn json_rows(sink: &SinkRows) -> anyhow::Result<Box<RawValue>> {
     let mut bytes = Vec::new();
     let options = arrow_json::WriterBuilder::new().with_explicit_nulls(true);
     let mut writer: ArrayWriter<_> = options.build(&mut bytes);
@@ -239,10 +261,11 @@ fn json_rows(sink: &SinkRows) -> anyhow::Result<Value> {
     writer.finish()?;
     drop(writer);
     // Nothing at all is written where there are no rows.
-    Ok(match bytes.is_empty() {
-        true => json!([]),
-        false => serde_json::from_slice(&bytes)?,
-    })
+    let text = match bytes.is_empty() {
+        true => "[]".to_owned(),
+        false => String::from_utf8(bytes)?,
+    };
+    Ok(RawValue::from_string(text)?)
 }
 
 #[cfg(test)]

@@ -19,7 +19,6 @@ mod value;
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::Context;
 use axum::Router;
 use millstream_api::{
     CassandraConnection,
@@ -34,6 +33,7 @@ use self::service::Service;
 use crate::{
     cassandra,
     config::{ConfigError, Credentials},
+    listen_on,
     metrics::Metrics,
     status::{Status, StatusPart},
 };
@@ -55,9 +55,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let part = status.part(SERVE_PART);
     let service = Arc::new(Service::new(&config, credentials, part.clone(), metrics)?);
-    let listener = tokio::net::TcpListener::bind(("0.0.0.0", config.port))
-        .await
-        .with_context(|| format!("can't listen on port {}", config.port))?;
+    let listener = listen_on(config.port).await?;
     tracing::info!(address = %listener.local_addr()?, "serving");
     let router = Router::new()
         .fallback(service::handle)

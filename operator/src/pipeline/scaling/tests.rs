@@ -94,6 +94,22 @@ fn markers_alone_start_nothing() {
 }
 
 #[test]
+fn nor_does_a_transaction_that_was_given_up_where_a_pod_is_known() {
+    let (b, start) = (bounds(0, 4), Instant::now());
+    let mut scaler = Scaler {
+        capacity: Some(100.0),
+        ..Scaler::default()
+    };
+    let mut at = |second, load| {
+        let now = start + Duration::from_secs(second);
+        visit(&mut scaler, now, load, running(0), &b)
+    };
+    assert_eq!(at(0, load(7, 0)), 0);
+    assert_eq!(at(2, load(9_000, 0)), 0);
+    assert_eq!(at(4, load(9_001, 1)), 1);
+}
+
+#[test]
 fn a_loss_of_the_metric_takes_nothing_away_and_the_window_begins_anew() {
     let mut loads = vec![load(7, 0); 11];
     loads.extend([None; 30]);
@@ -210,6 +226,25 @@ fn a_sink_that_fails_leaves_the_others_their_pods() {
         scaler.decide(at, load.unwrap(), running(2), &bounds(0, 4));
     }
     assert_eq!(scaler.capacity, None);
+}
+
+#[test]
+fn a_sink_that_keeps_pods_unready_does_not_keep_them_few() {
+    let pods = |there| Pods {
+        wanted: 2,
+        there,
+        ready: 0,
+    };
+    let decided = |left_out, there| {
+        let load = Load {
+            left_out,
+            ..load(90_000, 90_000).unwrap()
+        };
+        decide_all(&[Some(load)], pods(there), &bounds(0, 4))
+    };
+    assert_eq!(decided(1, 2), [4]);
+    assert_eq!(decided(1, 1), [2], "the step before isn't done");
+    assert_eq!(decided(0, 2), [2], "they start");
 }
 
 #[test]

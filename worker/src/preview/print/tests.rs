@@ -51,6 +51,11 @@ fn expecting(sql: &str, records: &[&str], expectations: &Value) -> Previewed {
     }
 }
 
+/// What programs get.
+fn parsed(previewed: &Previewed) -> Value {
+    serde_json::from_str(&json(previewed).unwrap()).unwrap()
+}
+
 const RECORDS: [&str; 5] = [
     r#"{"id": "11111111-2222-3333-4444-555555555555", "name": "Zoë", "tags": ["a", "b"], "at": "2026-11-21T15:00:00Z"}"#,
     r#"{"name": "nobody"}"#,
@@ -81,7 +86,7 @@ fn rows_and_what_was_rejected() {
         assert!(row.chars().count() <= 80, "{row}");
     }
 
-    let json = json(&previewed).unwrap();
+    let json = parsed(&previewed);
     assert_eq!(json["records"], 5);
     let sink = &json["sinks"][0];
     assert_eq!(sink["rows"].as_array().map(Vec::len), Some(2));
@@ -109,7 +114,7 @@ fn what_the_source_cannot_read_is_shown_first() {
         "{text}"
     );
     assert!(!text.contains("line 11"), "{text}");
-    let unreadable = &json(&previewed).unwrap()["unreadable"];
+    let unreadable = &parsed(&previewed)["unreadable"];
     assert_eq!(unreadable[11]["reason"], "line 12: a quote isn't closed");
     assert_eq!(unreadable[11]["record"], "\"Bob 12");
 }
@@ -142,7 +147,7 @@ fn rows_are_held_to_the_expectations() {
         "  the sink stops: the record at partition 0, offset 1 fails the expectation `named`";
     assert!(text.contains("(1 row of 3 records, 0 rejected)"), "{text}");
     assert!(text.contains(stop), "{text}");
-    assert!(json(&stopping).unwrap()["sinks"][0]["stopped"].is_string());
+    assert!(parsed(&stopping)["sinks"][0]["stopped"].is_string());
 }
 
 #[test]
@@ -163,5 +168,14 @@ fn no_rows_are_no_table() {
         table(&previewed, None),
         "sink `users` → ks.t (0 rows of 1 record, 0 rejected)\n"
     );
-    assert_eq!(json(&previewed).unwrap()["sinks"][0]["rows"], json!([]));
+    assert_eq!(parsed(&previewed)["sinks"][0]["rows"], json!([]));
+}
+
+#[test]
+fn decimals_keep_their_digits() {
+    let record =
+        r#"{"id": "11111111-2222-3333-4444-555555555555", "name": "12345678901234567890123"}"#;
+    let sql = "SELECT id, CAST(name AS DECIMAL(38, 0)) AS big FROM records";
+    let text = json(&previewed(sql, &[record])).unwrap();
+    assert!(text.contains(r#""big":12345678901234567890123}"#), "{text}");
 }
