@@ -17,6 +17,7 @@ use millstream_api::{
 
 use crate::{
     Calendar, Expectations, RecordSchema, Refusal, SinkPlan, check_records,
+    key::is_keyed,
     schedule::{accept_after, accept_schedule},
     serve::accept::accept_service,
     topic_key,
@@ -38,6 +39,9 @@ pub struct Accepted {
     /// Names of the sinks that have a GROUP BY: all records of a group must have been keyed alike, and
     /// its state stays where it is.
     pub grouped: Vec<String>,
+    /// Names of the sinks whose topic can't change its key: all records of a group, or of a row that
+    /// later ones replace, must have been keyed alike.
+    pub keyed: Vec<String>,
     /// What the sinks may join, each with its schema.
     pub lookups: Vec<Lookup>,
     pub sinks: Vec<SinkConfig>,
@@ -106,6 +110,9 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
     let with_tables: Vec<_> = planned.iter().map(|(plan, rows, _)| (plan, rows)).collect();
     let topic = &pipeline.spec.topic;
     let key = topic_key(&topic.key, topic.partitions, &with_tables)?;
+    let keyed = planned.iter();
+    let keyed = keyed.filter(|(plan, rows, _)| plan.is_grouped() || is_keyed(&(plan, rows)));
+    let keyed = keyed.map(|(plan, ..)| plan.name.clone()).collect();
     let in_lake = planned.iter().filter(|(_, _, config)| config.is_delta());
     let lake: Vec<_> = in_lake.map(|(plan, ..)| delta::lake_table(plan)).collect();
     let grouped = planned.iter().filter(|(plan, ..)| plan.is_grouped());
@@ -115,6 +122,7 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
     Ok(Accepted {
         key,
         grouped,
+        keyed,
         lookups,
         sinks,
         declared,

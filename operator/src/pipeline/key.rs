@@ -1,5 +1,6 @@
-//! What the topic's records are keyed by. The records of one group must come from one partition, also
-//! those that are in the topic already: so a pipeline with a GROUP BY can't change its key.
+//! What the topic's records are keyed by. The records of one row must come from one partition, also
+//! those that are in the topic already: from another one they would have smaller offsets, and the row
+//! would stay as it was. So a pipeline whose rows replace one another can't change its key.
 
 use millstream_plan::{Accepted, Refusal};
 
@@ -26,17 +27,23 @@ pub fn text(key: &[String]) -> String {
 pub fn check(known: &[String], accepted: &Accepted) -> Result<(), Error> {
     let key = text(&accepted.key);
     let waiting = || Error::Waiting("its Topic doesn't tell by what it is keyed yet".into());
-    match (accepted.grouped.first(), known) {
+    match (accepted.keyed.first(), known) {
         (_, []) => Err(waiting()),
         (_, [only]) if *only == key => Ok(()),
-        (Some(sink), known) => Err(Refusal::Incompatible(problem(sink, known, &key)).into()),
+        (Some(sink), known) => {
+            let of = match accepted.grouped.contains(sink) {
+                true => "group",
+                false => "row",
+            };
+            Err(Refusal::Incompatible(problem(sink, of, known, &key)).into())
+        }
         (None, [_]) => Err(waiting()),
         // More aren't noted.
         (None, _) => Ok(()),
     }
 }
 
-fn problem(sink: &str, known: &[String], key: &str) -> String {
+fn problem(sink: &str, of: &str, known: &[String], key: &str) -> String {
     let named = |key: &String| match key.as_str() {
         "" => "without a key".into(),
         key => format!("keyed by `{key}`"),
@@ -53,7 +60,7 @@ fn problem(sink: &str, known: &[String], key: &str) -> String {
         _ => String::new(),
     };
     format!(
-        "sink `{sink}`: the records in the topic are {}, and with these sinks they would be {new}; the records of one group would be in two partitions: {keep}give what needs another key to a pipeline of a new name, with a topic and tables of its own (its source.topic may be this topic)",
+        "sink `{sink}`: the records in the topic are {}, and with these sinks they would be {new}; the records of one {of} would be in two partitions: {keep}give what needs another key to a pipeline of a new name, with a topic and tables of its own (its source.topic may be this topic)",
         former.join(" or ")
     )
 }
@@ -64,10 +71,17 @@ mod tests {
 
     use super::*;
 
-    fn checked(known: &[&str], key: &str, grouped: bool) -> Result<(), Error> {
+    /// With a sink whose rows replace one another, or one that only appends.
+    fn checked(known: &[&str], key: &str, keyed: bool) -> Result<(), Error> {
+        checked_with(known, key, keyed, false)
+    }
+
+    fn checked_with(known: &[&str], key: &str, keyed: bool, grouped: bool) -> Result<(), Error> {
+        let named = |has: bool| has.then(|| "counts".into()).into_iter().collect();
         let accepted = Accepted {
             key: (!key.is_empty()).then(|| key.into()).into_iter().collect(),
-            grouped: grouped.then(|| "counts".into()).into_iter().collect(),
+            grouped: named(grouped),
+            keyed: named(keyed),
             lookups: Vec::new(),
             sinks: Vec::new(),
             declared: BTreeMap::new(),
@@ -78,8 +92,8 @@ mod tests {
     }
 
     #[test]
-    fn a_key_changes_where_there_are_no_groups() {
-        for (known, key, grouped) in [
+    fn a_key_changes_where_no_row_replaces_another() {
+        for (known, key, keyed) in [
             (&["/a"][..], "/a", true),
             (&["lower(\"a\")"], "lower(\"a\")", true),
             (&["/a"], "/a", false),
@@ -87,26 +101,28 @@ mod tests {
             (&["/a", "/b"], "/c", false),
             (&[""], "", false),
         ] {
-            let checked = checked(known, key, grouped);
+            let checked = checked(known, key, keyed);
             assert!(checked.is_ok(), "{known:?} {key}: {checked:?}");
         }
-        for (known, key, grouped) in [
+        for (known, key, keyed) in [
             (&[][..], "/a", true),
             (&[], "/a", false),
             // The Topic notes it, and then it is so.
             (&["/a"], "/b", false),
         ] {
-            let checked = checked(known, key, grouped);
+            let checked = checked(known, key, keyed);
             assert!(matches!(checked, Err(Error::Waiting(_))), "{checked:?}");
         }
     }
 
     #[test]
-    fn under_groups_a_changed_key_is_refused() {
-        let said = |known: &[&str], key| match checked(known, key, true) {
+    fn a_changed_key_is_refused_where_rows_replace_one_another() {
+        let said = |known: &[&str], key, grouped| match checked_with(known, key, true, grouped) {
             Err(Error::Refused(Refusal::Incompatible(message))) => message,
             other => panic!("{known:?} {key}: {other:?}"),
         };
+        assert!(said(&["/a"], "/b", false).contains("the records of one row"));
+        assert!(said(&["/a"], "/b", true).contains("the records of one group"));
         for (known, key, words) in [
             (&["/a"][..], "/b", &["`/a`", "`/b`", "topic.key: [/a]"][..]),
             (&["/a, /b"], "/b", &["`/a, /b`", "topic.key: [/a, /b]"]),
@@ -114,7 +130,7 @@ mod tests {
             (&[""], "/b", &["are without a key", "a new name"]),
             (&["/a", "/b"], "/b", &["`/a` or keyed by `/b`"]),
         ] {
-            let said = said(known, key);
+            let said = said(known, key, false);
             for word in words {
                 assert!(said.contains(word), "{word} isn't in: {said}");
             }

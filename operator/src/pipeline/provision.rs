@@ -319,7 +319,7 @@ async fn apply_topics(
         children::topic(
             pipeline,
             &key::text(&accepted.key),
-            !accepted.grouped.is_empty(),
+            !accepted.keyed.is_empty(),
         ),
         children::dead_letter_topic(pipeline),
     ];

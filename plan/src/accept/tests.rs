@@ -294,6 +294,35 @@ fn a_delta_lake_table_needs_no_keyspace_and_rows_without_a_key_no_topic_key() {
 }
 
 #[test]
+fn records_are_keyed_alike_where_rows_replace_one_another() {
+    let number = "SELECT _partition AS p, _offset AS o, name FROM records";
+    for (sinks, keyed) in [
+        (sink("SELECT id, name FROM records", BY_ID), &["s"][..]),
+        (sink(COUNTS, BY_ID), &["s"]),
+        (
+            lake(
+                "SELECT id FROM records",
+                "delta: {mode: merge, mergeKeys: [id]",
+            ),
+            &["s"],
+        ),
+        (
+            documents("d", "SELECT id FROM records", "collection: c, id: id"),
+            &["d"],
+        ),
+        // Each record is a row of its own, wherever it comes from.
+        (
+            lake("SELECT id FROM records", "delta: {partitionBy: []"),
+            &[],
+        ),
+        (sink(number, "primaryKey: {partitionKey: [p, o]}"), &[]),
+    ] {
+        let accepted = accept(&pipeline(&sinks), &[]).unwrap();
+        assert_eq!(accepted.keyed, keyed, "{sinks}");
+    }
+}
+
+#[test]
 fn groups_in_a_delta_lake_table_have_their_states_where_it_is_said() {
     let state = "state: {keyspace: ks, table: t}, delta: {mode: merge, mergeKeys: [id]";
     let accepted = accept(&pipeline(&lake(COUNTS, state)), &[]).unwrap();
