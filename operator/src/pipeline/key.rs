@@ -2,6 +2,7 @@
 //! those that are in the topic already: from another one they would have smaller offsets, and the row
 //! would stay as it was. So a pipeline whose rows replace one another can't change its key.
 
+use millstream_api::worker::TopicRef;
 use millstream_plan::{Accepted, Refusal};
 
 use super::children::hash;
@@ -43,6 +44,22 @@ pub fn check(known: &[String], accepted: &Accepted) -> Result<(), Error> {
     }
 }
 
+/// Whether the topic has as many partitions as are declared. By the declared number it was decided
+/// whether the records need a key; and where partitions are added, keys move between them.
+pub fn check_partitions(declared: i32, accepted: &Accepted, topic: &TopicRef) -> Result<(), Error> {
+    let TopicRef {
+        name, partitions, ..
+    } = topic;
+    let in_order = declared == 1 || !accepted.key.is_empty();
+    if *partitions <= declared || !in_order {
+        return Ok(());
+    }
+    Err(Refusal::Incompatible(format!(
+        "topic `{name}` has {partitions} partitions, and topic.partitions is {declared}: the records of one row would be in several, and older ones could replace newer ones: use another topic, in a pipeline of a new name; or, if it has always had so many, declare {partitions} (where the pipeline has run already, delete it for that, with deletionPolicy: Retain, and apply it again)"
+    ))
+    .into())
+}
+
 fn problem(sink: &str, of: &str, known: &[String], key: &str) -> String {
     let named = |key: &String| match key.as_str() {
         "" => "without a key".into(),
@@ -71,6 +88,18 @@ mod tests {
 
     use super::*;
 
+    fn accepted() -> Accepted {
+        Accepted {
+            key: Vec::new(),
+            grouped: Vec::new(),
+            keyed: Vec::new(),
+            lookups: Vec::new(),
+            sinks: Vec::new(),
+            declared: BTreeMap::new(),
+            calendar: None,
+        }
+    }
+
     /// With a sink whose rows replace one another, or one that only appends.
     fn checked(known: &[&str], key: &str, keyed: bool) -> Result<(), Error> {
         checked_with(known, key, keyed, false)
@@ -82,10 +111,7 @@ mod tests {
             key: (!key.is_empty()).then(|| key.into()).into_iter().collect(),
             grouped: named(grouped),
             keyed: named(keyed),
-            lookups: Vec::new(),
-            sinks: Vec::new(),
-            declared: BTreeMap::new(),
-            calendar: None,
+            ..accepted()
         };
         let known: Vec<_> = known.iter().copied().map(String::from).collect();
         check(&known, &accepted)
@@ -133,6 +159,48 @@ mod tests {
             let said = said(known, key, false);
             for word in words {
                 assert!(said.contains(word), "{word} isn't in: {said}");
+            }
+        }
+    }
+
+    #[test]
+    fn more_partitions_than_are_declared_are_refused_where_order_matters() {
+        let checked = |declared, key: &[&str], partitions| {
+            let accepted = Accepted {
+                key: key.iter().copied().map(String::from).collect(),
+                ..accepted()
+            };
+            let topic = TopicRef {
+                name: "users".into(),
+                id: "0x1f".into(),
+                timestamp_base: 1_700_000_000_000_000,
+                partitions,
+            };
+            check_partitions(declared, &accepted, &topic)
+        };
+        for (declared, key, partitions) in [
+            (1, &[][..], 1),
+            (4, &["/id"], 4),
+            // Records without a key come from anywhere.
+            (4, &[], 8),
+        ] {
+            let checked = checked(declared, key, partitions);
+            assert!(checked.is_ok(), "{declared} {partitions}: {checked:?}");
+        }
+        for (declared, key, partitions) in [
+            (1, &[][..], 4),
+            (1, &["/id"], 4),
+            // Somebody has added them in Kafka.
+            (4, &["/id"], 8),
+        ] {
+            let said = match checked(declared, key, partitions) {
+                Err(Error::Refused(Refusal::Incompatible(message))) => message,
+                other => panic!("{declared} {partitions}: {other:?}"),
+            };
+            let counts = format!("has {partitions} partitions, and topic.partitions is {declared}");
+            let declare = format!("declare {partitions}");
+            for words in [counts.as_str(), "another topic", &declare] {
+                assert!(said.contains(words), "{words} isn't in: {said}");
             }
         }
     }
