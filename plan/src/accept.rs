@@ -2,6 +2,7 @@
 
 mod delta;
 mod document;
+mod having;
 
 use std::collections::BTreeMap;
 
@@ -98,7 +99,8 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
         delta::check_alone(&config, planned.iter().map(|(_, _, before)| before))?;
         if let Some(beside) = config.cassandra() {
             let owner = owner(pipeline).sink_group(&sink.name);
-            if let Some(state) = plan.state_table(&beside.table, &owner) {
+            if let Some(mut state) = plan.state_table(&beside.table, &owner) {
+                having::mark(&mut state, &plan);
                 let keyspace = find_keyspace(keyspaces, &beside.keyspace);
                 same_state(sink, beside, &state, keyspace)?;
                 let tables = declared.entry(beside.keyspace.clone()).or_default();
@@ -107,6 +109,7 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
         }
         planned.push((plan, rows, config));
     }
+    having::check_alone(&planned)?;
     let with_tables: Vec<_> = planned.iter().map(|(plan, rows, _)| (plan, rows)).collect();
     let topic = &pipeline.spec.topic;
     let key = topic_key(&topic.key, topic.partitions, &with_tables)?;
@@ -149,6 +152,9 @@ fn accept_table(
     let manager = keyspace_manager(&pipeline.name_any());
     let keyspace = find_keyspace(keyspaces, &to.keyspace);
     let (table, mine) = table(&sink.name, to, plan, keyspace, &manager)?;
+    if let Some(keyspace) = keyspace {
+        having::check_shared(&sink.name, to, plan, keyspace, &manager)?;
+    }
     let tables = declared.entry(to.keyspace.clone()).or_default();
     if mine {
         declare(tables, &table, &sink.name)?;
@@ -425,7 +431,9 @@ fn same_state(
     let mut tables = keyspace.iter().flat_map(|keyspace| &keyspace.spec.tables);
     let there = tables.find(|table| table.name == state.name);
     match there.and_then(comment) {
-        Some(there) if Some(&there) != comment(state).as_ref() => {
+        Some(there)
+            if Some(having::without(&there)) != comment(state).as_deref().map(having::without) =>
+        {
             Err(Refusal::Incompatible(format!(
                 "sink `{}`: the states in table {}.{} are those of another GROUP BY, other aggregates, another WHERE or another sink, and the records that made them don't come again: go back to the former SQL, or let a sink of a new name write into a new table",
                 sink.name, beside.keyspace, state.name

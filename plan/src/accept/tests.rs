@@ -158,6 +158,54 @@ fn two_sinks_cannot_keep_groups_in_one_table() {
 }
 
 #[test]
+fn having_needs_a_table_of_its_own() {
+    let having = sink(&format!("{COUNTS} HAVING count(*) > 1"), BY_ID);
+    let names = sink("SELECT id, name FROM records", BY_ID).replace("name: s,", "name: other,");
+    let refused = |pipeline: &DataPipeline, keyspaces: &[Keyspace], said: &[&str]| {
+        let error = accept(pipeline, keyspaces).unwrap_err().to_string();
+        for words in said.iter().chain(&["ks.t,", "a table of its own"]) {
+            assert!(error.contains(words), "{words} isn't in: {error}");
+        }
+    };
+    for sinks in [
+        having.clone() + &names,
+        names.clone() + &having,
+        having.replace("name: s,", "name: another,") + &names,
+    ] {
+        refused(&pipeline(&sinks), &[], &["HAVING", "sink `other`"]);
+    }
+    accept(
+        &pipeline(&(having.clone() + &names.replace("table: t,", "table: u,"))),
+        &[],
+    )
+    .unwrap();
+    accept(&pipeline(&(sink(COUNTS, BY_ID) + &names)), &[]).unwrap();
+
+    // The other is of another pipeline, which was there first.
+    let theirs = keyspace("millstream-pipeline-others", "bigint");
+    let said = ["sink `s`", "pipeline `others`"];
+    refused(&pipeline(&having), &[theirs], &said);
+    // Whoever declares a table doesn't write into it by that.
+    let ages = having.replace("AS n", "AS age").replace(BY_ID, "");
+    accept(&pipeline(&ages), &[keyspace("kubectl", "bigint")]).unwrap();
+
+    // Or which comes last.
+    let alone = accept(&pipeline(&having), &[]).unwrap();
+    let mut there = declared(&alone);
+    claim_table(&mut there, "t__state", "millstream-pipeline-users");
+    accept(&pipeline(&having), std::slice::from_ref(&there)).unwrap();
+    let mut others = pipeline(&names);
+    others.metadata.name = Some("others".into());
+    let said = ["sink `other`", "pipeline `users`"];
+    refused(&others, std::slice::from_ref(&there), &said);
+    // Without HAVING again.
+    let counts = accept(&pipeline(&sink(COUNTS, BY_ID)), &[there]).unwrap();
+    let mut there = declared(&counts);
+    claim_table(&mut there, "t__state", "millstream-pipeline-users");
+    accept(&others, &[there]).unwrap();
+}
+
+#[test]
 fn says_what_is_wrong_and_where() {
     let by_age = "primaryKey: {partitionKey: [age]}";
     let cases = [
