@@ -32,6 +32,9 @@ pub use lookups::plan_lookups;
 /// Cassandra's limit for a time to live: 20 years.
 const MAX_TTL_SECONDS: u64 = 630_720_000;
 
+/// The stage that reads the source, as status, metrics and dead letters name it beside the sinks.
+const INGEST: &str = "ingest";
+
 /// A pipeline that makes sense.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Accepted {
@@ -72,6 +75,7 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
     let mut planned: Vec<(SinkPlan, TableSpec, SinkConfig)> = Vec::new();
     let mut declared = Declared::new();
     for sink in &pipeline.spec.sinks {
+        check_name(sink)?;
         let plan = SinkPlan::joining(&schema, &joinable, &sink.name, &sink.sql)?;
         Expectations::new(&plan, &sink.expectations)?;
         check_ttl(sink, &plan)?;
@@ -131,6 +135,16 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
         declared,
         calendar,
     })
+}
+
+/// Refuses the name under which the source is told of: dead letters of the two couldn't be told apart.
+fn check_name(sink: &Sink) -> Result<(), Refusal> {
+    match sink.name.as_str() {
+        INGEST => Err(Refusal::InvalidSpec(format!(
+            "sink `{INGEST}`: in status, metrics and dead letters the source has this name: give the sink another one"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn not_one_target(sink: &Sink) -> Refusal {

@@ -206,6 +206,21 @@ fn having_needs_a_table_of_its_own() {
 }
 
 #[test]
+fn a_sink_cannot_have_the_name_of_the_source() {
+    let named = |name: &str| {
+        let sink = sink("SELECT id, name FROM records", BY_ID);
+        accept(
+            &pipeline(&sink.replace("name: s,", &format!("name: {name},"))),
+            &[],
+        )
+    };
+    let error = named("ingest").unwrap_err();
+    assert_eq!(error.reason(), "InvalidSpec");
+    assert!(error.to_string().contains("another one"), "{error}");
+    named("ingested").unwrap();
+}
+
+#[test]
 fn says_what_is_wrong_and_where() {
     let by_age = "primaryKey: {partitionKey: [age]}";
     let cases = [
