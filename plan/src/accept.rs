@@ -2,6 +2,7 @@
 
 mod delta;
 mod document;
+mod having;
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,7 @@ use millstream_api::{
 
 use crate::{
     Calendar, Expectations, RecordSchema, Refusal, SinkPlan, check_records,
+    key::is_keyed,
     schedule::{accept_after, accept_schedule},
     serve::accept::accept_service,
     topic_key,
@@ -30,6 +32,9 @@ pub use lookups::plan_lookups;
 /// Cassandra's limit for a time to live: 20 years.
 const MAX_TTL_SECONDS: u64 = 630_720_000;
 
+/// The stage that reads the source, as status, metrics and dead letters name it beside the sinks.
+const INGEST: &str = "ingest";
+
 /// A pipeline that makes sense.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Accepted {
@@ -38,6 +43,9 @@ pub struct Accepted {
     /// Names of the sinks that have a GROUP BY: all records of a group must have been keyed alike, and
     /// its state stays where it is.
     pub grouped: Vec<String>,
+    /// Names of the sinks whose topic can't change its key: all records of a group, or of a row that
+    /// later ones replace, must have been keyed alike.
+    pub keyed: Vec<String>,
     /// What the sinks may join, each with its schema.
     pub lookups: Vec<Lookup>,
     pub sinks: Vec<SinkConfig>,
@@ -67,6 +75,7 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
     let mut planned: Vec<(SinkPlan, TableSpec, SinkConfig)> = Vec::new();
     let mut declared = Declared::new();
     for sink in &pipeline.spec.sinks {
+        check_name(sink)?;
         let plan = SinkPlan::joining(&schema, &joinable, &sink.name, &sink.sql)?;
         Expectations::new(&plan, &sink.expectations)?;
         check_ttl(sink, &plan)?;
@@ -94,7 +103,8 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
         delta::check_alone(&config, planned.iter().map(|(_, _, before)| before))?;
         if let Some(beside) = config.cassandra() {
             let owner = owner(pipeline).sink_group(&sink.name);
-            if let Some(state) = plan.state_table(&beside.table, &owner) {
+            if let Some(mut state) = plan.state_table(&beside.table, &owner) {
+                having::mark(&mut state, &plan);
                 let keyspace = find_keyspace(keyspaces, &beside.keyspace);
                 same_state(sink, beside, &state, keyspace)?;
                 let tables = declared.entry(beside.keyspace.clone()).or_default();
@@ -103,9 +113,13 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
         }
         planned.push((plan, rows, config));
     }
+    having::check_alone(&planned)?;
     let with_tables: Vec<_> = planned.iter().map(|(plan, rows, _)| (plan, rows)).collect();
     let topic = &pipeline.spec.topic;
     let key = topic_key(&topic.key, topic.partitions, &with_tables)?;
+    let keyed = planned.iter();
+    let keyed = keyed.filter(|(plan, rows, _)| plan.is_grouped() || is_keyed(&(plan, rows)));
+    let keyed = keyed.map(|(plan, ..)| plan.name.clone()).collect();
     let in_lake = planned.iter().filter(|(_, _, config)| config.is_delta());
     let lake: Vec<_> = in_lake.map(|(plan, ..)| delta::lake_table(plan)).collect();
     let grouped = planned.iter().filter(|(plan, ..)| plan.is_grouped());
@@ -115,11 +129,22 @@ pub fn accept(pipeline: &DataPipeline, keyspaces: &[Keyspace]) -> Result<Accepte
     Ok(Accepted {
         key,
         grouped,
+        keyed,
         lookups,
         sinks,
         declared,
         calendar,
     })
+}
+
+/// Refuses the name under which the source is told of: dead letters of the two couldn't be told apart.
+fn check_name(sink: &Sink) -> Result<(), Refusal> {
+    match sink.name.as_str() {
+        INGEST => Err(Refusal::InvalidSpec(format!(
+            "sink `{INGEST}`: in status, metrics and dead letters the source has this name: give the sink another one"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn not_one_target(sink: &Sink) -> Refusal {
@@ -141,6 +166,9 @@ fn accept_table(
     let manager = keyspace_manager(&pipeline.name_any());
     let keyspace = find_keyspace(keyspaces, &to.keyspace);
     let (table, mine) = table(&sink.name, to, plan, keyspace, &manager)?;
+    if let Some(keyspace) = keyspace {
+        having::check_shared(&sink.name, to, plan, keyspace, &manager)?;
+    }
     let tables = declared.entry(to.keyspace.clone()).or_default();
     if mine {
         declare(tables, &table, &sink.name)?;
@@ -417,7 +445,9 @@ fn same_state(
     let mut tables = keyspace.iter().flat_map(|keyspace| &keyspace.spec.tables);
     let there = tables.find(|table| table.name == state.name);
     match there.and_then(comment) {
-        Some(there) if Some(&there) != comment(state).as_ref() => {
+        Some(there)
+            if Some(having::without(&there)) != comment(state).as_deref().map(having::without) =>
+        {
             Err(Refusal::Incompatible(format!(
                 "sink `{}`: the states in table {}.{} are those of another GROUP BY, other aggregates, another WHERE or another sink, and the records that made them don't come again: go back to the former SQL, or let a sink of a new name write into a new table",
                 sink.name, beside.keyspace, state.name

@@ -42,9 +42,7 @@ pub fn topic_key(
 fn keys(asked: &[String], sinks: &[Sink<'_>], alone: bool) -> Result<Vec<String>, PlanError> {
     let keyed: Vec<Sink<'_>> = sinks
         .iter()
-        .filter(|sink| has_key(sink))
-        .filter(|sink| !has_virtual(sink, VirtualColumn::Partition))
-        .filter(|sink| !has_virtual(sink, VirtualColumn::Key))
+        .filter(|sink| is_keyed(sink))
         .copied()
         .collect();
     if !asked.is_empty() {
@@ -70,6 +68,13 @@ fn keys(asked: &[String], sinks: &[Sink<'_>], alone: bool) -> Result<Vec<String>
 /// Rows without a key never replace one another: they may come from any partition.
 fn has_key((_, table): &Sink<'_>) -> bool {
     !table.primary_key.partition_key.is_empty()
+}
+
+/// Whether only the topic's key brings all records of a row from one partition.
+pub(crate) fn is_keyed(sink: &Sink<'_>) -> bool {
+    has_key(sink)
+        && !has_virtual(sink, VirtualColumn::Partition)
+        && !has_virtual(sink, VirtualColumn::Key)
 }
 
 fn has_virtual((plan, table): &Sink<'_>, column: VirtualColumn) -> bool {

@@ -274,16 +274,7 @@ impl Session {
         if message.key().is_some_and(|key| key.len() >= MAX_KEY_BYTES) {
             return Err("only the beginning of its key was kept".to_owned());
         }
-        let origin = text(message, dead_letter::TOPIC).unwrap_or_default();
-        if origin != self.letters.origin {
-            return Err(format!("it is from another topic, `{origin}`"));
-        }
-        let id = text(message, dead_letter::TOPIC_ID);
-        if id.is_some() && self.letters.origin_id.is_some() && id != self.letters.origin_id {
-            return Err(
-                "its topic was made anew since, where its place is another record's".into(),
-            );
-        }
+        self.letters.check_origin(message)?;
         let number = |name| text(message, name).and_then(|text| text.parse::<i64>().ok());
         let mut key = message.key().map(<[u8]>::to_vec);
         let mut value = message.payload().map(Bytes::copy_from_slice);
@@ -487,6 +478,27 @@ impl Letters {
     }
 }
 
+impl Letters {
+    /// Whether a letter can go back to the topic as what it was.
+    fn check_origin(&self, message: &OwnedMessage) -> Result<(), String> {
+        let origin = text(message, dead_letter::TOPIC).unwrap_or_default();
+        if origin != self.origin {
+            return Err(format!("it is from another topic, `{origin}`"));
+        }
+        let id = text(message, dead_letter::TOPIC_ID);
+        if id.is_some() && self.origin_id.is_some() && id != self.origin_id {
+            return Err(
+                "its topic was made anew since, where its place is another record's".into(),
+            );
+        }
+        // As a new record it would come to all sinks, and replace newer ones.
+        if self.records.is_some() && text(message, dead_letter::OFFSET).is_some() {
+            return Err("it was in the topic: a sink of the name `ingest` has rejected it".into());
+        }
+        Ok(())
+    }
+}
+
 impl Records {
     fn new(ingest: &IngestConfig) -> anyhow::Result<Self> {
         let encode = match ingest.avro_schema_id {
@@ -526,4 +538,73 @@ impl Records {
 
 fn text(message: &OwnedMessage, name: &str) -> Option<String> {
     header_text(message.headers()?, name).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::{
+        Timestamp,
+        message::{Header, OwnedHeaders},
+    };
+
+    use super::*;
+
+    /// A letter of the stage `ingest`, with these headers.
+    fn letter(headers: &[(&str, &str)]) -> OwnedMessage {
+        let headers = headers.iter().map(|(key, value)| Header {
+            key,
+            value: Some(*value),
+        });
+        let headers = headers.fold(OwnedHeaders::new(), OwnedHeaders::insert);
+        let at = Timestamp::NotAvailable;
+        let topic = "users.dead-letter".into();
+        OwnedMessage::new(None, None, topic, at, 0, 0, Some(headers))
+    }
+
+    fn letters(is_ingest: bool) -> Letters {
+        let records = || Records {
+            keys: Keys::new(&[], "id UUID").unwrap(),
+            encode: None,
+        };
+        Letters {
+            pipeline: PipelineRef {
+                namespace: "shop".into(),
+                name: "users".into(),
+            },
+            kafka: KafkaConnection {
+                bootstrap_servers: "k:9092".into(),
+                sasl: None,
+                tls: None,
+            },
+            topic: "users.dead-letter".into(),
+            origin: "users".into(),
+            origin_id: (!is_ingest).then(|| "0x1f".into()),
+            stages: vec![INGEST.to_owned()],
+            records: is_ingest.then(records),
+        }
+    }
+
+    #[test]
+    fn only_letters_of_its_own_go_back_to_the_topic() {
+        let mine = (dead_letter::TOPIC, "users");
+        let there = (dead_letter::OFFSET, "7");
+        let id = (dead_letter::TOPIC_ID, "0x1f");
+        for (headers, is_ingest) in [(&[mine][..], true), (&[mine, id, there], false)] {
+            let checked = letters(is_ingest).check_origin(&letter(headers));
+            assert_eq!(checked, Ok(()), "{headers:?}");
+        }
+        for (headers, is_ingest, said) in [
+            (
+                &[(dead_letter::TOPIC, "orders")][..],
+                true,
+                "another topic, `orders`",
+            ),
+            (&[mine, (dead_letter::TOPIC_ID, "0x20")], false, "made anew"),
+            (&[mine, id, there], true, "a sink of the name `ingest`"),
+        ] {
+            let reason = letters(is_ingest).check_origin(&letter(headers));
+            let reason = reason.unwrap_err();
+            assert!(reason.contains(said), "{reason}");
+        }
+    }
 }

@@ -322,7 +322,7 @@ async fn apply_topics(
         children::topic(
             pipeline,
             &key::text(&accepted.key),
-            !accepted.grouped.is_empty(),
+            !accepted.keyed.is_empty(),
         ),
         children::dead_letter_topic(pipeline),
     ];
@@ -417,7 +417,7 @@ fn await_topics(
         let known = status.map_or(&[][..], |status| &status.keys);
         key::check(known, accepted)?;
     }
-    topic
+    let topic = topic
         .and_then(|topic| {
             let name = topic.topic_name();
             let status = topic.status?;
@@ -428,7 +428,9 @@ fn await_topics(
                 partitions: status.partitions?,
             })
         })
-        .ok_or_else(|| Error::Waiting("the topic's identity isn't known yet".into()))
+        .ok_or_else(|| Error::Waiting("the topic's identity isn't known yet".into()))?;
+    key::check_partitions(pipeline.spec.topic.partitions, accepted, &topic)?;
+    Ok(topic)
 }
 
 /// Whether a Keyspace has the pipeline's tables.

@@ -30,7 +30,8 @@ use crate::{
 /// grown once it exists in Kafka.
 pub const KEY: &str = "millstream.dev/key";
 
-/// On a Topic whose records are put together in groups: it takes no second key.
+/// On a Topic whose records are put together in groups, or in rows that later ones replace: it takes
+/// no second key.
 pub const GROUPED: &str = "millstream.dev/grouped";
 
 /// Seconds after which a topic's mark is written anew.

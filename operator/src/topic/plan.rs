@@ -15,11 +15,12 @@ pub struct DesiredTopic {
     pub config: BTreeMap<String, String>,
     /// What the records are keyed by, where that is known; an empty text where they have no key.
     pub key: Option<String>,
-    /// Whether no other key may follow, because the records are put together in groups.
+    /// Whether no other key may follow, because the records are put together in groups, or in rows that
+    /// later ones replace.
     pub grouped: bool,
 }
 
-/// So many different keys are kept: more than one are too many for groups, whichever they are.
+/// So many different keys are kept: more than one are too many for groups and rows, whichever they are.
 const KEYS: usize = 2;
 
 impl DesiredTopic {
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_key_is_kept_where_there_are_no_groups() {
+    fn a_second_key_is_kept_where_records_make_no_groups_and_no_rows() {
         let keys = |known: &[&str], key: Option<&str>, grouped| {
             let known: Vec<_> = known.iter().copied().map(String::from).collect();
             let key = key.map(String::from);

@@ -158,6 +158,69 @@ fn two_sinks_cannot_keep_groups_in_one_table() {
 }
 
 #[test]
+fn having_needs_a_table_of_its_own() {
+    let having = sink(&format!("{COUNTS} HAVING count(*) > 1"), BY_ID);
+    let names = sink("SELECT id, name FROM records", BY_ID).replace("name: s,", "name: other,");
+    let refused = |pipeline: &DataPipeline, keyspaces: &[Keyspace], said: &[&str]| {
+        let error = accept(pipeline, keyspaces).unwrap_err().to_string();
+        for words in said.iter().chain(&["ks.t,", "a table of its own"]) {
+            assert!(error.contains(words), "{words} isn't in: {error}");
+        }
+    };
+    for sinks in [
+        having.clone() + &names,
+        names.clone() + &having,
+        having.replace("name: s,", "name: another,") + &names,
+    ] {
+        refused(&pipeline(&sinks), &[], &["HAVING", "sink `other`"]);
+    }
+    accept(
+        &pipeline(&(having.clone() + &names.replace("table: t,", "table: u,"))),
+        &[],
+    )
+    .unwrap();
+    accept(&pipeline(&(sink(COUNTS, BY_ID) + &names)), &[]).unwrap();
+
+    // The other is of another pipeline, which was there first.
+    let theirs = keyspace("millstream-pipeline-others", "bigint");
+    let said = ["sink `s`", "pipeline `others`"];
+    refused(&pipeline(&having), &[theirs], &said);
+    // Whoever declares a table doesn't write into it by that.
+    let ages = having.replace("AS n", "AS age").replace(BY_ID, "");
+    accept(&pipeline(&ages), &[keyspace("kubectl", "bigint")]).unwrap();
+
+    // Or which comes last.
+    let alone = accept(&pipeline(&having), &[]).unwrap();
+    let mut there = declared(&alone);
+    claim_table(&mut there, "t__state", "millstream-pipeline-users");
+    accept(&pipeline(&having), std::slice::from_ref(&there)).unwrap();
+    let mut others = pipeline(&names);
+    others.metadata.name = Some("others".into());
+    let said = ["sink `other`", "pipeline `users`"];
+    refused(&others, std::slice::from_ref(&there), &said);
+    // Without HAVING again.
+    let counts = accept(&pipeline(&sink(COUNTS, BY_ID)), &[there]).unwrap();
+    let mut there = declared(&counts);
+    claim_table(&mut there, "t__state", "millstream-pipeline-users");
+    accept(&others, &[there]).unwrap();
+}
+
+#[test]
+fn a_sink_cannot_have_the_name_of_the_source() {
+    let named = |name: &str| {
+        let sink = sink("SELECT id, name FROM records", BY_ID);
+        accept(
+            &pipeline(&sink.replace("name: s,", &format!("name: {name},"))),
+            &[],
+        )
+    };
+    let error = named("ingest").unwrap_err();
+    assert_eq!(error.reason(), "InvalidSpec");
+    assert!(error.to_string().contains("another one"), "{error}");
+    named("ingested").unwrap();
+}
+
+#[test]
 fn says_what_is_wrong_and_where() {
     let by_age = "primaryKey: {partitionKey: [age]}";
     let cases = [
@@ -291,6 +354,35 @@ fn a_delta_lake_table_needs_no_keyspace_and_rows_without_a_key_no_topic_key() {
         "delta: {mode: merge, mergeKeys: [id]",
     ));
     assert_eq!(accept(&merged, &[]).unwrap().key, ["/id"]);
+}
+
+#[test]
+fn records_are_keyed_alike_where_rows_replace_one_another() {
+    let number = "SELECT _partition AS p, _offset AS o, name FROM records";
+    for (sinks, keyed) in [
+        (sink("SELECT id, name FROM records", BY_ID), &["s"][..]),
+        (sink(COUNTS, BY_ID), &["s"]),
+        (
+            lake(
+                "SELECT id FROM records",
+                "delta: {mode: merge, mergeKeys: [id]",
+            ),
+            &["s"],
+        ),
+        (
+            documents("d", "SELECT id FROM records", "collection: c, id: id"),
+            &["d"],
+        ),
+        // Each record is a row of its own, wherever it comes from.
+        (
+            lake("SELECT id FROM records", "delta: {partitionBy: []"),
+            &[],
+        ),
+        (sink(number, "primaryKey: {partitionKey: [p, o]}"), &[]),
+    ] {
+        let accepted = accept(&pipeline(&sinks), &[]).unwrap();
+        assert_eq!(accepted.keyed, keyed, "{sinks}");
+    }
 }
 
 #[test]
