@@ -1,7 +1,7 @@
 //! What two resources can't both have: a topic of one Kafka, a keyspace of one Cassandra, a name.
 
 use kube::ResourceExt;
-use millstream_api::{CassandraConnection, KafkaConnection, Keyspace};
+use millstream_api::{CassandraConnection, DataPipeline, KafkaConnection, Keyspace};
 
 use crate::Refusal;
 
@@ -21,6 +21,34 @@ pub fn same_cassandra(a: Option<&CassandraConnection>, b: Option<&CassandraConne
         servers
     };
     same_cluster(a.map(of), b.map(of))
+}
+
+/// Where two Cassandras are, if they are two.
+pub fn two_cassandras(
+    one: Option<&CassandraConnection>,
+    other: Option<&CassandraConnection>,
+) -> Option<(String, String)> {
+    let at = |cassandra: &CassandraConnection| cassandra.contact_points.join(", ");
+    let two = one.zip(other).filter(|_| !same_cassandra(one, other));
+    two.map(|(one, other)| (at(one), at(other)))
+}
+
+/// Whether a Keyspace of others is of the Cassandra that the pipeline's pods write to. Where the default
+/// isn't known, what takes it may be any.
+pub fn accept_cassandra(
+    pipeline: &DataPipeline,
+    keyspace: &Keyspace,
+    default: Option<&CassandraConnection>,
+) -> Result<(), Refusal> {
+    let there = keyspace.spec.cassandra.as_ref().or(default);
+    let mine = pipeline.spec.cassandra.as_ref().or(default);
+    match two_cassandras(there, mine) {
+        Some((there, mine)) => Err(Refusal::Conflict(format!(
+            "Keyspace `{}` is of the Cassandra at {there}, and the pipeline of that at {mine}: take a keyspace of another name, or another namespace; where both are one Cassandra, let their contactPoints have a server in common",
+            keyspace.name_any()
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn same_cluster(a: Option<Vec<String>>, b: Option<Vec<String>>) -> bool {

@@ -4,10 +4,11 @@ mod claims;
 
 use std::{path::PathBuf, process::ExitCode};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use millstream_api::{DataPipeline, DeletionPolicy, Keyspace, KeyspaceSpec, keyspace::TableSpec};
 use millstream_plan::{
     Accepted, Refusal, accept, accept_keyspace, accept_topic,
-    claim::{accept_made, made_name},
+    claim::{accept_cassandra, accept_made, made_name},
     claim_table, keyspace_manager,
 };
 
@@ -183,7 +184,12 @@ fn declare(
             keyspace.metadata.namespace == *namespace && keyspace.keyspace_name() == *name
         };
         let index = match keyspaces.iter().position(here) {
-            Some(index) => index,
+            Some(index) => {
+                if !is_alone(pipeline, &keyspaces[index]) {
+                    accept_cassandra(pipeline, &keyspaces[index], None)?;
+                }
+                index
+            }
             None => {
                 accept_made(name, &beside(pipeline, keyspaces))?;
                 let made = made_for_pipelines(pipeline, name);
@@ -198,6 +204,15 @@ fn declare(
         }
     }
     Ok(())
+}
+
+/// Whether the operator made a Keyspace for this pipeline alone, and moves it with the pipeline: one that
+/// comes from the cluster.
+fn is_alone(pipeline: &DataPipeline, keyspace: &Keyspace) -> bool {
+    let mut owners = keyspace.metadata.owner_references.iter().flatten();
+    let uid = pipeline.metadata.uid.as_ref();
+    let others = |owner: &OwnerReference| uid != Some(&owner.uid);
+    owners.clone().next().is_some() && !owners.any(others)
 }
 
 /// The Keyspace that the operator makes where there is none.

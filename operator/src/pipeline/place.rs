@@ -2,14 +2,14 @@
 //! where they were counted before.
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::ResourceExt;
 use millstream_api::{
     CassandraConnection, DataPipeline, Keyspace,
     worker::{ProcessConfig, SinkConfig, WorkerConfig},
 };
 use millstream_plan::{
-    Accepted, PlanError, RecordSchema, Refusal, SinkPlan, claim::same_cassandra, find_keyspace,
-    plan_lookups,
+    Accepted, PlanError, RecordSchema, Refusal, SinkPlan,
+    claim::{accept_cassandra, two_cassandras},
+    find_keyspace, plan_lookups,
 };
 
 use super::{
@@ -60,14 +60,9 @@ fn check_keyspace(
     keyspace: &Keyspace,
     default: Option<&CassandraConnection>,
 ) -> Result<(), Refusal> {
-    let there = keyspace.spec.cassandra.as_ref().or(default);
-    let mine = pipeline.spec.cassandra.as_ref().or(default);
-    match others(there, mine) {
-        Some((there, mine)) if !is_alone(pipeline, keyspace) => Err(Refusal::Conflict(format!(
-            "Keyspace `{}` is of the Cassandra at {there}, and the pipeline of that at {mine}: take a keyspace of another name, or another namespace; where both are one Cassandra, let their contactPoints have a server in common",
-            keyspace.name_any()
-        ))),
-        _ => Ok(()),
+    match is_alone(pipeline, keyspace) {
+        true => Ok(()),
+        false => accept_cassandra(pipeline, keyspace, default),
     }
 }
 
@@ -79,7 +74,7 @@ fn check_groups(
     cassandra: Option<&CassandraConnection>,
     accepted: &Accepted,
 ) -> Result<(), Refusal> {
-    let moved = others(former.cassandra.as_ref(), cassandra);
+    let moved = two_cassandras(former.cassandra.as_ref(), cassandra);
     let sinks = accepted.sinks.iter();
     for sink in sinks.filter(|sink| accepted.grouped.contains(&sink.name)) {
         let Some(before) = former.sinks.iter().find(|before| before.name == sink.name) else {
@@ -105,16 +100,6 @@ fn check_groups(
         return Err(Refusal::Incompatible(format!("sink `{name}`: {problem}")));
     }
     Ok(())
-}
-
-/// Where two Cassandras are, if they are two.
-fn others(
-    one: Option<&CassandraConnection>,
-    other: Option<&CassandraConnection>,
-) -> Option<(String, String)> {
-    let at = |cassandra: &CassandraConnection| cassandra.contact_points.join(", ");
-    let two = one.zip(other).filter(|_| !same_cassandra(one, other));
-    two.map(|(one, other)| (at(one), at(other)))
 }
 
 fn planned(config: &ProcessConfig, sink: &SinkConfig) -> Result<SinkPlan, PlanError> {

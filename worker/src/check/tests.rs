@@ -95,6 +95,36 @@ fn keyspaces_of_the_file_count_as_declared() {
 }
 
 #[test]
+fn a_keyspace_is_in_one_cassandra() {
+    let at = |text: &str, server: &str| {
+        let spec = format!("spec:\n  cassandra: {{contactPoints: [{server}]}}");
+        text.replacen("spec:", &spec, 1)
+    };
+    let of = |name: &str| pipeline(name, "SELECT id FROM records", BY_ID);
+    let person = KEYSPACE.replace("type: int", "type: bigint");
+    let refused =
+        "ResourceConflict: Keyspace `ks` is of the Cassandra at a, and the pipeline of that at b";
+    // Of a person, and of the pipeline before.
+    for beside in [at(&person, "a"), at(&of("first"), "a")] {
+        let text = |server| beside.clone() + &at(&of("second"), server);
+        assert_says(
+            &said(&text("b")),
+            &[&format!("DataPipeline/second: {refused}")],
+        );
+        assert_says(&said(&text("a, b")), &["DataPipeline/second: ok"]);
+        // The operator's own may be any.
+        let text = beside.clone() + &of("second");
+        assert_says(&said(&text), &["DataPipeline/second: ok"]);
+    }
+    // The operator moves one that it made for this pipeline alone.
+    let owner = "{apiVersion: millstream.dev/v1alpha1, kind: DataPipeline, name: second, uid: u}";
+    let named = format!("metadata: {{name: ks, ownerReferences: [{owner}]}}");
+    let made = at(&person, "a").replacen("metadata: {name: ks}", &named, 1);
+    let second = at(&of("second"), "b").replacen("{name: second}", "{name: second, uid: u}", 1);
+    assert_says(&said(&(made + &second)), &["DataPipeline/second: ok"]);
+}
+
+#[test]
 fn what_one_claims_no_other_gets() {
     let of = |name: &str| pipeline(name, "SELECT id FROM records", BY_ID);
     let elsewhere = |text: &str| text.replacen("metadata: {", "metadata: {namespace: x, ", 1);

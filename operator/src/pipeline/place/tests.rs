@@ -1,4 +1,5 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::ResourceExt;
 use millstream_api::worker::{PipelineRef, TopicRef};
 use millstream_plan::accept;
 
