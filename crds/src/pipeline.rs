@@ -160,7 +160,7 @@ pub struct PipelineTopic {
     pub config: BTreeMap<String, String>,
     /// JSON Pointers to the fields whose values are the record's key; where absent, the fields
     /// behind the sinks' primary keys, or what is computed for these. Records of one key stay in order.
-    /// Where a sink has a `GROUP BY`, another key than that of the records before is refused.
+    /// Another key than that of the records before is refused where rows replace one another (all but appends).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub key: Vec<String>,
