@@ -169,9 +169,13 @@ fn decoders_take_as_many_records_as_come_at_once() {
 fn places(value: &Value, at: &str, found: &mut Vec<String>) {
     found.push(at.to_owned());
     match value {
-        Value::Object(fields) => fields
-            .iter()
-            .for_each(|(name, value)| places(value, &format!("{at}/{name}"), found)),
+        Value::Object(fields) => fields.iter().for_each(|(name, value)| {
+            places(
+                value,
+                &format!("{at}/{}", name.replace('~', "~0").replace('/', "~1")),
+                found,
+            )
+        }),
         Value::Array(items) => (0..)
             .zip(items)
             .for_each(|(index, value): (usize, _)| places(value, &format!("{at}/{index}"), found)),

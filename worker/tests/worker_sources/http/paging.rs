@@ -364,7 +364,7 @@ async fn a_cursor_that_is_too_old_starts_over() {
     let source = open(api.source(spec), Some(&position), part);
     let batches: Vec<_> = source.collect().await;
     assert_eq!(texts(&batches), ids(0..23));
-    assert_eq!(api.requests(), 3 + 5);
+    assert_eq!(api.requests(), 4 + 5);
     let report = status.report();
     assert!(report.errors.is_empty(), "{report:?}");
     let warning = &report.warnings["ingest"];
