@@ -148,9 +148,6 @@ impl DeadLetters {
             .insert(header(dead_letter::PIPELINE, &self.pipeline))
             .insert(header(dead_letter::STAGE, &self.stage))
             .insert(header(dead_letter::TOPIC, &self.origin));
-        if let Some(id) = &self.origin_id {
-            headers = headers.insert(header(dead_letter::TOPIC_ID, id));
-        }
         if let Some((partition, offset)) = letter.position {
             headers = headers
                 .insert(header(dead_letter::PARTITION, &partition.to_string()))
@@ -158,6 +155,10 @@ impl DeadLetters {
         }
         if let Some(timestamp) = letter.timestamp {
             headers = headers.insert(header(dead_letter::TIMESTAMP, &timestamp.to_string()));
+        }
+        // Behind the others, which people name by their places.
+        if let Some(id) = &self.origin_id {
+            headers = headers.insert(header(dead_letter::TOPIC_ID, id));
         }
         if letter.folded {
             headers = headers.insert(header(dead_letter::FOLDED, TRUE));

@@ -129,6 +129,7 @@ async fn letters_of_a_topic_that_was_made_anew_are_passed_over() {
     pipeline.more = json!({"topic": {
         "name": pipeline.name, "id": "another", "timestampBase": KINDS.base + 1, "partitions": 1,
     }});
+    pipeline.process().kill();
     let told = pipeline.replay("process", &[]);
     assert!(told.contains("its topic was made anew since"), "{told}");
     assert!(told.ends_with("rows           0        3\n"), "{told}");
