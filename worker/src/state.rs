@@ -168,6 +168,10 @@ impl Cache {
         self.old.remove(key);
         let bytes = state.as_ref().map_or(0, |state| state.bytes.len());
         self.seen.add(bytes);
+        if part.is_none() && self.ttl.is_some() {
+            // Nobody knows here when it was written, and so when it expires.
+            return;
+        }
         let cached = Cached {
             epoch,
             part: part.unwrap_or(0),
@@ -327,5 +331,15 @@ mod tests {
         assert_eq!(cache.get(&key(1), 2), Some(None));
         cache.clear();
         assert_eq!(cache.get(&key(1), 2), None);
+    }
+
+    #[test]
+    fn of_a_state_that_was_read_nobody_knows_when_it_expires() {
+        let mut cache = Cache::new(1 << 20, Some(Duration::from_secs(3600)));
+        cache.put(&key(1), 1, None, Some(state(1)));
+        assert_eq!(cache.get(&key(1), 1), None);
+        let part = cache.begin();
+        cache.put(&key(1), 1, Some(part), Some(state(2)));
+        assert_eq!(cache.get(&key(1), 1), Some(Some(state(2))));
     }
 }

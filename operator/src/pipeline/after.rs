@@ -2,10 +2,12 @@
 
 use k8s_openapi::{api::apps::v1::Deployment, jiff::Timestamp};
 use millstream_api::{DataPipeline, condition};
+use millstream_plan::Calendar;
 
 use super::{
     children::Stage,
     provision::{watched, watched_guarded},
+    runs,
 };
 use crate::{conditions, context::Context};
 
@@ -39,8 +41,21 @@ fn lacks(name: &str, other: Option<&DataPipeline>, now: Timestamp) -> Option<Str
     let status = other.status.clone().unwrap_or_default();
     let generation = other.metadata.generation;
     let succeeded = conditions::holds(&status.conditions, condition::SUCCEEDED, generation);
-    let is_due = status.next_run.is_some_and(|next| next.0 <= now);
-    (!succeeded || is_due).then(|| format!("it begins when pipeline `{name}` has succeeded"))
+    (!succeeded || is_due(other, now))
+        .then(|| format!("it begins when pipeline `{name}` has succeeded"))
+}
+
+/// Whether a time of its schedule has come of which it hasn't decided yet: it may wait itself, or for
+/// Kafka. Its `nextRun` is told anew meanwhile.
+fn is_due(pipeline: &DataPipeline, now: Timestamp) -> bool {
+    let schedule = pipeline.spec.schedule.as_ref();
+    let calendar = schedule.and_then(|schedule| Calendar::new(schedule).ok());
+    let Some(time) = calendar.and_then(|calendar| calendar.latest(now)) else {
+        return false;
+    };
+    let status = pipeline.status.as_ref();
+    let decided = status.and_then(|status| status.schedule.as_ref());
+    !runs::is_suspended(pipeline) && decided.is_none_or(|decided| decided.decided.0 < time)
 }
 
 #[cfg(test)]
@@ -88,10 +103,20 @@ mod tests {
     #[test]
     fn a_run_that_is_due_comes_first() {
         let scheduled = || json!({"schedule": {"cron": "*/10 * * * *"}});
-        for (next, waits_on) in [("10:10:00", true), ("10:20:00", false)] {
-            let next = format!("2026-11-21T{next}Z");
-            let status = json!({"conditions": succeeded("True", 2), "nextRun": next});
-            assert_eq!(waits(scheduled(), status).is_some(), waits_on, "{next}");
+        for (decided, waits_on) in [("10:00:00", true), ("10:09:59", true), ("10:10:00", false)] {
+            let status = json!({
+                "conditions": succeeded("True", 2),
+                // It waits for something itself.
+                "nextRun": "2026-11-21T10:20:00Z",
+                "schedule": {"plan": "", "decided": format!("2026-11-21T{decided}Z")},
+            });
+            assert_eq!(
+                waits(scheduled(), status.clone()).is_some(),
+                waits_on,
+                "{decided}"
+            );
+            let suspended = json!({"schedule": {"cron": "*/10 * * * *", "suspend": true}});
+            assert_eq!(waits(suspended, status), None, "it begins no run");
         }
     }
 

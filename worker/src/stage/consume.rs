@@ -404,7 +404,11 @@ impl SinkStage {
         let dead_letters = &self.parts.dead_letters;
         let (lost, refused) = match &self.groups {
             None => (Vec::new(), self.sink.write(&batch, &rows).await),
-            Some(groups) => self.write_groups(groups, &batch, &rows, turn).await?,
+            Some(groups) => {
+                // Before the states: see `write_groups`.
+                dead_letters.send_rejected(&batch, &rejected).await?;
+                self.write_groups(groups, &batch, &rows, turn).await?
+            }
         };
         let mut acknowledged = Acknowledged {
             ends: match &stop {
@@ -414,6 +418,9 @@ impl SinkStage {
             counts: counts(&batch, &rows, &rejected, &[lost, refused.clone()].concat()),
         };
         self.count_failed(&batch, &failed, &mut acknowledged.counts);
+        if self.groups.is_some() {
+            rejected.clear();
+        }
         rejected.extend(refused);
         dead_letters.send_rejected(&batch, &rejected).await?;
         let written: i64 = acknowledged.counts.values().map(|counts| counts.rows).sum();
@@ -459,9 +466,11 @@ impl SinkStage {
         let in_parts = self.sink.takes_parts();
         let mut folding = groups.begin(batch, rows, turn).await?;
         while let Some(mut part) = folding.next().await? {
-            // Before the states: once those are written, nobody looks at these records again.
+            // Before the states, also those of the batch behind: once they are written, nobody looks
+            // at these records again.
             let dead_letters = &self.parts.dead_letters;
             dead_letters.send_rejected(batch, &part.rejected).await?;
+            folding.pass();
             lost.append(&mut part.rejected);
             let rows = std::mem::take(&mut part.rows);
             if in_parts {

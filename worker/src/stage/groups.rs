@@ -104,10 +104,12 @@ pub struct Folded<'a> {
 pub struct Folding<'a> {
     groups: &'a Groups,
     work: Work<'a>,
-    /// Its turn, until all groups are folded.
+    /// Its turn, until it lets the batch behind go on.
     held: Option<Held>,
     /// The first group that isn't folded.
     next: usize,
+    /// Whether all are. A batch without a group is folded once, too.
+    folded: bool,
 }
 
 /// A group that a batch touches.
@@ -161,6 +163,7 @@ impl Groups {
             work,
             held: Some(turn.wait().await?),
             next: 0,
+            folded: false,
         })
     }
 
@@ -184,9 +187,9 @@ impl<'a> Folding<'a> {
     /// Folds the next groups, as many as there is room for; none where all are folded. What is given
     /// has to be written before more is asked for, as its room is needed.
     pub async fn next(&mut self) -> anyhow::Result<Option<Folded<'a>>> {
-        let Some(held) = self.held.take() else {
+        if self.folded {
             return Ok(None);
-        };
+        }
         let groups = self.groups;
         // A batch that was given up meanwhile ends here, and not with the cache of those after it.
         tokio::task::yield_now().await;
@@ -202,13 +205,21 @@ impl<'a> Folding<'a> {
         let spare = groups.part.saturating_sub(self.work.bytes(part.clone()));
         drop(room.split(spare));
         self.next = part.end;
-        match self.next < self.work.groups.len() {
-            true => self.held = Some(held),
-            false => held.pass(),
-        }
+        self.folded = self.next == self.work.groups.len();
         let mut folded = tokio::task::block_in_place(|| self.work.finish(part, number))?;
         folded.room = Some(room);
         Ok(Some(folded))
+    }
+
+    /// Lets the batch behind go on where all groups are folded. It writes later states of the same
+    /// groups, and once those are there nobody looks again at what was rejected here: that has to
+    /// be kept by then.
+    pub fn pass(&mut self) {
+        if self.folded
+            && let Some(held) = self.held.take()
+        {
+            held.pass();
+        }
     }
 }
 

@@ -1,14 +1,17 @@
 //! Whatever happens to workers and servers, every table equals the model, cell for cell.
 //!
 //! A seed makes a schedule: records (repeated keys, absent and null fields, broken ones), workers that
-//! are killed, frozen and thawed, ended and started. In every second group of seeds Kafka and Cassandra
-//! are paused and restarted meanwhile. The model knows every record that was sent and folds it in memory.
+//! are killed, frozen and thawed, ended and started. In every third seed an ingest stage, whose workers fare
+//! likewise, reads the records out of a file; in the others the test sends them. In every second group of
+//! seeds Kafka and Cassandra are paused and restarted meanwhile. The model knows every record and folds it in
+//! memory.
 //!
 //! `MILLSTREAM_SEEDS=1000` runs so many, `MILLSTREAM_SEEDS=500..1000` goes on where another run has
 //! ended, `MILLSTREAM_SEED=17` runs that one. `MILLSTREAM_SEEDS_AT_ONCE=24` takes more memory, and less time.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    io::Write,
     ops::Range,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -22,12 +25,15 @@ use rdkafka::{
     message::Headers,
 };
 use serde_json::json;
+use tempfile::NamedTempFile;
 
 use crate::support::{Environment, Pipeline, Settings, StoppedService, Worker, service};
 
 /// Keys of one seed: few, so that each gets many records.
 const KEYS: i64 = 40;
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Records per second that the ingest stage reads.
+const RATE: u32 = 500;
 /// For everything to be stored after the last fault.
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -76,7 +82,10 @@ struct Row {
 /// The row of a group: count, sum, least, most, latest version and number of different notes.
 type Total = (i64, Option<i64>, Option<i64>, Option<i64>, i64, i64);
 
-/// What the tables must hold, by the records that were sent.
+/// A dead letter: the stage that rejected it, and the record.
+type Letter = (String, Vec<u8>);
+
+/// What the tables and the dead-letter topic must hold, by the records that were sent.
 #[derive(Default)]
 struct Model {
     rows: BTreeMap<i64, Row>,
@@ -84,20 +93,30 @@ struct Model {
     totals: BTreeMap<i64, Total>,
     notes: BTreeMap<i64, BTreeSet<String>>,
     records: i64,
-    broken: i64,
+    letters: BTreeSet<Letter>,
 }
 
 impl Model {
-    /// A record, as it is sent; the model then holds what it says.
-    fn record(&mut self, random: &mut Xoshiro256PlusPlus, first_id: i64) -> (String, Vec<u8>) {
+    /// A record, as it is sent; the model then holds what it says. These stages read it: a broken one is a
+    /// dead letter of each.
+    fn record(
+        &mut self,
+        random: &mut Xoshiro256PlusPlus,
+        first_id: i64,
+        stages: &[&str],
+    ) -> (String, Vec<u8>) {
         let id = first_id + random.random_range(0..KEYS);
-        let version = self.records + self.broken;
+        let version = self.records;
+        self.records += 1;
         let key = id.to_string();
         if random.random_ratio(1, 100) {
-            self.broken += 1;
-            return (key, format!(r#"{{"id": {id}, "version": "#).into_bytes());
+            let broken = format!(r#"{{"id": {id}, "version": {version}, "note":"#).into_bytes();
+            let letters = stages
+                .iter()
+                .map(|stage| ((*stage).to_owned(), broken.clone()));
+            self.letters.extend(letters);
+            return (key, broken);
         }
-        self.records += 1;
         let mut record = json!({"id": id, "version": version});
         let row = self.rows.entry(id).or_default();
         row.version = Some(version);
@@ -156,7 +175,7 @@ impl Model {
 /// What happens next.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// So many records are sent.
+    /// So many records are sent, or read by the ingest stage meanwhile.
     Send(u32),
     /// So many milliseconds pass: faults come at any instant of the workers' work.
     Pass(u64),
@@ -166,10 +185,26 @@ enum Step {
     Freeze,
     /// SIGCONT: a zombie comes back.
     Thaw,
-    /// One more worker.
+    /// One more worker that processes.
     Start,
-    /// SIGTERM to one.
+    /// SIGTERM to one; the last of its stage is replaced.
     End,
+}
+
+/// What a worker does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Stage {
+    Ingest,
+    Process,
+}
+
+impl Step {
+    fn records(self) -> u32 {
+        match self {
+            Step::Send(count) => count,
+            _ => 0,
+        }
+    }
 }
 
 fn schedule(random: &mut Xoshiro256PlusPlus) -> Vec<Step> {
@@ -193,22 +228,47 @@ struct Seed {
     random: Xoshiro256PlusPlus,
     pipeline: Pipeline,
     model: Model,
-    workers: Vec<Worker>,
-    zombies: Vec<Worker>,
+    /// What the ingest stage reads, where there is one.
+    file: Option<NamedTempFile>,
+    /// The one that takes a step is behind the others then.
+    workers: VecDeque<(Stage, Worker)>,
+    zombies: Vec<(Stage, Worker)>,
 }
 
 impl Seed {
     async fn new(number: u64, beside: &Pipeline) -> Self {
         let mut random = Xoshiro256PlusPlus::seed_from_u64(number);
-        Seed {
+        let mut seed = Seed {
             number,
             steps: schedule(&mut random),
             random,
             pipeline: beside.beside().await,
             model: Model::default(),
-            workers: Vec::new(),
+            file: None,
+            workers: VecDeque::new(),
             zombies: Vec::new(),
+        };
+        if number % 3 == 2 {
+            seed.file = Some(seed.write());
         }
+        seed
+    }
+
+    /// All records of the schedule, as a file.
+    fn write(&mut self) -> NamedTempFile {
+        let mut file = NamedTempFile::with_suffix(".ndjson").unwrap();
+        let records = self.steps.clone().into_iter().map(Step::records).sum();
+        for (_, record) in self.records(records, &["ingest"]) {
+            file.write_all(&record).unwrap();
+            file.write_all(b"\n").unwrap();
+        }
+        file
+    }
+
+    fn records(&mut self, count: u32, stages: &[&str]) -> Vec<(String, Vec<u8>)> {
+        let first = self.ids().start;
+        let record = |_| self.model.record(&mut self.random, first, stages);
+        (0..count).map(record).collect()
     }
 
     fn ids(&self) -> Range<i64> {
@@ -216,70 +276,104 @@ impl Seed {
         first..first + KEYS
     }
 
-    fn start(&mut self) {
-        let sinks = json!([
-            self.pipeline.sink("rows", SETTINGS.sql, SETTINGS.columns),
-            self.pipeline.sink("large", LARGE, &LARGE_COLUMNS),
-            self.pipeline.sink("totals", TOTALS, &TOTALS_COLUMNS),
-        ]);
-        self.workers.push(self.pipeline.process_into(sinks));
+    fn start(&mut self, stage: Stage) {
+        let worker = match (stage, &self.file) {
+            (Stage::Ingest, Some(file)) => {
+                let replay = json!({"file": {"path": file.path()}});
+                let source = json!({"generator": {"rate": RATE, "replay": replay}});
+                self.pipeline.ingest(source)
+            }
+            _ => self.pipeline.process_into(json!([
+                self.pipeline.sink("rows", SETTINGS.sql, SETTINGS.columns),
+                self.pipeline.sink("large", LARGE, &LARGE_COLUMNS),
+                self.pipeline.sink("totals", TOTALS, &TOTALS_COLUMNS),
+            ])),
+        };
+        self.workers.push_back((stage, worker));
     }
 
     /// As Kubernetes does: a worker that has ended by itself is started again.
     fn revive(&mut self) {
-        let before = self.workers.len();
-        self.workers.retain_mut(|worker| !worker.has_ended());
-        for _ in self.workers.len()..before {
-            self.start();
+        for _ in 0..self.workers.len() {
+            let (stage, mut worker) = self.next();
+            match worker.has_ended() {
+                true => self.start(stage),
+                false => self.workers.push_back((stage, worker)),
+            }
         }
     }
 
+    /// The worker whose turn it is.
+    fn next(&mut self) -> (Stage, Worker) {
+        self.workers.pop_front().expect("there always is one")
+    }
+
+    fn count(&self, wanted: Stage) -> usize {
+        let stages = self.workers.iter().map(|(stage, _)| stage);
+        stages.filter(|stage| **stage == wanted).count()
+    }
+
     async fn send(&mut self, count: u32) {
-        let first = self.ids().start;
-        let records: Vec<_> = (0..count)
-            .map(|_| self.model.record(&mut self.random, first))
-            .collect();
+        let records = self.records(count, &SINKS);
         self.pipeline.produce_all(&records).await;
     }
 
     async fn run(&mut self) {
-        self.start();
+        self.start(Stage::Process);
+        if self.file.is_some() {
+            self.start(Stage::Ingest);
+        }
         for step in self.steps.clone() {
             self.revive();
-            match step {
-                Step::Send(count) => self.send(count).await,
-                Step::Pass(milliseconds) => {
-                    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+            self.take(step).await;
+        }
+    }
+
+    async fn take(&mut self, step: Step) {
+        match step {
+            Step::Send(count) if self.file.is_some() => {
+                tokio::time::sleep(Duration::from_secs(1) * count / RATE).await;
+            }
+            Step::Send(count) => self.send(count).await,
+            Step::Pass(milliseconds) => {
+                tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+            }
+            Step::Kill => {
+                let (stage, worker) = self.next();
+                worker.kill();
+                self.start(stage);
+            }
+            Step::Freeze => {
+                let (stage, worker) = self.next();
+                worker.signal("STOP");
+                self.zombies.push((stage, worker));
+                self.start(stage);
+            }
+            Step::Thaw => self.thaw(),
+            Step::Start if self.count(Stage::Process) < 3 => self.start(Stage::Process),
+            Step::Start => {}
+            Step::End => {
+                let (stage, worker) = self.next();
+                worker.terminate().await;
+                if self.count(stage) == 0 {
+                    self.start(stage);
                 }
-                Step::Kill => {
-                    self.workers.remove(0).kill();
-                    self.start();
-                }
-                Step::Freeze => {
-                    let worker = self.workers.remove(0);
-                    worker.signal("STOP");
-                    self.zombies.push(worker);
-                    self.start();
-                }
-                Step::Thaw => self.thaw(),
-                Step::Start if self.workers.len() < 3 => self.start(),
-                Step::End if self.workers.len() > 1 => {
-                    self.workers.remove(0).terminate().await;
-                }
-                Step::Start | Step::End => {}
             }
         }
     }
 
     fn thaw(&mut self) {
-        if let Some(worker) = self.zombies.pop() {
+        if let Some((stage, worker)) = self.zombies.pop() {
             worker.signal("CONT");
-            self.workers.push(worker);
+            self.workers.push_back((stage, worker));
         }
     }
 
     /// Everything is stored without those that are frozen, then again with them.
     async fn settle(&mut self) -> Result<(), String> {
+        if self.file.is_some() {
+            self.ingested().await?;
+        }
         self.send(50).await;
         self.drain().await?;
         while !self.zombies.is_empty() {
@@ -287,6 +381,22 @@ impl Seed {
         }
         self.send(50).await;
         self.drain().await
+    }
+
+    /// Waits until the whole file is in the topic.
+    async fn ingested(&mut self) -> Result<(), String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.revive();
+            let kept = self.pipeline.kept().await;
+            if kept["complete"] == true {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("ingest has come to {kept}"));
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
 
     async fn drain(&mut self) -> Result<(), String> {
@@ -342,13 +452,16 @@ impl Seed {
         let totals = totals.map(|row| (row.0, (row.1, row.2, row.3, row.4, row.5, row.6)));
         same("totals", &self.model.totals, &totals.collect())?;
         let letters = self.dead_letters().await;
+        if letters != self.model.letters {
+            let letters: Vec<_> = letters.symmetric_difference(&self.model.letters).collect();
+            return Err(format!("other dead letters: {letters:?}"));
+        }
         for sink in SINKS {
             let (counts, _) = self.pipeline.progress_of(sink).await;
-            let letters = letters.iter().filter(|(stage, ..)| stage == sink).count() as i64;
-            if (counts.dead_lettered, letters) != (self.model.broken, self.model.broken) {
-                let sent = self.model.broken;
+            let letters = letters.iter().filter(|(stage, _)| stage == sink).count() as i64;
+            if counts.dead_lettered != letters {
                 return Err(format!(
-                    "{sent} records are broken, {sink} counts {counts:?}, there are {letters} letters"
+                    "{sink} counts {counts:?}, there are {letters} letters"
                 ));
             }
         }
@@ -382,9 +495,8 @@ impl Seed {
         rows.rows::<T>().unwrap().map(Result::unwrap).collect()
     }
 
-    /// Which records are in the dead-letter topic, by sink, partition and offset: a worker that is
-    /// killed after it has sent a letter sends it again.
-    async fn dead_letters(&self) -> BTreeSet<(String, String, String)> {
+    /// What is in the dead-letter topic: a worker that is killed after it has sent a letter sends it again.
+    async fn dead_letters(&self) -> BTreeSet<Letter> {
         let mut config = self.pipeline.client();
         config.set("group.id", "unused");
         let topic = self.pipeline.dead_letter_topic();
@@ -399,16 +511,10 @@ impl Seed {
             while next < end {
                 let record = consumer.poll(TIMEOUT).expect("a dead letter").unwrap();
                 next = record.offset() + 1;
-                let headers = record.headers().unwrap();
-                let header = |name: &str| {
-                    let found = headers.iter().find(|header| header.key == name).unwrap();
-                    String::from_utf8(found.value.unwrap().to_vec()).unwrap()
-                };
-                letters.insert((
-                    header(dead_letter::STAGE),
-                    header(dead_letter::PARTITION),
-                    header(dead_letter::OFFSET),
-                ));
+                let mut headers = record.headers().unwrap().iter();
+                let stage = headers.find(|header| header.key == dead_letter::STAGE);
+                let stage = String::from_utf8(stage.unwrap().value.unwrap().to_vec()).unwrap();
+                letters.insert((stage, record.payload().unwrap().to_vec()));
             }
             letters
         };
@@ -428,7 +534,7 @@ impl Seed {
         }
         self.workers.clear();
         self.pipeline.delete_topics().await;
-        Ok(self.model.records + self.model.broken)
+        Ok(self.model.records)
     }
 }
 

@@ -302,19 +302,55 @@ async fn states_of_other_sql_are_not_taken_up() {
     drop(again);
 }
 
+/// The states grow without an end.
+const STATUSES: Settings = Settings {
+    sql: "SELECT player, array_agg(status) FILTER (WHERE status IS NOT NULL) AS statuses, \
+        count(*) AS points FROM records GROUP BY player",
+    columns: &[
+        ("player", "text"),
+        ("statuses", "frozen<list<text>>"),
+        ("points", "bigint"),
+    ],
+    ..PRESENT
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_group_goes_on_before_what_it_refuses_is_kept() {
+    let Some(pipeline) = create(STATUSES).await else {
+        return;
+    };
+    let large = "x".repeat(700_000);
+    let statuses = async || -> Vec<(i64,)> { pipeline.select("points").await };
+    let process = pipeline.process();
+    pipeline.produce_all(&[player("ada", &large, 1)]).await;
+    pipeline.await_commits().await;
+    pipeline.take_dead_letters(false).await;
+    for (status, records) in [(large.as_str(), 2), ("gone", 3)] {
+        pipeline.produce_all(&[player("ada", status, 1)]).await;
+        process
+            .await_metric("millstream_worker_records_total", records)
+            .await;
+    }
+    // A worker that does it wrong writes the last of them within that time.
+    for _ in 0..20 {
+        assert_eq!(statuses().await, [(1,)], "the letter isn't in Kafka yet");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    process.kill();
+    pipeline.take_dead_letters(true).await;
+    let process = pipeline.process();
+    pipeline.await_commits().await;
+    let letters = pipeline.dead_letters(1).await;
+    assert!(letters[0].0.contains("the limit is"), "{}", letters[0].0);
+    assert_eq!(statuses().await, [(2,)]);
+    let (counts, _) = pipeline.progress().await;
+    assert_eq!((counts.rows, counts.dead_lettered), (2, 1));
+    drop(process);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_taken_up_goes_to_the_dead_letters() {
-    let settings = Settings {
-        sql: "SELECT player, array_agg(status) FILTER (WHERE status IS NOT NULL) AS statuses, \
-            count(*) AS points FROM records GROUP BY player",
-        columns: &[
-            ("player", "text"),
-            ("statuses", "frozen<list<text>>"),
-            ("points", "bigint"),
-        ],
-        ..PRESENT
-    };
-    let Some(pipeline) = create(settings).await else {
+    let Some(pipeline) = create(STATUSES).await else {
         return;
     };
     let large = "x".repeat(700_000);

@@ -408,9 +408,22 @@ impl Pipeline {
 
     /// Sets what the topic takes at most at once, in bytes.
     pub async fn limit_topic(&self, bytes: &str) {
-        let admin: AdminClient<DefaultClientContext> = self.client().create().expect("admin");
         let topic = ResourceSpecifier::Topic(&self.name);
-        let config = AlterConfig::new(topic).set("max.message.bytes", bytes);
+        self.alter(AlterConfig::new(topic).set("max.message.bytes", bytes))
+            .await;
+    }
+
+    /// Whether Kafka takes dead letters; otherwise it says that replicas are lacking, for a while.
+    pub async fn take_dead_letters(&self, takes: bool) {
+        let name = self.dead_letter_topic();
+        let config = AlterConfig::new(ResourceSpecifier::Topic(&name))
+            .set("max.message.bytes", "10485760")
+            .set("min.insync.replicas", if takes { "1" } else { "2" });
+        self.alter(config).await;
+    }
+
+    async fn alter(&self, config: AlterConfig<'_>) {
+        let admin: AdminClient<DefaultClientContext> = self.client().create().expect("admin");
         let altered = admin.alter_configs([&config], &AdminOptions::new()).await;
         for result in altered.expect("Kafka answers") {
             result.expect("it is set");
@@ -544,6 +557,8 @@ impl Pipeline {
         let mut config = self.client();
         config
             .set("enable.idempotence", "true")
+            // As the ingest stage does it.
+            .set("partitioner", "murmur2_random")
             // Kafka may be restarted several times meanwhile.
             .set("message.timeout.ms", "900000");
         let producer: FutureProducer = config.create().expect("producer");

@@ -269,6 +269,74 @@ async fn a_file_that_grew_is_read_on_and_another_from_its_beginning() {
 }
 
 #[tokio::test]
+async fn another_schema_goes_on_in_a_csv_where_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("r.csv");
+    let lines = |range: std::ops::Range<u32>| {
+        range.fold(String::new(), |text, n| {
+            text + &format!("{n},{n}.5,2026-11-0{}\n", 1 + n / 1_000)
+        })
+    };
+    std::fs::write(&path, "id,amount,day\n".to_owned() + &lines(0..2_000)).unwrap();
+    for replay in [Value::Null, json!({"eventTime": "day"})] {
+        let spec = json!({"path": path, "replay": replay});
+        let read = async |schema: &str, position| {
+            let (status, part) = status();
+            let source = open(spec.clone(), schema, position, &part);
+            let batches = source.collect::<Vec<_>>().await;
+            let report = status.report();
+            assert!(report.warnings.is_empty(), "{report:?}");
+            batches
+        };
+        let before = read("id INT", None).await;
+        let position = &before[2].position;
+        let after = read("id INT, amount DOUBLE", Some(position)).await;
+        assert_eq!(
+            texts(&after)[0],
+            r#"{"id":1500,"amount":1500.5,"day":"2026-11-02"}"#
+        );
+        assert_eq!(texts(&after).len(), 500);
+        // What the schema refuses is counted like the rest.
+        let after = read("id INT, amount INT", Some(position)).await;
+        assert_eq!(
+            after
+                .iter()
+                .map(|batch| batch.rejected.len())
+                .sum::<usize>(),
+            500
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_zip_with_several_members_of_one_name_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("r.zip");
+    let members = [("a.ndjson", b"{\"a\":1}\n"), ("b.ndjson", b"{\"a\":2}\n")];
+    let members = members.map(|(name, bytes)| (name, bytes.as_slice()));
+    let mut zip = files::zip(&members);
+    // What writes zips here refuses to write such a one.
+    while zip.windows(8).any(|window| window == b"b.ndjson") {
+        let at = find(&zip, b"b.ndjson");
+        zip[at] = b'a';
+    }
+    std::fs::write(&path, zip).unwrap();
+    let (status, part) = status();
+    let mut source = open(json!({"path": path}), schema(), None, &part);
+    let refused = async {
+        while status.report().errors.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        batch = source.next() => panic!("{batch:?}"),
+        () = refused => {}
+    }
+    let error = &status.report().errors["ingest"];
+    assert!(error.contains("have the same name"), "{error}");
+}
+
+#[tokio::test]
 async fn a_file_that_changes_while_it_is_read_is_an_error_and_no_mixture() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("r.ndjson");

@@ -376,7 +376,8 @@ async fn progress(pipeline: &DataPipeline, context: &Context) -> Option<RunProgr
     found.ok().flatten()
 }
 
-fn is_suspended(pipeline: &DataPipeline) -> bool {
+/// Whether its schedule begins nothing.
+pub fn is_suspended(pipeline: &DataPipeline) -> bool {
     let schedule = pipeline.spec.schedule.as_ref();
     pipeline.spec.paused || schedule.is_some_and(|schedule| schedule.suspend)
 }

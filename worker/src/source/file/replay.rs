@@ -9,6 +9,7 @@ use std::{
 };
 
 use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime};
+use flate2::Crc;
 use millstream_api::source::file::{Granularity, Replay};
 use tokio::{sync::mpsc::Sender, time::Instant};
 
@@ -42,6 +43,8 @@ pub struct Dates {
     share: Share,
     dates: BTreeMap<String, Date>,
     held: usize,
+    /// Sum of what was read for the record that is taken now.
+    read: [u8; 4],
     /// Closed where nobody waits for the records any more.
     out: Sender<SourceBatch>,
 }
@@ -73,6 +76,7 @@ impl Dates {
             share: scratch.share(),
             dates: BTreeMap::new(),
             held: 0,
+            read: [0; 4],
             out,
         })
     }
@@ -92,7 +96,8 @@ impl Dates {
         Ok(time.format(format).to_string())
     }
 
-    fn keep(&mut self, date: &str, kind: u8, parts: &[&[u8]]) -> Result<(), ReadError> {
+    /// Keeps a value, and the reason where it is rejected.
+    fn keep(&mut self, date: &str, kind: u8, parts: [&[u8]; 2]) -> Result<(), ReadError> {
         if self.out.is_closed() {
             return Err(ReadError::Closed);
         }
@@ -111,6 +116,7 @@ impl Dates {
         };
         let before = there.held.len();
         there.held.push(kind);
+        there.held.extend_from_slice(&self.read);
         for part in parts {
             let length = u32::try_from(part.len()).map_err(io::Error::other)?;
             there.held.extend_from_slice(&length.to_le_bytes());
@@ -173,17 +179,20 @@ fn give_date(date: &Date, batches: &mut Batches) -> Result<(), ReadError> {
     let mut file = BufReader::with_capacity(BUFFER, File::open(&date.path)?);
     let (mut value, mut reason) = (Vec::new(), Vec::new());
     loop {
-        let mut kind = [0];
+        let (mut kind, mut read) = ([0], [0; 4]);
         match file.read_exact(&mut kind) {
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
-            read => read?,
+            other => other?,
         }
+        file.read_exact(&mut read)?;
         part(&mut file, &mut value)?;
-        if kind == [RECORD] {
-            batches.record(&value)?;
-        } else {
-            part(&mut file, &mut reason)?;
-            batches.reject(&value, String::from_utf8_lossy(&reason).into_owned())?;
+        part(&mut file, &mut reason)?;
+        if batches.passes(&read)? {
+            continue;
+        }
+        match kind == [RECORD] {
+            true => batches.record(&value)?,
+            false => batches.reject(&value, String::from_utf8_lossy(&reason).into_owned())?,
         }
     }
 }
@@ -200,15 +209,22 @@ impl Take for Dates {
         true
     }
 
+    fn passes(&mut self, read: &[u8]) -> Result<bool, ReadError> {
+        let mut crc = Crc::new();
+        crc.update(read);
+        self.read = crc.sum().to_le_bytes();
+        Ok(false)
+    }
+
     fn record(&mut self, json: &[u8]) -> Result<(), ReadError> {
         match self.date_of(json) {
-            Ok(date) => self.keep(&date, RECORD, &[json]),
+            Ok(date) => self.keep(&date, RECORD, [json, b""]),
             Err(reason) => self.reject(json, reason),
         }
     }
 
     fn reject(&mut self, value: &[u8], reason: String) -> Result<(), ReadError> {
-        self.keep(NO_DATE, REJECTED, &[value, reason.as_bytes()])
+        self.keep(NO_DATE, REJECTED, [value, reason.as_bytes()])
     }
 
     fn end(&mut self) -> Result<(), ReadError> {

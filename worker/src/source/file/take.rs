@@ -21,6 +21,11 @@ pub trait Take {
     /// The records of this member of a zip follow, or of the file itself. False where they are
     /// done already and needn't be read.
     fn begin(&mut self, member: Option<&str>) -> bool;
+    /// Counts what comes next, by its bytes in the file: what is made of them is another thing where
+    /// the schema changes. True where it was given before: then it is passed over.
+    fn passes(&mut self, _read: &[u8]) -> Result<bool, ReadError> {
+        Ok(false)
+    }
     /// Takes a JSON object.
     fn record(&mut self, json: &[u8]) -> Result<(), ReadError>;
     /// Takes what can't be read as a record, and why.
@@ -74,26 +79,6 @@ impl Batches {
         self.position.done = Done::default();
     }
 
-    /// Counts a record; true where it was given before.
-    fn passes(&mut self, record: &[u8]) -> Result<bool, ReadError> {
-        self.tally.add(record);
-        let now = self.tally.done();
-        let Some(passing) = self.passing else {
-            self.position.done = now;
-            return Ok(false);
-        };
-        if now.records == passing.records {
-            if now != passing {
-                return Err(ReadError::Rewritten);
-            }
-            self.passing = None;
-        }
-        if now.records.is_multiple_of(PASSED_AT_ONCE) && self.out.is_closed() {
-            return Err(ReadError::Closed);
-        }
-        Ok(true)
-    }
-
     fn flush_if_full(&mut self) -> Result<(), ReadError> {
         let count = self.lengths.len() + self.rejected.len();
         if count < MAX_RECORDS && self.bytes.len() < MAX_BYTES {
@@ -132,19 +117,32 @@ impl Take for Batches {
         true
     }
 
-    fn record(&mut self, json: &[u8]) -> Result<(), ReadError> {
-        if self.passes(json)? {
-            return Ok(());
+    fn passes(&mut self, read: &[u8]) -> Result<bool, ReadError> {
+        self.tally.add(read);
+        let now = self.tally.done();
+        let Some(passing) = self.passing else {
+            self.position.done = now;
+            return Ok(false);
+        };
+        if now.records == passing.records {
+            if now != passing {
+                return Err(ReadError::Rewritten);
+            }
+            self.passing = None;
         }
+        if now.records.is_multiple_of(PASSED_AT_ONCE) && self.out.is_closed() {
+            return Err(ReadError::Closed);
+        }
+        Ok(true)
+    }
+
+    fn record(&mut self, json: &[u8]) -> Result<(), ReadError> {
         self.bytes.extend_from_slice(json);
         self.lengths.push(json.len());
         self.flush_if_full()
     }
 
     fn reject(&mut self, value: &[u8], reason: String) -> Result<(), ReadError> {
-        if self.passes(value)? {
-            return Ok(());
-        }
         self.rejected.push((Bytes::copy_from_slice(value), reason));
         // A rejected value may be large.
         if value.len() > MAX_BYTES {

@@ -86,6 +86,11 @@ impl Reading {
         take: &mut dyn Take,
     ) -> Result<(), ReadError> {
         let mut archive = ZipArchive::new(file).map_err(damaged)?;
+        if archive.has_duplicate_names() {
+            // Of those of one name the last would be read alone.
+            let message = "several members of the zip have the same name: give each its own";
+            return Err(ReadError::Unreadable(message.into()));
+        }
         let mut members = Vec::new();
         for index in 0..archive.len() {
             let member = archive.by_index_raw(index).map_err(damaged)?;

@@ -88,5 +88,6 @@ fn page((records, next): (Vec<Bytes>, Option<Place>), at: Option<&Place>) -> Pag
         records,
         // A page that is its own next one is the last.
         next: next.filter(|next| Some(next) != at),
+        cut_off: false,
     }
 }

@@ -54,18 +54,24 @@ impl Numbers {
             (records, first.paging.first_page.saturating_add(total))
         };
         let pages = move |(records, end): (Option<Vec<Bytes>>, u64)| {
-            let page = move |number, records| {
-                let next = (number + 1 < end).then_some(Place::Page(number + 1));
-                Page::of(records, next)
+            let numbers = self.clone();
+            let page = move |number, records| match records {
+                Some(records) => Page {
+                    records,
+                    next: (number + 1 < end).then_some(Place::Page(number + 1)),
+                    cut_off: false,
+                },
+                None => numbers.pager.cut_off(Vec::new()),
             };
+            let first = page(start, records);
             let numbers = self.clone();
             let others = stream::iter(start + 1..end)
                 .map(move |number| {
                     let numbers = numbers.clone();
+                    let page = page.clone();
                     async move { page(number, numbers.page(number).await) }
                 })
                 .buffered(concurrency);
-            let first = page(start, records);
             stream::once(async move { first }).chain(others)
         };
         first.into_stream().flat_map(pages).boxed()
@@ -83,6 +89,7 @@ impl Numbers {
                 let page = Page {
                     records,
                     next: (!last).then_some(Place::Page(number + 1)),
+                    cut_off: false,
                 };
                 Some((page, (!last).then_some((number + 1, given))))
             }
@@ -106,10 +113,6 @@ impl Numbers {
         };
         let (url, first) = (url(number), url(self.paging.first_page));
         let concern = format!("page {number}");
-        let found = self.pager.get(concern, &url, &first, parse).await;
-        if found.is_none() && self.paging.total_pages.is_some() {
-            self.pager.ended_early();
-        }
-        found
+        self.pager.get(concern, &url, &first, parse).await
     }
 }

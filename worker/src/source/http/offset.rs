@@ -70,11 +70,7 @@ impl Offsets {
             }
             let at = offset + records.len() as u64;
             let Some(more) = self.part(at, missing).await else {
-                self.pager.ended_early();
-                return Page {
-                    records,
-                    next: None,
-                };
+                return self.pager.cut_off(records);
             };
             if more.is_empty() {
                 // The result has become shorter since it was counted.
@@ -86,6 +82,7 @@ impl Offsets {
         Page {
             records,
             next: (next < end).then_some(Place::Offset(next)),
+            cut_off: false,
         }
     }
 
@@ -107,6 +104,7 @@ impl Offsets {
                 let page = Page {
                     records,
                     next: (!last).then_some(Place::Offset(next)),
+                    cut_off: false,
                 };
                 Some((page, (!last).then_some((next, given))))
             }

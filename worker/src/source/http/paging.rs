@@ -33,22 +33,13 @@ pub enum Place {
 }
 
 /// Some of the records.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Page {
     pub records: Vec<Bytes>,
     /// The place after them; none after the last page.
     pub next: Option<Place>,
-}
-
-impl Page {
-    /// A page that may be behind the last one: it is the last one itself, and empty, where the
-    /// server doesn't have it.
-    pub fn of(records: Option<Vec<Bytes>>, next: Option<Place>) -> Self {
-        Page {
-            next: next.filter(|_| records.is_some()),
-            records: records.unwrap_or_default(),
-        }
-    }
+    /// The last page only because the server has refused what it had told of.
+    pub cut_off: bool,
 }
 
 /// The pages from some place on. A stream that ends before the last page can't go on; what comes
@@ -86,7 +77,7 @@ impl Pager {
         let records = |answer: &Answer| self.records_of(answer);
         Page {
             records: self.fetch.get("page", &url, records).await,
-            next: None,
+            ..Page::default()
         }
     }
 
@@ -105,11 +96,16 @@ impl Pager {
         }
     }
 
-    /// The pages have ended before the last one that the server had told of.
-    pub fn ended_early(&self) {
+    /// A last page, with these records, before the last one that the server had told of.
+    pub fn cut_off(&self, records: Vec<Bytes>) -> Page {
         let message = "the server has told of more pages, and refuses them, so that the source took this for the end; records are missing unless the result has become shorter meanwhile";
         // It stays: what is missing is missing later too.
         self.status.warn(ENDED_EARLY, message);
+        Page {
+            records,
+            next: None,
+            cut_off: true,
+        }
     }
 
     /// The pipeline's URL with the pass's query and these parameters.

@@ -222,6 +222,7 @@ mod tests {
         Page {
             records: records.collect(),
             next,
+            cut_off: false,
         }
     }
 

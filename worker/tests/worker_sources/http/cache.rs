@@ -4,6 +4,10 @@ use std::{
     collections::BTreeSet,
     path::Path,
     process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,7 +19,7 @@ use millstream_worker::{metrics::Metrics, source::SourceBatch};
 use redis::AsyncCommands;
 use serde_json::{Value, json};
 
-use super::{Api, ids, records, serve, source, status, texts, try_open};
+use super::{Api, ids, records, refused, serve, source, status, texts, try_open};
 use crate::{certificates, ports::free_port};
 
 /// A Redis server; it ends with the test.
@@ -128,6 +132,36 @@ async fn read(
     let batches = source.collect().await;
     let stage = metrics.stage("ingest");
     (batches, stage.cache_hits.get(), stage.cache_misses.get())
+}
+
+#[tokio::test]
+async fn a_result_whose_end_the_server_has_refused_is_fetched_again() {
+    let Some(redis) = Redis::start().await else {
+        return;
+    };
+    let away = Arc::new(AtomicBool::new(true));
+    let refuses = away.clone();
+    let api = Api::start(move |_, asked| {
+        if asked.parameter("count").is_some() {
+            return json!({"count": 35}).to_string().into_response();
+        }
+        let offset = asked.number("offset");
+        match offset >= 20 && refuses.load(Ordering::Relaxed) {
+            true => refused(404),
+            false => Value::from(records(offset..35.min(offset + 10)))
+                .to_string()
+                .into_response(),
+        }
+    })
+    .await;
+    let spec = api.source(redis.settings());
+    let (cut_off, ..) = read(spec.clone(), redis.folder.path(), None).await;
+    assert_eq!(texts(&cut_off), ids(0..20));
+    let keys: Vec<String> = redis.connect().await.keys("all*").await.unwrap();
+    assert_eq!(keys, Vec::<String>::new(), "nothing of it is left");
+    away.store(false, Ordering::Relaxed);
+    let (whole, ..) = read(spec, redis.folder.path(), None).await;
+    assert_eq!(texts(&whole), ids(0..35));
 }
 
 #[tokio::test]

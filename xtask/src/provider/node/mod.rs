@@ -138,6 +138,8 @@ impl Node {
             step.done("ready");
             return Ok(());
         }
+        // A test that was killed may have left it paused.
+        units.resume(name)?;
         Self::await_service(service, units)
     }
 

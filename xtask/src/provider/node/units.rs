@@ -47,6 +47,11 @@ impl<'a> Units<'a> {
         Ok(true)
     }
 
+    /// Lets one go on that was paused.
+    pub(super) fn resume(&self, unit: &str) -> Result<()> {
+        self.node.signal(unit, "CONT")
+    }
+
     /// Polls until `ready` succeeds; its last error tells why it didn't, with the unit's log.
     /// Gives up at once when the unit ends.
     pub(super) fn wait(

@@ -51,6 +51,9 @@ pub fn read(
         if !next(&mut rows, &mut row)? {
             return Ok(());
         }
+        if output.passes(row.as_slice())? {
+            continue;
+        }
         json.clear();
         match write(&mut json, &columns, &row, &csv.null_value) {
             Ok(()) => output.record(&json)?,

@@ -65,7 +65,9 @@ pub fn read_file(file: LocalFile, output: &mut Output<'_>) -> Result<(), ReadErr
         // JSON writes line ends inside of text as `\n`.
         for record in lines.split(|byte| *byte == b'\n') {
             if !record.is_empty() {
-                output.record(record)?;
+                if !output.passes(record)? {
+                    output.record(record)?;
+                }
             }
         }
     }
