@@ -41,7 +41,7 @@ pub struct Schedule {
     pub concurrency_policy: ConcurrencyPolicy,
     /// How late a run may begin, where the operator was away or another run took longer. Of the
     /// times that were missed the latest is made up for, if it isn't longer ago than this; however
-    /// long ago it is, where absent.
+    /// long ago it is, where absent. With `Replace` a minute is added, for the run before to stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("pattern" = DURATION))]
     pub starting_deadline: Option<Duration>,

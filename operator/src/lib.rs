@@ -35,13 +35,13 @@ use std::{
 use anyhow::Context as _;
 use futures::StreamExt;
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt,
     api::ListParams,
-    core::DeserializeGuard,
+    core::{DeserializeGuard, PartialObjectMeta},
     runtime::{
         Controller, WatchStreamExt, controller as kube_controller,
         events::Reporter,
-        reflector::{self, Store, reflector},
+        reflector::{self, ObjectRef, Store, reflector},
         watcher,
     },
 };
@@ -121,7 +121,13 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         tokio::join!(
             controller::run(topics, context.clone()),
             controller::run(keyspaces, context.clone()),
-            controller::run(pipelines, context.clone()),
+            async {
+                tokio::select! {
+                    () = await_declared(&context) => {}
+                    () = stop.cancelled() => {}
+                }
+                controller::run(pipelines, context.clone()).await;
+            },
         )
     };
     let lost = tokio::select! {
@@ -150,6 +156,34 @@ async fn await_workers(stores: &Stores) {
         stores.config_maps.wait_until_ready(),
         stores.pods.wait_until_ready(),
     );
+}
+
+/// Likewise Topics and Keyspaces. Their own controllers wait for their stores.
+async fn await_declared(context: &Context) {
+    let (client, stores) = (&context.client, &context.stores);
+    tokio::join!(
+        await_all(client, &stores.topics),
+        await_all(client, &stores.keyspaces),
+    );
+}
+
+/// Waits until the store has what there is.
+async fn await_all<K: Kind>(client: &Client, store: &Store<DeserializeGuard<K>>) {
+    let api = Api::<K>::all(client.clone());
+    loop {
+        match api.list_metadata(&ListParams::default()).await {
+            Ok(list) if list.items.iter().all(|object| is_in(store, object)) => return,
+            Ok(_) => {}
+            Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "list"),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+fn is_in<K: Kind>(store: &Store<DeserializeGuard<K>>, object: &PartialObjectMeta<K>) -> bool {
+    let namespace = object.namespace().unwrap_or_default();
+    let reference = ObjectRef::new(&object.name_any()).within(&namespace);
+    store.get(&reference).is_some()
 }
 
 fn watch<K: Kind>(client: &Client, stop: &CancellationToken) -> Controller<DeserializeGuard<K>> {

@@ -26,7 +26,7 @@ use crate::{
 
 mod lookups;
 
-pub use delta::delta_type;
+pub use delta::{delta_type, has_rounded_statistics};
 pub use lookups::plan_lookups;
 
 /// Cassandra's limit for a time to live: 20 years.

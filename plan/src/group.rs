@@ -465,6 +465,18 @@ fn check_aggregate(resolver: &mut Resolver<'_>, aggregate: &mut AggregateExpr) -
             is_new
         });
     }
+    if arguments.duplicate_treatment == Some(DuplicateTreatment::Distinct)
+        && matches!(name.as_str(), "array_agg" | "string_agg")
+        && let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(value))) = arguments.args.first()
+    {
+        // The engine lists them in the order of a hash table's places, another one after each batch.
+        let order = FunctionArgumentClause::OrderBy(vec![OrderByExpr {
+            expr: value.clone(),
+            options: Default::default(),
+            with_fill: None,
+        }]);
+        arguments.clauses.push(order);
+    }
     // All of them is what there is without the word.
     if arguments.duplicate_treatment == Some(DuplicateTreatment::All) {
         arguments.duplicate_treatment = None;

@@ -33,8 +33,8 @@ mod tokens;
 mod topic;
 
 pub use accept::{
-    Accepted, accept, claim_table, declared_by, delta_type, find_keyspace, keyspace_manager,
-    plan_lookups,
+    Accepted, accept, claim_table, declared_by, delta_type, find_keyspace, has_rounded_statistics,
+    keyspace_manager, plan_lookups,
 };
 pub use error::{KeyProblem, PlanError, Position, QueryProblem, SchemaProblem, TableProblem};
 pub use execute::{ExecError, SinkExecutor};

@@ -147,11 +147,24 @@ fn check_column(field: &str, name: &str, plan: &SinkPlan) -> Result<(), String> 
         ));
     };
     match &column.data_type {
+        data_type if field == "mergeKeys" && has_rounded_statistics(data_type) => Err(format!(
+            "{field}: column `{name}` is a DECIMAL of more than 15 digits, which the statistics of a Delta Lake table round: write CAST(... AS TEXT) AS {name}"
+        )),
         DataType::List(_) | DataType::Float32 | DataType::Float64 | DataType::Binary => {
             Err(format!(
                 "{field}: column `{name}` has a type that can't be looked up by its value: choose another column"
             ))
         }
         _ => Ok(()),
+    }
+}
+
+/// Whether the least and the greatest value of a file, by which files are passed over, aren't exact:
+/// delta-rs keeps those of decimals as DOUBLE, and as BIGINT where there are no decimal places.
+pub fn has_rounded_statistics(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Decimal128(precision, 0) => *precision > 18,
+        DataType::Decimal128(precision, _) => *precision > 15,
+        _ => false,
     }
 }

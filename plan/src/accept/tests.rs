@@ -412,6 +412,10 @@ fn says_what_is_wrong_with_a_delta_lake_table() {
         lake("SELECT id, CAST(name AS TIME) AS t FROM records", merge),
         lake("SELECT id FROM records", "delta: {partitionBy: [id]"),
         lake(
+            "SELECT CAST(age AS DECIMAL(20, 0)) AS id, name FROM records",
+            merge,
+        ),
+        lake(
             COUNTS,
             "state: {keyspace: ks, table: t}, delta: {mode: append",
         ),
@@ -429,6 +433,7 @@ fn says_what_is_wrong_with_a_delta_lake_table() {
         "delta.mergeKeys goes with mode merge",
         "column `t` is a TIME",
         "leave a column that isn't in it",
+        "a DECIMAL of more than 15 digits",
         "set mode: merge",
         "say where with state.keyspace",
         "the SQL has no GROUP BY, and so no state",

@@ -26,7 +26,7 @@ const SCHEMA: &str =
     "g TEXT, n BIGINT, x DOUBLE, t TEXT, at TIMESTAMP, f BOOLEAN, d DECIMAL(10, 2)";
 
 /// What is folded, and how the engine is asked the same at once: it has no order of records.
-const QUERIES: [(&str, &str); 11] = [
+const QUERIES: [(&str, &str); 12] = [
     (
         "SELECT g, count(*) AS a, count(n) AS b, sum(n) AS c, min(t) AS d, max(x) AS e, avg(n) AS f2, avg(d) AS h FROM records GROUP BY g",
         "",
@@ -50,6 +50,10 @@ const QUERIES: [(&str, &str); 11] = [
     (
         "SELECT g, first_value(t) AS a, last_value(n) AS b, array_agg(n) FILTER (WHERE f) AS c, string_agg(t, ',') AS e FROM records GROUP BY g",
         "SELECT g, first_value(t ORDER BY _offset) AS a, last_value(n ORDER BY _offset) AS b, array_agg(n ORDER BY _offset) FILTER (WHERE f) AS c, string_agg(t, ',' ORDER BY _offset) AS e FROM records GROUP BY g",
+    ),
+    (
+        "SELECT g, array_agg(DISTINCT n) AS a, string_agg(DISTINCT t, ',') AS b, array_agg(DISTINCT upper(t)) FILTER (WHERE f) AS c FROM records GROUP BY g",
+        "SELECT g, array_agg(DISTINCT n ORDER BY n) AS a, string_agg(DISTINCT t, ',' ORDER BY t) AS b, array_agg(DISTINCT upper(t) ORDER BY upper(t)) FILTER (WHERE f) AS c FROM records GROUP BY g",
     ),
     (
         "SELECT g, first_value(t) IGNORE NULLS AS a, last_value(x) IGNORE NULLS AS b FROM records GROUP BY g",

@@ -5,7 +5,11 @@ use std::{io, sync::Arc, time::Duration};
 use anyhow::Context;
 use axum::http::StatusCode;
 use datafusion::{
-    arrow::{datatypes::SchemaRef, error::ArrowError},
+    arrow::{
+        array::{Array, RecordBatch},
+        datatypes::SchemaRef,
+        error::ArrowError,
+    },
     common::DataFusionError,
     execution::{
         disk_manager::{DiskManagerBuilder, DiskManagerMode},
@@ -132,7 +136,7 @@ pub async fn rows(
     while let Some(batch) = stream.next().await {
         let batch = batch.map_err(failed)?;
         count += batch.num_rows();
-        bytes += batch.get_array_memory_size();
+        bytes += size(&batch);
         if count > max_rows {
             return Err(too_many(&format!("{what} gives"), max_rows).into());
         }
@@ -143,6 +147,15 @@ pub async fn rows(
     }
     Table::of_batches(columns, &batches)
         .map_err(|error| Problem::internal(&format!("{what} failed"), error).into())
+}
+
+/// Bytes of the rows alone: batches share what they were cut out of.
+fn size(batch: &RecordBatch) -> usize {
+    let columns = batch.columns().iter();
+    columns
+        .map(|column| column.to_data().get_slice_memory_size())
+        .map(|bytes| bytes.unwrap_or_default())
+        .sum()
 }
 
 /// What an error of the engine means for the one who asks.
@@ -223,6 +236,18 @@ mod tests {
         };
         assert!(!failure.is_unread, "{sql}");
         failure
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_as_large_as_its_rows_are() {
+        let engine = Engine::new().unwrap();
+        let context = engine.context();
+        // Four million bytes in 13 batches, all of them slices of one.
+        let sql = "SELECT repeat('x', 32) || value AS t FROM generate_series(1, 100000) ORDER BY t LIMIT 100000";
+        let plan = context.state().create_logical_plan(sql).await.unwrap();
+        let columns = Arc::new(plan.schema().as_arrow().clone());
+        let rows = rows(context, "the query", plan, &columns, None, 100_000, true).await;
+        assert!(rows.is_ok_and(|table| table.rows.len() == 100_000));
     }
 
     #[tokio::test]

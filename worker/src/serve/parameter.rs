@@ -12,6 +12,7 @@ use scylla::{
 };
 
 use super::problem::Problem;
+use crate::sink::cassandra::varint;
 
 /// What was asked for.
 #[derive(Debug, Default)]
@@ -124,7 +125,9 @@ pub fn to_cql(value: &Value, column_type: &ColumnType) -> Result<CqlValue, Strin
                 Int => CqlValue::Int(number.try_into().map_err(|_| beyond())?),
                 BigInt => CqlValue::BigInt(number),
                 Varint => {
-                    let bytes = number.to_be_bytes().to_vec();
+                    // As the sink writes it: as a key, another number of bytes is another value.
+                    let mut bytes = Vec::new();
+                    varint(number.into(), &mut bytes);
                     CqlValue::Varint(CqlVarint::from_signed_bytes_be(bytes))
                 }
                 _ => return Err(misplaced(native)),
@@ -148,4 +151,21 @@ pub fn to_cql(value: &Value, column_type: &ColumnType) -> Result<CqlValue, Strin
 
 fn misplaced(native: &NativeType) -> String {
     format!("can't be compared with `{native:?}`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_varint_is_as_the_sink_writes_it() {
+        let varint = ColumnType::Native(NativeType::Varint);
+        for (number, expected) in [(5, vec![5]), (128, vec![0, 128]), (-1, vec![255])] {
+            let value = to_cql(&Value::Bigint(number), &varint).unwrap();
+            let CqlValue::Varint(value) = value else {
+                panic!("{value:?}");
+            };
+            assert_eq!(value.as_signed_bytes_be_slice(), expected, "{number}");
+        }
+    }
 }

@@ -35,7 +35,7 @@ pub fn svg(endpoint: &Endpoint, table: &Table) -> Result<String, Problem> {
         .rows
         .iter()
         .take(BARS)
-        .map(|row| (name(&row[label]), row[value].as_f64().unwrap_or(0.0)))
+        .map(|row| (name(&row[label]), number(&row[value])))
         .collect();
     let mut title = plot.title.clone().unwrap_or_else(|| endpoint.name.clone());
     if table.rows.len() > BARS {
@@ -43,6 +43,12 @@ pub fn svg(endpoint: &Endpoint, table: &Table) -> Result<String, Problem> {
     }
     draw(&title, &plot.value, &bars)
         .map_err(|error| Problem::internal("the plot can't be drawn", error))
+}
+
+/// Decimals come as text, digit by digit.
+fn number(value: &Value) -> f64 {
+    let text = || value.as_str()?.parse().ok();
+    value.as_f64().or_else(text).unwrap_or(0.0)
 }
 
 fn name(value: &Value) -> String {
@@ -136,6 +142,17 @@ fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn decimals_have_their_length_too() {
+        for (value, length) in [
+            (Value::from("-12.50"), -12.5),
+            (Value::from(3), 3.0),
+            (Value::Null, 0.0),
+        ] {
+            assert_eq!(number(&value), length, "{value}");
+        }
+    }
 
     #[test]
     fn every_bar_has_its_name_once() {

@@ -4,6 +4,9 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use millstream_api::schedule::{ConcurrencyPolicy, Schedule};
 use millstream_plan::Calendar;
 
+/// For a run to stop: its pod has half of it.
+const STOPPING: SignedDuration = SignedDuration::from_secs(60);
+
 /// Where a schedule stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
@@ -48,9 +51,14 @@ pub fn due(
         let Some(time) = latest.filter(|time| *time > standing.decided) else {
             return Decision::Wait;
         };
+        // A run that was stopped for this one has taken its time.
+        let stopped = match schedule.concurrency_policy {
+            ConcurrencyPolicy::Replace => STOPPING,
+            ConcurrencyPolicy::Forbid => SignedDuration::ZERO,
+        };
         if schedule
             .starting_deadline
-            .is_some_and(|deadline| is_over(time, deadline.into(), now))
+            .is_some_and(|deadline| is_over(time, deadline.into(), now - stopped))
         {
             return Decision::Miss(time);
         }
@@ -180,6 +188,10 @@ mod tests {
         busy.under_way = false;
         let next = Decision::Begin(at("10:10:00"));
         assert_eq!(decide(replace(), &busy, "10:10:12"), next);
+        let soon = json!({"concurrencyPolicy": "Replace", "startingDeadline": "10s"});
+        assert_eq!(decide(soon.clone(), &busy, "10:11:10"), next);
+        let missed = Decision::Miss(at("10:10:00"));
+        assert_eq!(decide(soon, &busy, "10:11:11"), missed);
     }
 
     #[test]

@@ -106,7 +106,7 @@ fn uuid(value: &str) -> Result<Uuid, String> {
 }
 
 /// The shortest two's complement.
-fn varint(value: i128, bytes: &mut Vec<u8>) {
+pub fn varint(value: i128, bytes: &mut Vec<u8>) {
     let whole = value.to_be_bytes();
     let sign = if value < 0 { 0xff } else { 0x00 };
     let mut start = 0;

@@ -10,7 +10,7 @@ mod throttle;
 mod write;
 
 pub use bind::BoundRows;
-pub use encode::cell;
+pub use encode::{cell, varint};
 pub use state::{GroupKeys, StateTable};
 
 use std::sync::Arc;

@@ -7,11 +7,14 @@ use std::{
 
 use anyhow::Context;
 use datafusion::arrow::{
-    array::{Array, ArrayRef, Int64Array, RecordBatch, UInt64Array},
+    array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt64Array},
     compute::{CastOptions, cast_with_options, concat_batches, take_record_batch},
-    datatypes::{DataType, Field, Schema, SchemaRef},
+    datatypes::{
+        DataType, Date32Type, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
+    },
     error::ArrowError,
     row::{RowConverter, SortField},
+    temporal_conversions::{date32_to_datetime, timestamp_us_to_datetime},
 };
 use millstream_api::sink::DeltaSink;
 use millstream_plan::{SinkPlan, delta_type};
@@ -89,6 +92,23 @@ impl Shape {
         (taken, rejected)
     }
 
+    /// Why the table can't take a row.
+    fn problem(&self, rows: &RecordBatch, row: usize) -> Option<String> {
+        let name = |column: usize| self.schema.field(column).name();
+        if let Some(&key) = self.keys.iter().find(|&&key| rows.column(key).is_null(row)) {
+            return Some(format!(
+                "column `{}` is null, and it is in mergeKeys",
+                name(key)
+            ));
+        }
+        let mut columns = rows.columns().iter();
+        let column = columns.position(|column| is_out_of_range(column, row))?;
+        Some(format!(
+            "column `{}` is beyond the years -262143 to 262142",
+            name(column)
+        ))
+    }
+
     fn part(
         &self,
         batch: &Batch,
@@ -116,15 +136,9 @@ impl Shape {
         let all = RecordBatch::try_new(self.schema.clone(), columns)?;
         let mut kept = Vec::with_capacity(all.num_rows());
         for (row, &record) in rows.records.iter().enumerate() {
-            match self.keys.iter().find(|&&key| all.column(key).is_null(row)) {
+            match self.problem(&all, row) {
                 None => kept.push(row),
-                Some(&key) => rejected.push(Rejected::new(
-                    record,
-                    format!(
-                        "column `{}` is null, and it is in mergeKeys",
-                        self.schema.field(key).name()
-                    ),
-                )),
+                Some(problem) => rejected.push(Rejected::new(record, problem)),
             }
         }
         let places = kept.iter().map(|&row| {
@@ -139,6 +153,20 @@ impl Shape {
             },
         })
     }
+}
+
+/// Whether a column has a time that delta-rs, which panics over it, can't write.
+fn is_out_of_range(column: &ArrayRef, row: usize) -> bool {
+    let value = match column.data_type() {
+        _ if column.is_null(row) => return false,
+        DataType::Date32 => date32_to_datetime(column.as_primitive::<Date32Type>().value(row)),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => {
+            let times = column.as_primitive::<TimestampMicrosecondType>();
+            timestamp_us_to_datetime(times.value(row))
+        }
+        _ => return false,
+    };
+    value.is_none()
 }
 
 /// Rows of a batch.

@@ -7,7 +7,7 @@ use datafusion::{
     arrow::record_batch::RecordBatch, common::Column, logical_expr::Expr, prelude::SessionContext,
 };
 use deltalake::{
-    DeltaTable, DeltaTableError,
+    DeltaTable, DeltaTableError, TableProperty,
     delta_datafusion::create_session,
     kernel::{
         Action, StructField, StructType, Transaction, Version,
@@ -19,6 +19,7 @@ use deltalake::{
     protocol::SaveMode,
 };
 use millstream_api::sink::{DeltaSink, delta::DeltaMode};
+use millstream_plan::has_rounded_statistics;
 
 use super::{
     compact::Compactor,
@@ -229,10 +230,24 @@ impl Table {
             .with_columns(self.fields.iter().cloned())
             .with_partition_columns(&self.sink.partition_by);
         if self.sink.mode == DeltaMode::Merge {
-            let kept = [("delta.deletedFileRetentionDuration", Some(KEEP_REPLACED))];
-            create = create.with_configuration(kept);
+            let kept = Some(KEEP_REPLACED);
+            let property = TableProperty::DeletedFileRetentionDuration;
+            create = create.with_configuration_property(property, kept);
+        }
+        if let Some(columns) = self.exact_statistics() {
+            let property = TableProperty::DataSkippingStatsColumns;
+            create = create.with_configuration_property(property, Some(columns));
         }
         create.await
+    }
+
+    /// The columns by whose statistics files may be passed over, where those of others are rounded.
+    fn exact_statistics(&self) -> Option<String> {
+        let fields = self.shape.schema().fields().iter();
+        let (rounded, exact): (Vec<_>, Vec<_>) =
+            fields.partition(|field| has_rounded_statistics(field.data_type()));
+        let names: Vec<_> = exact.iter().map(|field| field.name().as_str()).collect();
+        (!rounded.is_empty() && !names.is_empty()).then(|| names.join(","))
     }
 
     async fn merge(

@@ -182,6 +182,33 @@ async fn rows_that_come_again_are_added_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_beyond_the_calendar_is_refused_and_the_rest_stored() {
+    let sql = "SELECT id, CAST(CAST(name AS INT) AS DATE) AS day FROM records";
+    let lake = Lake::new(sql, json!({"partitionBy": ["day"]}));
+    let sink = lake.open().await;
+    let records = ["20000", "1700000000", "-1700000000", "20001"];
+    let records = records.iter().zip(0..);
+    let records: Vec<_> = records.map(|(day, n)| (0, n, record(n, day))).collect();
+    let refused = lake.write(&sink, &records).await;
+    let reason = "column `day` is beyond the years -262143 to 262142";
+    assert_eq!(refused, [reason, reason]);
+    let rows = lake.select("SELECT id, day FROM t ORDER BY id").await;
+    assert_eq!(cells(&rows), ["0 2024-10-04", "3 2024-10-05"]);
+}
+
+/// delta-rs rounds the statistics of such decimals, and the engine passes files over by them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decimal_of_many_digits_is_found_again() {
+    let sql = "SELECT id, CAST(name AS DECIMAL(20, 0)) AS n FROM records";
+    let lake = Lake::new(sql, json!({}));
+    let sink = lake.open().await;
+    let number = "1234567890123456789";
+    lake.write(&sink, &[(0, 0, record(1, number))]).await;
+    let rows = lake.select(&format!("SELECT id FROM t WHERE n = {number}"));
+    assert_eq!(cells(&rows.await), ["1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_newest_row_of_a_key_stays() {
     let sql = "SELECT id, name FROM records";
     let mut lake = Lake::new(sql, json!({"mode": "merge", "mergeKeys": ["id"]}));
