@@ -35,7 +35,7 @@ pub fn svg(endpoint: &Endpoint, table: &Table) -> Result<String, Problem> {
         .rows
         .iter()
         .take(BARS)
-        .map(|row| (name(&row[label]), number(&row[value])))
+        .map(|row| (name(&row[label]), length(&row[value])))
         .collect();
     let mut title = plot.title.clone().unwrap_or_else(|| endpoint.name.clone());
     if table.rows.len() > BARS {
@@ -46,7 +46,7 @@ pub fn svg(endpoint: &Endpoint, table: &Table) -> Result<String, Problem> {
 }
 
 /// Decimals come as text, digit by digit.
-fn number(value: &Value) -> f64 {
+fn length(value: &Value) -> f64 {
     let text = || value.as_str()?.parse().ok();
     value.as_f64().or_else(text).unwrap_or(0.0)
 }
@@ -150,7 +150,7 @@ mod tests {
             (Value::from(3), 3.0),
             (Value::Null, 0.0),
         ] {
-            assert_eq!(number(&value), length, "{value}");
+            assert_eq!(super::length(&value), length, "{value}");
         }
     }
 
