@@ -204,8 +204,8 @@ async fn a_decimal_of_many_digits_is_found_again() {
     let sink = lake.open().await;
     let number = "1234567890123456789";
     lake.write(&sink, &[(0, 0, record(1, number))]).await;
-    let rows = lake.select(&format!("SELECT id FROM t WHERE n = {number}"));
-    assert_eq!(cells(&rows.await), ["1"]);
+    let sql = format!("SELECT id FROM t WHERE n = {number}");
+    assert_eq!(cells(&lake.select(&sql).await), ["1"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
