@@ -332,7 +332,9 @@ fn source(
             SourceStatus {
                 complete,
                 configuration: known.filter(|_| complete).cloned(),
-                ..SourceStatus::default()
+                last_error: None,
+                // What was amiss with what it gave stays so.
+                warning: source.warning.clone().filter(|_| complete),
             }
         });
     }

@@ -560,7 +560,9 @@ impl Pipeline {
             // As the ingest stage does it.
             .set("partitioner", "murmur2_random")
             // Kafka may be restarted several times meanwhile.
-            .set("message.timeout.ms", "900000");
+            .set("message.timeout.ms", "900000")
+            // And is there for seconds between.
+            .set("reconnect.backoff.max.ms", "1000");
         let producer = self.connected(&config).await;
         let sent = records.iter().map(|(key, value)| {
             let record = FutureRecord::to(&self.name).key(key).payload(value);
