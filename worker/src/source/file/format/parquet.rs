@@ -64,10 +64,8 @@ pub fn read_file(file: LocalFile, output: &mut Output<'_>) -> Result<(), ReadErr
         let lines = decoding(|| json_lines(&batch))?;
         // JSON writes line ends inside of text as `\n`.
         for record in lines.split(|byte| *byte == b'\n') {
-            if !record.is_empty() {
-                if !output.passes(record)? {
-                    output.record(record)?;
-                }
+            if !record.is_empty() && !output.passes(record)? {
+                output.record(record)?;
             }
         }
     }
