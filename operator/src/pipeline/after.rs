@@ -7,7 +7,7 @@ use millstream_plan::Calendar;
 use super::{
     children::Stage,
     provision::{watched, watched_guarded},
-    runs,
+    runs::{self, due::undecided},
 };
 use crate::{conditions, context::Context};
 
@@ -50,12 +50,11 @@ fn lacks(name: &str, other: Option<&DataPipeline>, now: Timestamp) -> Option<Str
 fn is_due(pipeline: &DataPipeline, now: Timestamp) -> bool {
     let schedule = pipeline.spec.schedule.as_ref();
     let calendar = schedule.and_then(|schedule| Calendar::new(schedule).ok());
-    let Some(time) = calendar.and_then(|calendar| calendar.latest(now)) else {
-        return false;
-    };
     let status = pipeline.status.as_ref();
     let decided = status.and_then(|status| status.schedule.as_ref());
-    !runs::is_suspended(pipeline) && decided.is_none_or(|decided| decided.decided.0 < time)
+    let decided = decided.map_or(Timestamp::MIN, |schedule| schedule.decided.0);
+    let suspended = runs::is_suspended(pipeline);
+    calendar.is_some_and(|calendar| undecided(&calendar, decided, suspended, now).is_some())
 }
 
 #[cfg(test)]

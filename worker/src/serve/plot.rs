@@ -145,12 +145,12 @@ mod tests {
 
     #[test]
     fn decimals_have_their_length_too() {
-        for (value, length) in [
+        for (value, expected) in [
             (Value::from("-12.50"), -12.5),
             (Value::from(3), 3.0),
             (Value::Null, 0.0),
         ] {
-            assert_eq!(super::length(&value), length, "{value}");
+            assert_eq!(length(&value), expected, "{value}");
         }
     }
 

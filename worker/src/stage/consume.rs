@@ -394,7 +394,7 @@ impl SinkStage {
         }
         let Transformed {
             rows,
-            mut rejected,
+            rejected,
             failed,
             stop,
         } = {
@@ -418,11 +418,11 @@ impl SinkStage {
             counts: counts(&batch, &rows, &rejected, &[lost, refused.clone()].concat()),
         };
         self.count_failed(&batch, &failed, &mut acknowledged.counts);
-        if self.groups.is_some() {
-            rejected.clear();
-        }
-        rejected.extend(refused);
-        dead_letters.send_rejected(&batch, &rejected).await?;
+        let letters = match &self.groups {
+            None => [rejected, refused].concat(),
+            Some(_) => refused,
+        };
+        dead_letters.send_rejected(&batch, &letters).await?;
         let written: i64 = acknowledged.counts.values().map(|counts| counts.rows).sum();
         let metrics = &self.parts.stage_metrics;
         metrics.rows.inc_by(u64::try_from(written).unwrap_or(0));

@@ -408,21 +408,18 @@ impl Pipeline {
 
     /// Sets what the topic takes at most at once, in bytes.
     pub async fn limit_topic(&self, bytes: &str) {
-        let topic = ResourceSpecifier::Topic(&self.name);
-        self.alter(AlterConfig::new(topic).set("max.message.bytes", bytes))
-            .await;
+        self.limit(&self.name, bytes).await;
     }
 
     /// Whether Kafka takes dead letters: otherwise each is too large.
     pub async fn take_dead_letters(&self, takes: bool) {
-        let name = self.dead_letter_topic();
         let bytes = if takes { "10485760" } else { "1" };
-        let topic = ResourceSpecifier::Topic(&name);
-        self.alter(AlterConfig::new(topic).set("max.message.bytes", bytes))
-            .await;
+        self.limit(&self.dead_letter_topic(), bytes).await;
     }
 
-    async fn alter(&self, config: AlterConfig<'_>) {
+    async fn limit(&self, topic: &str, bytes: &str) {
+        let topic = ResourceSpecifier::Topic(topic);
+        let config = AlterConfig::new(topic).set("max.message.bytes", bytes);
         let admin: AdminClient<DefaultClientContext> = self.client().create().expect("admin");
         let altered = admin.alter_configs([&config], &AdminOptions::new()).await;
         for result in altered.expect("Kafka answers") {

@@ -47,8 +47,7 @@ pub fn due(
     let begin = if standing.asked {
         Decision::BeginAsked
     } else {
-        let latest = calendar.latest(now).filter(|_| !standing.suspended);
-        let Some(time) = latest.filter(|time| *time > standing.decided) else {
+        let Some(time) = undecided(calendar, standing.decided, standing.suspended, now) else {
             return Decision::Wait;
         };
         // A run that was stopped for this one has taken its time.
@@ -72,6 +71,17 @@ pub fn due(
         ConcurrencyPolicy::Forbid => Decision::Wait,
         ConcurrencyPolicy::Replace => Decision::Stop,
     }
+}
+
+/// The latest time that has come, if it is later than what was decided.
+pub fn undecided(
+    calendar: &Calendar,
+    decided: Timestamp,
+    suspended: bool,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let latest = calendar.latest(now).filter(|_| !suspended);
+    latest.filter(|time| *time > decided)
 }
 
 /// Whether a run of this time would begin too late.

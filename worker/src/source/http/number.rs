@@ -54,27 +54,29 @@ impl Numbers {
             (records, first.paging.first_page.saturating_add(total))
         };
         let pages = move |(records, end): (Option<Vec<Bytes>>, u64)| {
-            let numbers = self.clone();
-            let page = move |number, records| match records {
-                Some(records) => Page {
-                    records,
-                    next: (number + 1 < end).then_some(Place::Page(number + 1)),
-                    cut_off: false,
-                },
-                None => numbers.pager.cut_off(Vec::new()),
-            };
-            let first = page(start, records);
+            let first = self.numbered(start, end, records);
             let numbers = self.clone();
             let others = stream::iter(start + 1..end)
                 .map(move |number| {
                     let numbers = numbers.clone();
-                    let page = page.clone();
-                    async move { page(number, numbers.page(number).await) }
+                    async move { numbers.numbered(number, end, numbers.page(number).await) }
                 })
                 .buffered(concurrency);
             stream::once(async move { first }).chain(others)
         };
         first.into_stream().flat_map(pages).boxed()
+    }
+
+    /// A page of a result whose end is known; it ends there where the server doesn't have the page.
+    fn numbered(&self, number: u64, end: u64, records: Option<Vec<Bytes>>) -> Page {
+        let Some(records) = records else {
+            return self.pager.cut_off(Vec::new());
+        };
+        Page {
+            records,
+            next: (number + 1 < end).then_some(Place::Page(number + 1)),
+            cut_off: false,
+        }
     }
 
     /// One page after the other until one is empty, or shorter than the one before, or not there.

@@ -33,7 +33,7 @@ pub enum Place {
 }
 
 /// Some of the records.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Page {
     pub records: Vec<Bytes>,
     /// The place after them; none after the last page.
@@ -77,7 +77,8 @@ impl Pager {
         let records = |answer: &Answer| self.records_of(answer);
         Page {
             records: self.fetch.get("page", &url, records).await,
-            ..Page::default()
+            next: None,
+            cut_off: false,
         }
     }
 
