@@ -27,7 +27,10 @@ use rdkafka::{
 use serde_json::json;
 use tempfile::NamedTempFile;
 
-use crate::support::{Environment, Pipeline, Settings, StoppedService, Worker, service};
+use crate::{
+    sender::Sender,
+    support::{Environment, Pipeline, Settings, StoppedService, Worker, service},
+};
 
 /// Keys of one seed: few, so that each gets many records.
 const KEYS: i64 = 40;
@@ -227,6 +230,7 @@ struct Seed {
     steps: Vec<Step>,
     random: Xoshiro256PlusPlus,
     pipeline: Pipeline,
+    sender: Sender,
     model: Model,
     /// What the ingest stage reads, where there is one.
     file: Option<NamedTempFile>,
@@ -238,11 +242,13 @@ struct Seed {
 impl Seed {
     async fn new(number: u64, beside: &Pipeline) -> Self {
         let mut random = Xoshiro256PlusPlus::seed_from_u64(number);
+        let pipeline = beside.beside().await;
         let mut seed = Seed {
             number,
             steps: schedule(&mut random),
             random,
-            pipeline: beside.beside().await,
+            sender: Sender::to(&pipeline),
+            pipeline,
             model: Model::default(),
             file: None,
             workers: VecDeque::new(),
@@ -315,7 +321,7 @@ impl Seed {
 
     async fn send(&mut self, count: u32) {
         let records = self.records(count, &SINKS);
-        self.pipeline.produce_all(&records).await;
+        self.sender.send(records).await;
     }
 
     async fn run(&mut self) {

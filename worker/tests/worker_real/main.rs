@@ -24,6 +24,7 @@ mod readback;
 mod recovery;
 mod replay;
 mod schedule;
+mod sender;
 mod serve;
 mod serving;
 mod state;

@@ -555,33 +555,14 @@ impl Pipeline {
         config
             .set("enable.idempotence", "true")
             // As the ingest stage does it.
-            .set("partitioner", "murmur2_random")
-            // Kafka may be restarted several times meanwhile.
-            .set("message.timeout.ms", "900000")
-            // And is there for seconds between.
-            .set("reconnect.backoff.max.ms", "1000");
-        let producer = self.connected(&config).await;
+            .set("partitioner", "murmur2_random");
+        let producer: FutureProducer = config.create().expect("producer");
         let sent = records.iter().map(|(key, value)| {
             let record = FutureRecord::to(&self.name).key(key).payload(value);
             producer.send(record, TIMEOUT)
         });
         for sent in futures::future::join_all(sent).await {
             sent.expect("produced");
-        }
-    }
-
-    /// A producer that has heard of the topic: one whose first attempt fails, as Kafka is restarted, may never
-    /// make another. (The workers replace such clients: `kafka::LazyProducer`.)
-    async fn connected(&self, config: &ClientConfig) -> FutureProducer {
-        let deadline = Instant::now() + Duration::from_secs(900);
-        loop {
-            let producer: FutureProducer = config.create().expect("producer");
-            let (client, topic) = (producer.clone(), self.name.clone());
-            let seen = move || client.client().fetch_metadata(Some(&topic), TIMEOUT);
-            match tokio::task::spawn_blocking(seen).await.expect("it ends") {
-                Ok(_) => return producer,
-                Err(error) => assert!(Instant::now() < deadline, "{error}"),
-            }
         }
     }
 
