@@ -103,16 +103,16 @@ pub(crate) fn tables(sql: &str) -> Result<Option<Vec<String>>, String> {
     read().map_err(|error: DataFusionError| in_words(&error))
 }
 
-/// Whether SQL calls a window function anywhere.
-pub(crate) fn has_window(sql: &str) -> Result<bool, String> {
+/// Whether SQL has such an expression anywhere.
+pub(crate) fn has(sql: &str, wanted: impl Fn(&Expr) -> bool) -> Result<bool, String> {
     let dialect = &ENGINE.config_options().sql_parser.dialect;
     let statement = ENGINE.sql_to_statement(sql, dialect);
     let Statement::Statement(statement) = statement.map_err(|error| in_words(&error))? else {
         return Ok(false);
     };
-    let found = ast::visit_expressions(statement.as_ref(), |expr| match expr {
-        Expr::Function(function) if function.over.is_some() => ControlFlow::Break(()),
-        _ => ControlFlow::Continue(()),
+    let found = ast::visit_expressions(statement.as_ref(), |expr| match wanted(expr) {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
     });
     Ok(found.is_break())
 }

@@ -191,6 +191,14 @@ pub enum QueryProblem {
         "DISTINCT is not needed: rows of one primary key are one row; leave it out, or use GROUP BY"
     )]
     Distinct,
+    #[error(
+        "AND and OR after IS [NOT] DISTINCT FROM would be read as part of its right side; put it into parentheses, as in (a IS DISTINCT FROM b) AND c"
+    )]
+    DistinctFrom,
+    #[error(
+        "SIMILAR TO is not supported; use LIKE, or ~ with a regular expression, as in code ~ '^(DE|FR)$'"
+    )]
+    SimilarTo,
     #[error("{name}() can't stand {place}")]
     MisplacedAggregate { name: String, place: &'static str },
     #[error("{what}: {why}")]

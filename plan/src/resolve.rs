@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::{
     ast::{
-        AccessExpr, CastKind, DataType, Expr, Function, Ident, Query, Spanned, Subscript, Value,
-        VisitMut, VisitorMut,
+        AccessExpr, BinaryOperator, CastKind, DataType, Expr, Function, Ident, ObjectNamePart,
+        Query, Spanned, Subscript, Value, VisitMut, VisitorMut,
     },
     tokenizer::Span,
 };
@@ -385,6 +385,8 @@ pub(crate) fn is_replaced(expr: &Expr) -> bool {
 pub(crate) fn check(expr: &mut Expr) -> Result<(), QueryProblem> {
     match expr {
         Expr::Function(function) => check_function(function),
+        Expr::SimilarTo { .. } => Err(QueryProblem::SimilarTo),
+        _ if is_misread(expr) => Err(QueryProblem::DistinctFrom),
         Expr::Lambda(_) => Err(QueryProblem::Unsupported("a lambda")),
         Expr::Cast {
             data_type: DataType::Uuid,
@@ -402,6 +404,21 @@ pub(crate) fn check(expr: &mut Expr) -> Result<(), QueryProblem> {
     }
 }
 
+/// Whether an AND or OR that comes after `a IS DISTINCT FROM b` was read as part of its right side.
+pub(crate) fn is_misread(expr: &Expr) -> bool {
+    use BinaryOperator::{And, Or, Xor};
+    match expr {
+        Expr::IsDistinctFrom(_, right) | Expr::IsNotDistinctFrom(_, right) => matches!(
+            **right,
+            Expr::BinaryOp {
+                op: And | Or | Xor,
+                ..
+            }
+        ),
+        _ => false,
+    }
+}
+
 /// The name of an aggregate, where the expression is one.
 pub(crate) fn aggregate_name(expr: &Expr) -> Option<String> {
     let Expr::Function(function) = expr else {
@@ -411,7 +428,13 @@ pub(crate) fn aggregate_name(expr: &Expr) -> Option<String> {
     matches!(engine::function(&name), Known::Aggregate).then_some(name)
 }
 
-fn check_function(function: &Function) -> Result<(), QueryProblem> {
+fn check_function(function: &mut Function) -> Result<(), QueryProblem> {
+    // One name has one spelling, as expressions are compared.
+    for part in &mut function.name.0 {
+        if let ObjectNamePart::Identifier(ident) = part {
+            ident.value.make_ascii_lowercase();
+        }
+    }
     let name = function.name.to_string().to_lowercase();
     if function.over.is_some() {
         return Err(QueryProblem::Window(format!("{name}() OVER")));

@@ -53,6 +53,7 @@ pub(crate) fn check_tokens(tokens: &[TokenWithSpan]) -> Placed<()> {
     let mut first = true;
     let mut in_from = false;
     let mut joins = 0;
+    let mut before = None;
     for TokenWithSpan { token, span } in tokens {
         let refuse = |problem| Err((place(*span), problem));
         let is_top = links.len() == 1;
@@ -63,6 +64,7 @@ pub(crate) fn check_tokens(tokens: &[TokenWithSpan]) -> Placed<()> {
             }
             Some(Keyword::SELECT) => {}
             _ if first && is_code(token) => return refuse(QueryProblem::NotOneSelect),
+            Some(Keyword::FROM) if before == Some(Keyword::DISTINCT) => {}
             Some(Keyword::FROM) if is_top => in_from = true,
             Some(Keyword::JOIN) if is_top => {
                 joins += 1;
@@ -81,6 +83,9 @@ pub(crate) fn check_tokens(tokens: &[TokenWithSpan]) -> Placed<()> {
             _ => {}
         }
         first &= !is_code(token);
+        if is_code(token) {
+            before = keyword(token);
+        }
 
         if let Some(here) = links.last_mut() {
             match step(token) {

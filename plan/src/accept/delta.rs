@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use millstream_api::{
+    cql::CqlType,
     keyspace::{PrimaryKey, TableSpec},
     sink::{
         DeltaSink, Sink,
@@ -38,7 +39,11 @@ pub(super) fn accept_delta(
                 partition_key: to.merge_keys.clone(),
                 ..PrimaryKey::default()
             };
-            plan.rows_elsewhere(name, &primary_key)?
+            let mut rows = plan.rows_elsewhere(name, &primary_key)?;
+            for column in &mut rows.columns {
+                column.cql_type = as_finely(&column.cql_type);
+            }
+            rows
         }
     };
     let path = to
@@ -47,6 +52,16 @@ pub(super) fn accept_delta(
         .map(|volume| format!("{DELTA_PATH}/{}/{}", sink.name, volume.path));
     let sink = to.clone();
     Ok((rows, Destination::Delta(DeltaTable { path, sink })))
+}
+
+/// The type that tells the keys of groups apart in Cassandra as the table does, to the microsecond, and a UUID
+/// by its text.
+fn as_finely(cql_type: &CqlType) -> CqlType {
+    match cql_type {
+        CqlType::Timestamp => CqlType::BigInt,
+        CqlType::Uuid => CqlType::Text,
+        other => other.clone(),
+    }
 }
 
 /// The table of a sink as the REST service reads it.

@@ -4,6 +4,7 @@ use k8s_openapi::{
 };
 use millstream_api::{
     KeyspaceSpec, KeyspaceStatus,
+    keyspace::ColumnSpec,
     pipeline::{Expectation, OnFailure},
 };
 
@@ -393,6 +394,10 @@ fn groups_in_a_delta_lake_table_have_their_states_where_it_is_said() {
     let tables = &accepted.declared["ks"];
     let names: Vec<_> = tables.iter().map(|table| table.name.as_str()).collect();
     assert_eq!(names, ["t__state"]);
+    // As finely as the table tells its rows apart.
+    let column = |column: &ColumnSpec| format!("{} {}", column.name, column.cql_type);
+    let columns: Vec<_> = tables[0].columns.iter().map(column).collect();
+    assert_eq!(columns, ["id text", "state__ blob"]);
     let beside = accepted.sinks[0].cassandra().unwrap();
     assert_eq!((&*beside.keyspace, &*beside.table.name), ("ks", "t"));
     // A worker reads back what it is told.

@@ -12,6 +12,7 @@ use datafusion::{
     logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableScan},
     prelude::{SessionConfig, SessionContext},
     sql::sqlparser::{
+        ast,
         dialect::GenericDialect,
         tokenizer::{Token, Tokenizer},
     },
@@ -25,7 +26,8 @@ use millstream_api::{
 use super::{LakeTable, NOW, Value};
 use crate::{
     engine::{self, in_words},
-    error::similar,
+    error::{QueryProblem, similar},
+    resolve::is_misread,
     schema::timestamp,
     tokens,
 };
@@ -72,6 +74,7 @@ impl SqlQuery {
         parameters: &[Parameter],
     ) -> Result<Self, String> {
         placeholders(sql)?;
+        refuse_misread(sql)?;
         let context = SessionContext::new_with_config(SessionConfig::new());
         let samples = parameters
             .iter()
@@ -233,10 +236,25 @@ pub(super) fn tables(sql: &str, known: &[LakeTable]) -> Result<Vec<String>, Stri
 /// Refuses window functions: they hold all rows of a partition, whatever memory there is. A
 /// transform has no more than `maxRows`, a table may have any number.
 pub(super) fn refuse_windows(sql: &str) -> Result<(), String> {
-    match engine::has_window(sql)? {
+    let is_window = |expr: &ast::Expr| match expr {
+        ast::Expr::Function(function) => function.over.is_some(),
+        _ => false,
+    };
+    match engine::has(sql, is_window)? {
         true => Err(
             "window functions (`OVER`) aren't run on Delta Lake tables: they would hold all rows in memory; use GROUP BY, or ORDER BY with LIMIT".into(),
         ),
+        false => Ok(()),
+    }
+}
+
+/// Refuses what the engine takes for something else.
+fn refuse_misread(sql: &str) -> Result<(), String> {
+    if engine::has(sql, is_misread)? {
+        return Err(QueryProblem::DistinctFrom.to_string());
+    }
+    match engine::has(sql, |expr| matches!(expr, ast::Expr::SimilarTo { .. }))? {
+        true => Err(QueryProblem::SimilarTo.to_string()),
         false => Ok(()),
     }
 }

@@ -21,6 +21,7 @@ fn gives_types() {
             "SELECT date_bin(INTERVAL '1 hour', registered.date) AS hour, count(*) AS n FROM records GROUP BY hour",
             "SELECT upper(gender) AS g, born, count(*) AS n FROM records GROUP BY 1, 2",
             "SELECT upper(gender) || '!' AS g, count(*) AS n FROM records GROUP BY upper(gender)",
+            "SELECT UPPER(gender) AS g, COUNT(*) + count(*) AS n FROM records GROUP BY upper(gender)",
             "SELECT CAST(gender AS UUID) AS g, count(*) AS n FROM records GROUP BY CAST(gender AS UUID)",
             "SELECT g FROM (records) GROUP BY g",
             "SELECT gender AS g FROM records GROUP BY g",
@@ -152,6 +153,10 @@ fn fingerprints_stay_the_same() {
         "SELECT gender AS x, 'new' AS y, sum(visits) + 1 AS z, last_value(score ORDER BY born) AS l
         FROM records WHERE active GROUP BY x HAVING sum(visits) > 1";
     assert_eq!(fingerprint(sql), fingerprint(same));
+    let shouted = sql
+        .replace("sum(", "SUM(")
+        .replace("last_value", "LAST_value");
+    assert_eq!(fingerprint(sql), fingerprint(&shouted));
     for other in [
         "SELECT gender AS g, sum(visits) AS s, last_value(score ORDER BY born) AS l FROM records GROUP BY gender",
         "SELECT gender AS g, sum(small) AS s, last_value(score ORDER BY born) AS l FROM records WHERE active GROUP BY gender",

@@ -67,6 +67,7 @@ fn gives_types() {
             "SELECT 'x' AS a, 1 AS b, 1.5 AS c, true AS d, CAST(NULL AS INT) AS e FROM records",
             "SELECT decode(gender, 'base64') AS a, sha256(gender) AS b, md5(gender) AS c FROM records",
             "SELECT make_array(small, 2) AS a, string_to_array(gender, ',') AS b FROM records",
+            "SELECT gender IS DISTINCT FROM coalesce(name.first, '') AS a, (gender IS NOT DISTINCT FROM '') AND active AS b FROM records",
             "SELECT extract(year FROM born) AS a, date_part('hour', _timestamp) AS b FROM records",
             "SELECT regexp_replace(gender, 'a', 'b') AS a, substring(gender, 1, 2) AS b, split_part(gender, '-', 1) AS c FROM records",
         ],
@@ -164,6 +165,9 @@ fn refuses_result_columns() {
             "SELECT active + 1 AS x FROM records",
             "SELECT upper(gender, 2) AS x FROM records",
             "SELECT gender FROM records WHERE visits + 1",
+            "SELECT gender FROM records WHERE active IS DISTINCT FROM true AND gender = 'x'",
+            "SELECT gender IS NOT DISTINCT FROM '' OR active AS a FROM records",
+            "SELECT gender FROM records WHERE gender SIMILAR TO 'm%'",
             "SELECT CAST(gender AS NONSENSE) AS x FROM records",
         ],
         error

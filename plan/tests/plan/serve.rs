@@ -174,6 +174,8 @@ fn plans_transforms_and_plots() {
             "transform: 'SELECT country FROM rows WHERE ts > $now - INTERVAL ''1 day'' LIMIT $top', parameters: [{name: top, type: int, default: ''}]",
             "transform: 'SELECT country FROM rows WHERE ts > $now - INTERVAL ''1 day'' LIMIT $top', parameters: [{name: top, type: int}]",
             "transform: SELECT county FROM rows",
+            "transform: SELECT country FROM rows WHERE country IS DISTINCT FROM 'IT' AND level > 2",
+            "transform: SELECT country FROM rows WHERE country SIMILAR TO 'I%'",
             "transform: SELECT country FROM sessions",
             "transform: SELECT country FROM rows WHERE level > $least",
             "transform: SELECT country + ts AS x FROM rows",

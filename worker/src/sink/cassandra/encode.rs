@@ -41,6 +41,10 @@ impl Column {
             (Column::Timestamp(array), CqlType::Timestamp) => {
                 bytes.extend(array.value(row).div_euclid(1_000).to_be_bytes());
             }
+            // The key of a group whose rows are kept elsewhere, as finely.
+            (Column::Timestamp(array), CqlType::BigInt) => {
+                bytes.extend(array.value(row).to_be_bytes());
+            }
             (Column::List(array, inner), CqlType::List(cql) | CqlType::Set(cql)) => {
                 return elements(array, inner, row, cql, bytes);
             }
