@@ -140,6 +140,7 @@ impl Writer {
     ) -> Result<(), String> {
         let several = rows.len() > 1;
         let mut delays = Delays::up_to(LONGEST_DELAY);
+        let mut refused = false;
         loop {
             // None is kept between attempts, so that they too are as many at once as the limit says.
             let slot = self.throttle.slot().await;
@@ -154,9 +155,14 @@ impl Writer {
                 return Err(error.to_string());
             }
             if let Some(reason) = invalid(&error) {
-                // A table that is gone makes every row invalid, but is no reason to give them up.
-                if several || self.session.prepare(self.insert.as_str()).await.is_ok() {
+                if several || refused {
                     return Err(reason);
+                }
+                // A table that is gone makes every row invalid, but is no reason to give them up. It may be
+                // there again since the attempt.
+                refused = self.has_table().await;
+                if refused {
+                    continue;
                 }
             }
             let failing = failing.get_or_insert_with(|| self.status.failing(CASSANDRA));
@@ -164,6 +170,12 @@ impl Writer {
             self.metrics.write_retries.inc();
             delays.wait().await;
         }
+    }
+
+    /// Whether all nodes have the table.
+    async fn has_table(&self) -> bool {
+        self.session.prepare(self.insert.as_str()).await.is_ok()
+            && self.session.await_schema_agreement().await.is_ok()
     }
 
     async fn attempt(&self, slot: Slot<'_>, rows: &[Values<'_>]) -> Result<(), ExecutionError> {
