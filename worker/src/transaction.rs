@@ -80,6 +80,25 @@ impl Transactions {
             .await
     }
 
+    /// Begins a transaction with these offsets of the group, and gives it up. Where Kafka was restarted it may
+    /// hold those of one that is over for pending, and tells nobody the group's offsets before the end of
+    /// the next one that has any (seen with 4.4).
+    pub async fn clear(
+        &self,
+        (offsets, group): (TopicPartitionList, ConsumerGroupMetadata),
+    ) -> anyhow::Result<()> {
+        self.begin()?;
+        let group = Arc::new(group);
+        self.call(move |producer| producer.send_offsets_to_transaction(&offsets, &group, TIMEOUT))
+            .await?;
+        self.abort().await
+    }
+
+    /// Ends when Kafka can't be reached, and another producer may do better.
+    pub async fn lost(&self) {
+        self.producer.lost().await;
+    }
+
     /// Gives the open transaction up.
     pub async fn abort(&self) -> anyhow::Result<()> {
         self.call(|producer| producer.abort_transaction(TIMEOUT))

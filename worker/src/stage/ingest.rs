@@ -164,12 +164,18 @@ impl Ingest {
         let anew = self.config.source.begins_anew();
         let mut progress = Progress::new(position, self.run.as_ref(), anew);
         let mut open = Open::new(&self.config.topic.name);
-        // Kept before the first record: the time that a run has doesn't begin anew with a new worker,
-        // and a position is forgotten where each worker ends before the next renewal.
-        self.commit(&transactions, &mut open, &mut progress).await?;
-        let left = match progress.is_over() {
-            true => Ok(Left::Done),
-            false => self.read(&transactions, open, progress, shutdown).await,
+        let work = async {
+            // Kept before the first record: the time that a run has doesn't begin anew with a new worker,
+            // and a position is forgotten where each worker ends before the next renewal.
+            self.commit(&transactions, &mut open, &mut progress).await?;
+            match progress.is_over() {
+                true => Ok(Left::Done),
+                false => self.read(&transactions, open, progress, shutdown).await,
+            }
+        };
+        let left = tokio::select! {
+            left = work => left,
+            () = transactions.lost() => Err(anyhow::anyhow!("Kafka can't be reached: another producer tries")),
         };
         // Closing a client waits for its threads.
         tokio::task::spawn_blocking(move || drop(transactions));
@@ -184,7 +190,7 @@ impl Ingest {
     async fn begin(&self) -> anyhow::Result<(Transactions, Position)> {
         let id = self.config.pipeline.ingest_group();
         let transactions = Transactions::take_over(&self.client, &id, self.status.clone()).await?;
-        let position = self.load_position().await;
+        let position = self.load_position(&transactions).await?;
         transactions.begin()?;
         Ok((transactions, position))
     }
@@ -349,19 +355,21 @@ impl Ingest {
     }
 
     /// The position to go on from; tries until Kafka answers.
-    async fn load_position(&self) -> Position {
+    async fn load_position(&self, to: &Transactions) -> anyhow::Result<Position> {
         let mut delays = Delays::default();
         loop {
             match self.positions.load().await {
                 Ok(position) => {
                     self.status.clear(POSITION);
                     let position = position.unwrap_or_default();
-                    return position.of_source(&self.fingerprint, self.end);
+                    return Ok(position.of_source(&self.fingerprint, self.end));
                 }
                 Err(error) => {
                     let message = format!("can't read the source's position from Kafka: {error:#}");
                     self.status.fail(POSITION, message);
                     delays.wait().await;
+                    let any = Position::default();
+                    to.clear(self.positions.offsets(&any).await?).await?;
                 }
             }
         }
