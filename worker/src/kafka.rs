@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::{FutureExt, StreamExt};
 use millstream_api::{
     KafkaConnection,
     worker::{MAX_DEAD_LETTER_BYTES, credentials},
@@ -13,7 +14,7 @@ use millstream_api::{
 use rdkafka::{
     ClientConfig, ClientContext, Statistics,
     config::RDKafkaLogLevel,
-    consumer::ConsumerContext,
+    consumer::{ConsumerContext, StreamConsumer},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     producer::{FutureProducer, Producer as _},
 };
@@ -70,6 +71,9 @@ pub const BATCH_BYTES: usize = 1_000_000;
 /// forgets all brokers where one that has just started tells of none
 /// (<https://github.com/confluentinc/librdkafka/issues/5301>).
 pub const LOST: Duration = Duration::from_secs(60);
+
+/// Of a client, that are heard at a time.
+const MAX_EVENTS: usize = 1_000;
 
 /// The concern under which the connection to Kafka is shown.
 pub const KAFKA: &str = "Kafka";
@@ -290,6 +294,18 @@ pub fn fetching_ahead(mut config: ClientConfig, bytes: usize) -> ClientConfig {
         .set("fetch.message.max.bytes", partition.to_string())
         .set("fetch.max.bytes", all.to_string());
     config
+}
+
+/// Has a consumer that reads nothing yet tell what it knows of its connections: it keeps all that until
+/// somebody asks.
+pub fn hear<C: ConsumerContext + 'static>(consumer: &StreamConsumer<C>) {
+    let mut stream = consumer.stream();
+    // Each time gives one event at most, and most of them are nothing but lines of the log.
+    for _ in 0..MAX_EVENTS {
+        if let Some(Some(Err(error))) = stream.next().now_or_never() {
+            tracing::debug!(%error, "consumer");
+        }
+    }
 }
 
 /// The error after which a producer can't go on, if there is one.

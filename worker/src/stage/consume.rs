@@ -28,7 +28,7 @@ use crate::{
     dead_letter::DeadLetters,
     decode::Decode,
     expectations::Failed,
-    kafka::KAFKA,
+    kafka::{self, KAFKA},
     lookup::Joined,
     metrics::{Metrics, StageMetrics},
     retry::Delays,
@@ -226,7 +226,7 @@ impl SinkStage {
     ) -> Result<(), Stop> {
         let status = &self.parts.status;
         tokio::select! {
-            () = self.await_topic(consumer) => {}
+            seen = self.await_topic(consumer) => seen?,
             () = shutdown.cancelled() => return Ok(()),
         }
         if let Some(groups) = &self.groups {
@@ -492,14 +492,18 @@ impl SinkStage {
     }
 
     /// Waits until the topic can be seen.
-    async fn await_topic(&self, consumer: &SinkConsumer) {
+    async fn await_topic(&self, consumer: &SinkConsumer) -> Result<(), Stop> {
         let status = &self.parts.status;
         let mut delays = Delays::default();
         loop {
             let topic = self.parts.topic.as_str();
             let seen = tokio::task::block_in_place(|| {
-                consumer.fetch_metadata(Some(topic), METADATA_TIMEOUT)
+                let seen = consumer.fetch_metadata(Some(topic), METADATA_TIMEOUT);
+                // Nothing is subscribed to yet, and so no record is lost.
+                kafka::hear(consumer);
+                seen
             });
+            let lost = consumer.context().take_failure();
             let problem = match seen {
                 Ok(seen) => match seen.topics().first().and_then(|topic| topic.error()) {
                     None => break,
@@ -511,9 +515,13 @@ impl SinkStage {
                 Err(error) => format!("Kafka can't be reached: {error}"),
             };
             status.fail(KAFKA, problem);
+            if let Some(lost) = lost {
+                return Err(Stop::Retry(lost));
+            }
             status.alive_while(delays.wait()).await;
         }
         status.clear(KAFKA);
+        Ok(())
     }
 }
 

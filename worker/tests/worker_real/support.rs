@@ -19,7 +19,7 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer},
     error::KafkaError,
     message::Headers,
-    producer::{FutureProducer, FutureRecord, Producer},
+    producer::{FutureProducer, FutureRecord},
 };
 use scylla::client::{session::Session, session_builder::SessionBuilder};
 use serde_json::{Value, json};

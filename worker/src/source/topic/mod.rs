@@ -48,8 +48,6 @@ const MAX_PARTITIONS: usize = 250;
 /// Between looks at the topic's partitions.
 const DISCOVERY: Duration = Duration::from_secs(10);
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Of the client, that are heard before the next look at the partitions.
-const MAX_EVENTS: usize = 1_000;
 const READ: &str = "source topic";
 const LOOK: &str = "partitions of the source topic";
 
@@ -370,13 +368,7 @@ impl Mirror {
         if !assigned.is_ok_and(|partitions| partitions.count() == 0) {
             return;
         }
-        let mut stream = self.consumer.stream();
-        // Each time gives one event at most, and most of them are nothing but lines of the log.
-        for _ in 0..MAX_EVENTS {
-            if let Some(Some(Err(error))) = stream.next().now_or_never() {
-                tracing::debug!(%error, "source topic");
-            }
-        }
+        kafka::hear(&self.consumer);
     }
 
     /// Finds the topic's partitions and what they hold, and reads each from its place on.
