@@ -54,6 +54,7 @@ pub struct Fetch {
 
 /// A whole answer.
 pub struct Answer {
+    /// Empty only where the server says that there is no content.
     pub body: Bytes,
     /// Where it came from in the end.
     url: Url,
@@ -260,8 +261,12 @@ impl Fetch {
             match redirect(&url, &response)? {
                 Some(target) => url = target,
                 None if response.status().is_success() => {
+                    let may_be_empty = matches!(response.status().as_u16(), 204 | 205);
                     let links = links(response.headers());
                     let body = self.body(response).await?;
+                    if body.is_empty() && !may_be_empty {
+                        return Err(Failure::from("the answer is empty".to_owned()));
+                    }
                     return Ok(Answer { body, url, links });
                 }
                 None => return Err(self.unsuccessful(&response)),

@@ -9,7 +9,7 @@ use crate::pointer::{self, Pointer};
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// Slices the records out of an answer, byte for byte. There are none in an answer without content
-/// (204), nor in a null where the array should be: some servers write an empty array so.
+/// (204, 205), nor in a null where the array should be: some servers write an empty array so.
 pub fn records(body: Bytes, pointer: &Pointer) -> Result<Vec<Bytes>, String> {
     if body.is_empty() {
         return Ok(Vec::new());

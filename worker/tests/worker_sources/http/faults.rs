@@ -89,6 +89,15 @@ async fn an_answer_that_makes_no_sense_is_outlived() {
     assert_says(&seen, &["isn't JSON", fields]);
 }
 
+#[tokio::test]
+async fn an_empty_answer_that_should_have_content_is_outlived() {
+    let seen = outlive(vec![|| StatusCode::OK.into_response(), || {
+        StatusCode::ACCEPTED.into_response()
+    }])
+    .await;
+    assert_says(&seen, &["the answer is empty"; 2]);
+}
+
 /// A body that ends before the length that its header promises.
 fn cut_off() -> Response {
     let begin = stream::iter([Ok(Bytes::from_static(b"{\"results\": ["))]);
