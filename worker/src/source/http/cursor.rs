@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::{StreamExt, stream};
 use millstream_api::source::http::Cursor;
 use url::Url;
@@ -22,7 +21,8 @@ struct Cursors {
     next: Option<Pointer>,
 }
 
-/// The pages; ends before the last one where the server doesn't know the cursor any more.
+/// The pages; ends before the last one where the server doesn't know the place any more that it is to
+/// go on from.
 pub fn pages(pager: Arc<Pager>, paging: Cursor, from: Option<Place>) -> Pages {
     let next = paging.next.as_deref().map(Pointer::parse);
     let cursors = Arc::new(Cursors {
@@ -30,12 +30,18 @@ pub fn pages(pager: Arc<Pager>, paging: Cursor, from: Option<Place>) -> Pages {
         paging,
         next,
     });
-    stream::unfold(Some(from), move |state| {
+    stream::unfold(Some((from, false)), move |state| {
         let cursors = cursors.clone();
         async move {
-            let page = cursors.page(state?.as_ref()).await?;
-            let next = page.next.clone();
-            Some((page, next.map(Some)))
+            let (at, told) = state?;
+            let page = match cursors.page(at.as_ref()).await {
+                // Read again from its beginning, the result would end here again.
+                None if told => cursors.pager.cut_off(Vec::new()),
+                page => page?,
+            };
+            // From now on each place is one that the server itself has just told of.
+            let next = page.next.clone().map(|next| (Some(next), true));
+            Some((page, next))
         }
     })
     .boxed()
@@ -49,11 +55,16 @@ impl Cursors {
             Ok((records, self.next(answer)?))
         };
         // Cursors don't live for ever, and a worker may be away for long.
-        let found = self
-            .pager
-            .get("page", &url, &self.pager.url([]), parse)
-            .await?;
-        Some(page(found, at))
+        let first = self.pager.url([]);
+        let (records, next) = self.pager.get("page", &url, &first, parse).await?;
+        // A page that is its own next one is the last.
+        let own = Place::Url(url.into());
+        let next = next.filter(|next| Some(next) != at && *next != own);
+        Some(Page {
+            records,
+            next,
+            cut_off: false,
+        })
     }
 
     /// None for what was kept and is no URL.
@@ -80,14 +91,5 @@ impl Cursors {
                 Ok(Some(Place::Url(url.into())))
             }
         }
-    }
-}
-
-fn page((records, next): (Vec<Bytes>, Option<Place>), at: Option<&Place>) -> Page {
-    Page {
-        records,
-        // A page that is its own next one is the last.
-        next: next.filter(|next| Some(next) != at),
-        cut_off: false,
     }
 }

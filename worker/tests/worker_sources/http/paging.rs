@@ -351,6 +351,41 @@ async fn a_cursor_that_stands_still_is_the_end() {
 }
 
 #[tokio::test]
+async fn a_first_page_that_names_itself_is_the_last() {
+    let api = Api::start(|_, _| r#"{"items": [1], "next": "/api?a=b"}"#.into_response()).await;
+    let paging = json!({"cursor": {"next": "/next"}});
+    let spec = json!({"records": "/items", "query": {"a": "b"}, "pagination": paging});
+    let batches = all(api.source(spec), None).await;
+    assert_eq!(texts(&batches), ["1"]);
+    assert_eq!(api.requests(), 1);
+}
+
+#[tokio::test]
+async fn a_cursor_that_is_refused_though_the_server_has_just_told_of_it_is_the_end() {
+    for cursor in [
+        json!({"next": "/next", "parameter": "after"}),
+        json!({"next": "/links/next"}),
+    ] {
+        let api = Api::start(|_, asked| match asked.parameter("after") {
+            Some("10") => refused(400),
+            _ => linked(asked),
+        })
+        .await;
+        let spec = json!({"records": "/items", "pagination": {"cursor": cursor}});
+        let (status, part) = status();
+        let source = open(api.source(spec), None, part);
+        let batches: Vec<_> = source.collect().await;
+        assert_eq!(texts(&batches), ids(0..10), "{cursor}");
+        assert_eq!(batches.last().unwrap().position, json!({"at": "end"}));
+        assert_eq!(api.requests(), 2 + 4);
+        let report = status.report();
+        assert!(report.errors.is_empty(), "{report:?}");
+        let warning = &report.warnings["ingest"];
+        assert!(warning.contains("records are missing"), "{warning}");
+    }
+}
+
+#[tokio::test]
 async fn a_cursor_that_is_too_old_starts_over() {
     let api = Api::start(|_, asked| match asked.parameter("after") {
         Some("old") => refused(410),
