@@ -326,11 +326,7 @@ impl Fetch {
     async fn body(&self, mut response: Response) -> Result<Bytes, Failure> {
         let mut body = BytesMut::new();
         while let Some(chunk) = response.chunk().await.map_err(describe)? {
-            if body.len() + chunk.len() > self.max_bytes {
-                let message = format!(
-                    "the answer has more than {:.1} MiB; ask for smaller pages",
-                    self.max_bytes as f64 / 1024.0 / 1024.0
-                );
+            if let Err(message) = self.fits(body.len() + chunk.len()) {
                 return Err(Failure {
                     retry_after: Some(REFUSED),
                     ..Failure::from(message)
@@ -339,6 +335,17 @@ impl Fetch {
             body.extend_from_slice(&chunk);
         }
         Ok(body.freeze())
+    }
+
+    /// Whether memory has room for so many bytes of one page.
+    pub fn fits(&self, bytes: usize) -> Result<(), String> {
+        match bytes <= self.max_bytes {
+            true => Ok(()),
+            false => Err(format!(
+                "a page has more than {:.1} MiB; ask for smaller pages",
+                self.max_bytes as f64 / 1024.0 / 1024.0
+            )),
+        }
     }
 }
 

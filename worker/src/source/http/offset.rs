@@ -62,14 +62,14 @@ impl Offsets {
     async fn page(&self, offset: u64, end: u64) -> Page {
         let limit = self.paging.page_size.max(1);
         let limit = limit.min(end.saturating_sub(offset));
-        let mut records = Vec::new();
+        let (mut records, mut bytes) = (Vec::new(), 0);
         loop {
             let missing = limit - records.len() as u64;
             if missing == 0 {
                 break;
             }
             let at = offset + records.len() as u64;
-            let Some(more) = self.part(at, missing).await else {
+            let Some((more, length)) = self.part(at, missing, bytes).await else {
                 return self.pager.cut_off(records);
             };
             if more.is_empty() {
@@ -77,6 +77,7 @@ impl Offsets {
                 break;
             }
             records.extend(more);
+            bytes += length;
         }
         let next = offset.saturating_add(limit);
         Page {
@@ -96,7 +97,7 @@ impl Offsets {
                 let limit = offsets.limit(offset);
                 let records = match limit {
                     0 => Vec::new(),
-                    _ => offsets.part(offset, limit).await.unwrap_or_default(),
+                    _ => offsets.part(offset, limit, 0).await.unwrap_or_default().0,
                 };
                 let given = records.len() as u64;
                 let next = offset + given;
@@ -119,8 +120,9 @@ impl Offsets {
         self.paging.page_size.max(1).min(left)
     }
 
-    /// So many records at most; none where the server has nothing at this offset, and refuses it.
-    async fn part(&self, offset: u64, limit: u64) -> Option<Vec<Bytes>> {
+    /// So many records at most, and the length of the answer that holds them, beside those of the
+    /// page that are held; none where the server has nothing at this offset, and refuses it.
+    async fn part(&self, offset: u64, limit: u64, held: usize) -> Option<(Vec<Bytes>, usize)> {
         let url = |offset: u64| {
             self.pager.url([
                 (&self.paging.limit_parameter, limit.to_string()),
@@ -128,12 +130,15 @@ impl Offsets {
             ])
         };
         let (url, first) = (url(offset), url(0));
-        let parse = |answer: &Answer| self.pager.records_of(answer);
+        let parse = |answer: &Answer| {
+            self.pager.fetch.fits(held + answer.body.len())?;
+            let mut records = self.pager.records_of(answer)?;
+            // A server that doesn't know the limit's name answers with more.
+            records.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+            Ok((records, answer.body.len()))
+        };
         let concern = format!("page at {offset}");
-        let mut records = self.pager.get(concern, &url, &first, parse).await?;
-        // A server that doesn't know the limit's name answers with more.
-        records.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        Some(records)
+        self.pager.get(concern, &url, &first, parse).await
     }
 
     async fn count(&self, count: &CountRequest) -> u64 {

@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::{StreamExt, stream};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{ANSWERS, Api, Credentials, Metrics, Opening, http, open, status, texts};
 
@@ -141,9 +141,24 @@ async fn a_server_that_wants_to_be_asked_at_once_is_not_hammered() {
 
 #[tokio::test]
 async fn an_answer_that_memory_has_no_room_for_is_refused() {
-    let (status, part) = status();
-    let large = format!(r#"[{{"a": "{}"}}]"#, "x".repeat(3 << 20));
+    let of = |mebibytes: usize| format!(r#"[{{"a": "{}"}}]"#, "x".repeat(mebibytes << 20));
+    let (large, small) = (of(3), of(1));
     let api = Api::start(move |_, _| large.clone().into_response()).await;
+    is_refused_for_its_size(&api, json!({})).await;
+    // A page of which the server gives one record at a time.
+    let api = Api::start(move |_, asked| match asked.parameter("select") {
+        Some(_) => r#"{"count": 3}"#.into_response(),
+        None => small.clone().into_response(),
+    })
+    .await;
+    let count = json!({"query": {"select": "count"}, "pointer": "/count"});
+    let paging = json!({"limitOffset": {"pageSize": 3, "count": count}});
+    is_refused_for_its_size(&api, json!({"pagination": paging, "concurrency": 1})).await;
+}
+
+/// Where there is room for 2 MiB, and not where there is as much as usual.
+async fn is_refused_for_its_size(api: &Api, settings: Value) {
+    let (status, part) = status();
     let mut opening = Opening {
         schema: "",
         credentials: &Credentials::new("".into()),
@@ -153,7 +168,7 @@ async fn an_answer_that_memory_has_no_room_for_is_refused() {
         connections: None,
         answers: 2 << 20,
     };
-    let mut source = http::open(api.source(json!({})), &opening).unwrap();
+    let mut source = http::open(api.source(settings.clone()), &opening).unwrap();
     let refused = async {
         while status.report().errors.is_empty() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -165,9 +180,9 @@ async fn an_answer_that_memory_has_no_room_for_is_refused() {
     }
     assert_says(
         &status.report().errors.into_values().collect::<Vec<_>>(),
-        &["the answer has more than 2.0 MiB"],
+        &["a page has more than 2.0 MiB"],
     );
     opening.answers = ANSWERS;
-    let mut source = http::open(api.source(json!({})), &opening).unwrap();
-    assert_eq!(source.next().await.unwrap().records.len(), 1);
+    let mut source = http::open(api.source(settings), &opening).unwrap();
+    assert!(!source.next().await.unwrap().records.is_empty());
 }
