@@ -63,7 +63,7 @@ impl Cursors {
         Some(Page {
             records,
             next,
-            cut_off: false,
+            lacking: false,
         })
     }
 

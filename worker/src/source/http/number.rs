@@ -72,10 +72,14 @@ impl Numbers {
         let Some(records) = records else {
             return self.pager.cut_off(Vec::new());
         };
-        Page {
+        let page = Page {
             records,
             next: (number + 1 < end).then_some(Place::Page(number + 1)),
-            cut_off: false,
+            lacking: false,
+        };
+        match page.records.is_empty() && page.next.is_some() {
+            true => self.pager.short(page),
+            false => page,
         }
     }
 
@@ -91,7 +95,7 @@ impl Numbers {
                 let page = Page {
                     records,
                     next: (!last).then_some(Place::Page(number + 1)),
-                    cut_off: false,
+                    lacking: false,
                 };
                 Some((page, (!last).then_some((number + 1, given))))
             }

@@ -73,17 +73,22 @@ impl Offsets {
                 return self.pager.cut_off(records);
             };
             if more.is_empty() {
-                // The result has become shorter since it was counted.
                 break;
             }
             records.extend(more);
             bytes += length;
         }
+        let full = records.len() as u64 == limit;
         let next = offset.saturating_add(limit);
-        Page {
+        let page = Page {
             records,
             next: (next < end).then_some(Place::Offset(next)),
-            cut_off: false,
+            lacking: false,
+        };
+        // That the last page is shorter than it was counted needs no word.
+        match full || page.next.is_none() {
+            true => page,
+            false => self.pager.short(page),
         }
     }
 
@@ -105,7 +110,7 @@ impl Offsets {
                 let page = Page {
                     records,
                     next: (!last).then_some(Place::Offset(next)),
-                    cut_off: false,
+                    lacking: false,
                 };
                 Some((page, (!last).then_some((next, given))))
             }

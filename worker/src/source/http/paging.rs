@@ -18,7 +18,7 @@ use crate::{
     status::{Concern, StatusPart},
 };
 
-const ENDED_EARLY: &str = "early end";
+const LACKING: &str = "lacking";
 
 /// Where a page begins. What a pagination doesn't know is its beginning.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -38,8 +38,8 @@ pub struct Page {
     pub records: Vec<Bytes>,
     /// The place after them; none after the last page.
     pub next: Option<Place>,
-    /// The last page only because the server has refused what it had told of.
-    pub cut_off: bool,
+    /// Whether, with this page, the result lacks what the server had told of.
+    pub lacking: bool,
 }
 
 /// The pages from some place on. A stream that ends before the last page can't go on; what comes
@@ -78,7 +78,7 @@ impl Pager {
         Page {
             records: self.fetch.get("page", &url, records).await,
             next: None,
-            cut_off: false,
+            lacking: false,
         }
     }
 
@@ -100,12 +100,28 @@ impl Pager {
     /// A last page, with these records, before the last one that the server had told of.
     pub fn cut_off(&self, records: Vec<Bytes>) -> Page {
         let message = "the server has told of more pages, and refuses them, so that the source took this for the end; records are missing unless the result has become shorter meanwhile";
-        // It stays: what is missing is missing later too.
-        self.status.warn(ENDED_EARLY, message);
-        Page {
+        let page = Page {
             records,
             next: None,
-            cut_off: true,
+            lacking: true,
+        };
+        self.lacking(message, page)
+    }
+
+    /// A page that isn't full, or has nothing, though the server had told of others after it. They
+    /// may be there all the same.
+    pub fn short(&self, page: Page) -> Page {
+        let message = "the server has told of more records than it gives: a page before the last one is empty, or isn't full; records are missing unless the result has become shorter meanwhile";
+        self.lacking(message, page)
+    }
+
+    /// A page of a result that may not be whole, for this reason.
+    pub fn lacking(&self, message: impl ToString, page: Page) -> Page {
+        // It stays: what is missing is missing later too.
+        self.status.warn(LACKING, message);
+        Page {
+            lacking: true,
+            ..page
         }
     }
 

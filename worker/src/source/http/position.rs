@@ -222,7 +222,7 @@ mod tests {
         Page {
             records: records.collect(),
             next,
-            cut_off: false,
+            lacking: false,
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use millstream_api::source::HttpSource;
 use millstream_apis::{Apis, Options, dataset::Dataset, router};
@@ -135,10 +135,18 @@ async fn read(
 }
 
 #[tokio::test]
-async fn a_result_whose_end_the_server_has_refused_is_fetched_again() {
+async fn a_result_that_lacks_what_the_server_had_told_of_is_fetched_again() {
     let Some(redis) = Redis::start().await else {
         return;
     };
+    let lacks: [fn() -> Response; 2] = [|| refused(404), || "[]".into_response()];
+    for lacks in lacks {
+        what_lacks_is_fetched_again(&redis, lacks).await;
+    }
+}
+
+/// The second half of the pages is answered so, while it is away.
+async fn what_lacks_is_fetched_again(redis: &Redis, lacks: fn() -> Response) {
     let away = Arc::new(AtomicBool::new(true));
     let refuses = away.clone();
     let api = Api::start(move |_, asked| {
@@ -147,7 +155,7 @@ async fn a_result_whose_end_the_server_has_refused_is_fetched_again() {
         }
         let offset = asked.number("offset");
         match offset >= 20 && refuses.load(Ordering::Relaxed) {
-            true => refused(404),
+            true => lacks(),
             false => Value::from(records(offset..35.min(offset + 10)))
                 .to_string()
                 .into_response(),
@@ -155,13 +163,14 @@ async fn a_result_whose_end_the_server_has_refused_is_fetched_again() {
     })
     .await;
     let spec = api.source(redis.settings());
-    let (cut_off, ..) = read(spec.clone(), redis.folder.path(), None).await;
-    assert_eq!(texts(&cut_off), ids(0..20));
-    let keys: Vec<String> = redis.connect().await.keys("all*").await.unwrap();
+    let (lacking, ..) = read(spec.clone(), redis.folder.path(), None).await;
+    assert_eq!(texts(&lacking), ids(0..20));
+    let keys: Vec<String> = redis.connect().await.keys("t:all*").await.unwrap();
     assert_eq!(keys, Vec::<String>::new(), "nothing of it is left");
     away.store(false, Ordering::Relaxed);
     let (whole, ..) = read(spec, redis.folder.path(), None).await;
     assert_eq!(texts(&whole), ids(0..35));
+    let _: () = redis.connect().await.del("t:all").await.unwrap();
 }
 
 #[tokio::test]

@@ -105,8 +105,24 @@ async fn a_result_that_shrinks_while_it_is_read_has_an_end() {
         None => limited(12, 10, asked),
     })
     .await;
-    let batches = all(api.source(limit_offset(true, None)), None).await;
-    assert_eq!(texts(&batches), ids(0..12));
+    let (status, part) = status();
+    let source = open(api.source(limit_offset(true, None)), None, part);
+    assert_eq!(texts(&source.collect::<Vec<_>>().await), ids(0..12));
+    let warning = &status.report().warnings["ingest"];
+    assert!(warning.contains("has become shorter"), "{warning}");
+}
+
+#[tokio::test]
+async fn a_last_page_that_is_shorter_than_it_was_counted_needs_no_word() {
+    let api = Api::start(|_, asked| match asked.parameter("$select") {
+        Some(_) => r#"[{"count": 35}]"#.into_response(),
+        None => limited(32, 10, asked),
+    })
+    .await;
+    let (status, part) = status();
+    let source = open(api.source(limit_offset(true, None)), None, part);
+    assert_eq!(texts(&source.collect::<Vec<_>>().await), ids(0..32));
+    assert_eq!(status.report(), Default::default());
 }
 
 #[tokio::test]
@@ -253,6 +269,30 @@ async fn pages_that_were_counted_and_are_refused_are_behind_the_end() {
         let warning = &report.warnings["ingest"];
         assert!(warning.contains("records are missing"), "{warning}");
     }
+}
+
+#[tokio::test]
+async fn an_empty_page_before_the_last_one_is_told_of() {
+    let api = Api::start(|_, asked| {
+        let page = asked.number("p");
+        let items = match page {
+            2 => Vec::new(),
+            _ => records(page * 10 - 10..page * 10),
+        };
+        json!({"items": items, "pages": 3})
+            .to_string()
+            .into_response()
+    })
+    .await;
+    let paging = json!({"parameter": "p", "totalPages": "/pages"});
+    let spec = json!({"records": "/items", "pagination": {"pageNumber": paging}});
+    let (status, part) = status();
+    let source = open(api.source(spec), None, part);
+    let batches: Vec<_> = source.collect().await;
+    // What comes after it comes all the same.
+    assert_eq!(texts(&batches), [ids(0..10), ids(20..30)].concat());
+    let warning = &status.report().warnings["ingest"];
+    assert!(warning.contains("records are missing"), "{warning}");
 }
 
 #[tokio::test]

@@ -50,7 +50,7 @@ impl Filling {
 
     /// Adds a page; the filling comes back unless it is over. A cache that fails stops nothing.
     pub async fn add(mut self, page: &Page) -> Option<Self> {
-        if page.cut_off {
+        if page.lacking {
             // Later passes would take it for the whole result, without a word.
             let _ = self.forget().await;
             return None;

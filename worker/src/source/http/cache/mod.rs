@@ -206,7 +206,7 @@ fn parse(element: Vec<u8>) -> Option<Page> {
     Some(Page {
         records,
         next: stored.next,
-        cut_off: false,
+        lacking: false,
     })
 }
 
@@ -243,7 +243,7 @@ mod tests {
             let page = Page {
                 records: records.into_iter().map(Bytes::from).collect(),
                 next,
-                cut_off: false,
+                lacking: false,
             };
             assert_eq!(parse(element(&page)), Some(page));
         }
