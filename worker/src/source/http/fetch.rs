@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// Between the attempts of a request that the server refuses.
-const REFUSED: Duration = Duration::from_secs(30);
+pub const REFUSED: Duration = Duration::from_secs(30);
 /// What the server refuses so often it doesn't have.
 const REFUSALS: u32 = 3;
 /// A `Retry-After` beyond this is a mistake.

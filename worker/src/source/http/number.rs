@@ -11,7 +11,7 @@ use crate::{
     source::http::{
         fetch::Answer,
         page,
-        paging::{Page, Pager, Pages, Place},
+        paging::{Before, Page, Pager, Pages, Place},
     },
 };
 
@@ -37,7 +37,6 @@ impl Numbers {
     /// The first answer says how many pages there are; the others are fetched side by side and
     /// given in order.
     fn totalled(self: Arc<Self>, total: Pointer, start: u64) -> Pages {
-        let concurrency = self.pager.concurrency();
         let first = self.clone();
         let first = async move {
             let parse = |answer: &Answer| {
@@ -55,13 +54,18 @@ impl Numbers {
         };
         let pages = move |(records, end): (Option<Vec<Bytes>>, u64)| {
             let first = self.numbered(start, end, records);
+            let mut before = Before::default();
+            // The second page is compared with the first one.
+            before.again(&first.records);
             let numbers = self.clone();
-            let others = stream::iter(start + 1..end)
-                .map(move |number| {
-                    let numbers = numbers.clone();
-                    async move { numbers.numbered(number, end, numbers.page(number).await) }
-                })
-                .buffered(concurrency);
+            let fetch = move |number: u64| {
+                let numbers = numbers.clone();
+                async move { numbers.numbered(number, end, numbers.page(number).await) }
+            };
+            let parameter = &self.paging.parameter;
+            let others = self
+                .pager
+                .side_by_side(start + 1..end, parameter, before, fetch);
             stream::once(async move { first }).chain(others)
         };
         first.into_stream().flat_map(pages).boxed()
@@ -83,24 +87,46 @@ impl Numbers {
         }
     }
 
-    /// One page after the other until one is empty, or shorter than the one before, or not there.
+    /// One page after the other until one is empty, or shorter than the one before, or the one before
+    /// again, or not there.
     fn in_turn(self: Arc<Self>, start: u64) -> Pages {
-        stream::unfold(Some((start, 0)), move |state| {
+        stream::unfold(Some((start, 0, Before::default())), move |state| {
             let numbers = self.clone();
             async move {
-                let (number, before) = state?;
+                let (number, given_before, mut before) = state?;
                 let records = numbers.page(number).await.unwrap_or_default();
+                if before.again(&records) {
+                    return Some((numbers.end_again(start, number), None));
+                }
                 let given = records.len();
-                let last = given == 0 || given < before;
+                let last = given == 0 || given < given_before;
                 let page = Page {
                     records,
                     next: (!last).then_some(Place::Page(number + 1)),
                     lacking: false,
                 };
-                Some((page, (!last).then_some((number + 1, given))))
+                Some((page, (!last).then_some((number + 1, given, before))))
             }
         })
         .boxed()
+    }
+
+    /// The end, where a page is the one before again: some servers give their last page for every
+    /// number behind it. One that has given nothing else may not know the parameter.
+    fn end_again(&self, start: u64, number: u64) -> Page {
+        let end = Page {
+            records: Vec::new(),
+            next: None,
+            lacking: false,
+        };
+        if number != start + 1 {
+            return end;
+        }
+        let parameter = &self.paging.parameter;
+        let message = format!(
+            "the page with `{parameter}={number}` is the one before again, so that the source took this for the end; records are missing unless that was the only page: does the API know `{parameter}`?"
+        );
+        self.pager.lacking(message, end)
     }
 
     /// The records of a page; none where the server doesn't have the page.

@@ -11,7 +11,7 @@ use crate::{
     source::http::{
         fetch::Answer,
         page,
-        paging::{Page, Pager, Pages, Place},
+        paging::{Before, Page, Pager, Pages, Place},
     },
 };
 
@@ -41,18 +41,19 @@ impl Offsets {
             let count = counting.count(&count).await;
             count.min(counting.paging.max_records.unwrap_or(u64::MAX))
         };
-        let concurrency = self.pager.concurrency();
         let pages = move |end: u64| {
             let size = self.paging.page_size.max(1);
             let all = self.clone();
             let next = move |offset: &u64| Some(offset.saturating_add(size)).filter(|at| *at < end);
             // There is always one page, though it may be empty: the pass has to have a last one.
             let starts = std::iter::successors(Some(start), next);
-            let page = move |offset: u64| {
+            let fetch = move |offset: u64| {
                 let all = all.clone();
                 async move { all.page(offset, end).await }
             };
-            stream::iter(starts).map(page).buffered(concurrency)
+            let parameter = &self.paging.offset_parameter;
+            self.pager
+                .side_by_side(starts, parameter, Before::default(), fetch)
         };
         end.into_stream().flat_map(pages).boxed()
     }
@@ -95,24 +96,24 @@ impl Offsets {
     /// One page after the other until one is empty, or shorter than the one before, or not there: a
     /// server's own limit may be lower than ours.
     fn in_turn(self: Arc<Self>, start: u64) -> Pages {
-        stream::unfold(Some((start, 0)), move |state| {
+        stream::unfold(Some((start, 0, Before::default())), move |state| {
             let offsets = self.clone();
             async move {
-                let (offset, before) = state?;
-                let limit = offsets.limit(offset);
-                let records = match limit {
-                    0 => Vec::new(),
-                    _ => offsets.part(offset, limit, 0).await.unwrap_or_default().0,
-                };
+                let (offset, given_before, mut before) = state?;
+                let mut records = offsets.some(offset).await;
+                let (pager, parameter) = (&offsets.pager, &offsets.paging.offset_parameter);
+                while !pager.takes(&mut before, parameter, offset, &records).await {
+                    records = offsets.some(offset).await;
+                }
                 let given = records.len() as u64;
                 let next = offset + given;
-                let last = given == 0 || given < before || offsets.limit(next) == 0;
+                let last = given == 0 || given < given_before || offsets.limit(next) == 0;
                 let page = Page {
                     records,
                     next: (!last).then_some(Place::Offset(next)),
                     lacking: false,
                 };
-                Some((page, (!last).then_some((next, given))))
+                Some((page, (!last).then_some((next, given, before))))
             }
         })
         .boxed()
@@ -123,6 +124,14 @@ impl Offsets {
         let max = self.paging.max_records.unwrap_or(u64::MAX);
         let left = max.saturating_sub(offset);
         self.paging.page_size.max(1).min(left)
+    }
+
+    /// A page of a result whose end isn't known; empty where there is nothing left.
+    async fn some(&self, offset: u64) -> Vec<Bytes> {
+        match self.limit(offset) {
+            0 => Vec::new(),
+            limit => self.part(offset, limit, 0).await.unwrap_or_default().0,
+        }
     }
 
     /// So many records at most, and the length of the answer that holds them, beside those of the

@@ -1,9 +1,16 @@
 //! The pages of a result, and the places where they begin.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
 
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt, stream::BoxStream};
+use futures::{
+    FutureExt, StreamExt,
+    stream::{self, BoxStream},
+};
 use millstream_api::source::HttpSource;
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -12,13 +19,14 @@ use crate::{
     pointer::Pointer,
     source::http::{
         cursor,
-        fetch::{Answer, Fetch},
+        fetch::{Answer, Fetch, REFUSED},
         number, offset, page,
     },
     status::{Concern, StatusPart},
 };
 
 const LACKING: &str = "lacking";
+const AGAIN: &str = "page again";
 
 /// Where a page begins. What a pagination doesn't know is its beginning.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -82,6 +90,63 @@ impl Pager {
         }
     }
 
+    /// Pages that are fetched side by side, and given in their order. The parameter tells one from
+    /// the other.
+    pub fn side_by_side<F>(
+        self: &Arc<Self>,
+        numbers: impl Iterator<Item = u64> + Send + 'static,
+        parameter: &str,
+        before: Before,
+        fetch: impl Fn(u64) -> F + Clone + Send + Sync + 'static,
+    ) -> Pages
+    where
+        F: Future<Output = Page> + Send + 'static,
+    {
+        let (pager, parameter, again) = (self.clone(), parameter.to_owned(), fetch.clone());
+        let fetched = stream::iter(numbers)
+            .map(move |number| {
+                let page = fetch(number);
+                async move { (number, page.await) }
+            })
+            .buffered(self.spec.concurrency.max(1) as usize)
+            .boxed();
+        stream::unfold((fetched, before), move |(mut fetched, mut before)| {
+            let (pager, parameter, again) = (pager.clone(), parameter.clone(), again.clone());
+            async move {
+                let (number, mut page) = fetched.next().await?;
+                while !pager
+                    .takes(&mut before, &parameter, number, &page.records)
+                    .await
+                {
+                    page = again(number).await;
+                }
+                Some((page, (fetched, before)))
+            }
+        })
+        .boxed()
+    }
+
+    /// Whether a page may be given. The one before again isn't, for it is a sign that the server
+    /// doesn't know the parameter; the status says so, and after a while it is to be asked for anew.
+    pub async fn takes(
+        &self,
+        before: &mut Before,
+        parameter: &str,
+        number: u64,
+        records: &[Bytes],
+    ) -> bool {
+        if !before.again(records) {
+            self.status.clear(AGAIN);
+            return true;
+        }
+        let message = format!(
+            "the page with `{parameter}={number}` is the one before again; does the API know `{parameter}`?"
+        );
+        self.status.fail(AGAIN, message);
+        tokio::time::sleep(REFUSED).await;
+        false
+    }
+
     /// What a page holds. The first one is waited for; any other may be one that the server doesn't
     /// have.
     pub async fn get<T>(
@@ -137,9 +202,47 @@ impl Pager {
     pub fn records_of(&self, answer: &Answer) -> Result<Vec<Bytes>, String> {
         page::records(answer.body.clone(), &self.records)
     }
+}
 
-    /// Pages that may be fetched side by side.
-    pub fn concurrency(&self) -> usize {
-        self.spec.concurrency.max(1) as usize
+/// The page that came before, as far as it takes to know it again.
+#[derive(Default)]
+pub struct Before(Option<u64>);
+
+impl Before {
+    /// Whether these are the records of the page before again, byte for byte; they are what comes
+    /// before the next ones.
+    pub fn again(&mut self, records: &[Bytes]) -> bool {
+        let mut hasher = DefaultHasher::new();
+        records.hash(&mut hasher);
+        let now = (!records.is_empty()).then(|| hasher.finish());
+        std::mem::replace(&mut self.0, now) == now && now.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_known_again() {
+        let mut before = Before::default();
+        for (page, again) in [
+            ("", false),
+            ("a b", false),
+            ("a b", true),
+            ("a b", true),
+            ("ab", false),
+            ("a b", false),
+            ("a", false),
+            ("", false),
+            ("", false),
+            ("a", false),
+        ] {
+            let records = page
+                .split_whitespace()
+                .map(|record| Bytes::from_static(record.as_bytes()));
+            let records: Vec<_> = records.collect();
+            assert_eq!(before.again(&records), again, "{page}");
+        }
     }
 }

@@ -296,6 +296,69 @@ async fn an_empty_page_before_the_last_one_is_told_of() {
 }
 
 #[tokio::test]
+async fn a_page_that_is_the_one_before_again_is_not_taken() {
+    let count = json!({"query": {"select": "count"}, "pointer": "/count"});
+    for (paging, says) in [
+        (json!({"limitOffset": {"pageSize": 10}}), "`offset=10`"),
+        (
+            json!({"limitOffset": {"pageSize": 10, "count": count}}),
+            "`offset=10`",
+        ),
+        (json!({"pageNumber": {"totalPages": "/pages"}}), "`page=2`"),
+    ] {
+        // It knows none of the parameters.
+        let api = Api::start(|_, _| {
+            json!({"items": records(0..10), "count": 30, "pages": 3})
+                .to_string()
+                .into_response()
+        })
+        .await;
+        let (status, part) = status();
+        let spec = json!({"records": "/items", "pagination": paging});
+        let mut source = open(api.source(spec), None, part);
+        assert_eq!(texts(&[source.next().await.unwrap()]), ids(0..10));
+        let told = async {
+            while status.report().errors.is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            _ = source.next() => panic!("it is taken: {paging}"),
+            () = told => {}
+        }
+        let error = &status.report().errors["ingest"];
+        assert!(error.contains(says), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_numbered_page_that_is_the_one_before_again_is_the_end() {
+    // For a number behind the last page there is the last page.
+    for (total, requests, warns) in [(20, 3, false), (10, 2, true)] {
+        let api = Api::start(move |_, asked| {
+            let page = asked.number("p").min(total / 10);
+            json!({"items": records(page * 10 - 10..page * 10)})
+                .to_string()
+                .into_response()
+        })
+        .await;
+        let paging = json!({"parameter": "p"});
+        let spec = json!({"records": "/items", "pagination": {"pageNumber": paging}});
+        let (status, part) = status();
+        let source = open(api.source(spec), None, part);
+        let batches: Vec<_> = source.collect().await;
+        assert_eq!(texts(&batches), ids(0..total));
+        assert_eq!(batches.last().unwrap().position, json!({"at": "end"}));
+        assert_eq!(api.requests(), requests);
+        let report = status.report();
+        assert!(report.errors.is_empty(), "{report:?}");
+        let warning = report.warnings.get("ingest");
+        let told = warning.is_some_and(|warning| warning.contains("does the API know `p`?"));
+        assert_eq!(told, warns, "{warning:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_first_page_that_is_refused_is_waited_for() {
     for paging in [
         json!({"pageNumber": {}}),
