@@ -83,7 +83,8 @@ impl DatabaseSource {
 pub struct Incremental {
     /// A column that grows with every insert, or with every update too, such as `updated_at` or a
     /// serial number. A row is read when its value, and then its key, is behind the last one that
-    /// was read. A row in which it is null isn't read; `status.source.warning` says so.
+    /// was read. A row in which it is null, infinity or NaN isn't read; `status.source.warning` says
+    /// so.
     #[schemars(length(min = 1, max = 63))]
     pub column: String,
     /// Where the first reading begins, as the database writes the value; at the smallest where

@@ -262,6 +262,40 @@ async fn rows_that_are_never_read_are_told() {
 }
 
 #[tokio::test]
+async fn rows_are_read_beside_one_that_nothing_is_behind() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let settings = json!({"table": "items", "incremental": {"column": "at", "settle": "10ms"}});
+    for (data_type, one, two, last) in [
+        ("real", "1", "2", "NaN"),
+        ("double precision", "1", "2", "infinity"),
+        ("numeric", "1", "2", "NaN"),
+        ("numeric", "1", "2", "infinity"),
+        ("date", "2024-01-01", "2024-01-02", "infinity"),
+        ("timestamp", "2024-01-01", "2024-01-02", "infinity"),
+        ("timestamptz", "2024-01-01", "2024-01-02", "infinity"),
+    ] {
+        server
+            .execute(&format!(
+                "DROP TABLE IF EXISTS items; CREATE TABLE items (id bigint PRIMARY KEY, at {data_type});
+                INSERT INTO items VALUES (1, '-infinity'), (2, '{one}'), (3, '{last}');"
+            ))
+            .await;
+        let (shown, part) = status();
+        let records = server.open_with(settings.clone(), None, &part);
+        let batches: Vec<_> = records.collect().await;
+        assert_eq!(ids(&batches[0].records), [1, 2], "{data_type} {last}");
+        let warning = &shown.report().warnings["ingest"];
+        assert!(warning.contains("infinity or NaN"), "{warning}");
+        let more = format!("INSERT INTO items VALUES (4, '{two}')");
+        server.execute(&more).await;
+        let records = server.open(settings.clone(), Some(&batches[0].position));
+        assert_eq!(all_ids(records).await, [4], "{data_type} {last}");
+    }
+}
+
+#[tokio::test]
 async fn a_transaction_that_commits_late_is_waited_for() {
     let Some(server) = Server::start().await else {
         return;

@@ -277,18 +277,19 @@ async fn tell_of_unread(
     if said.is_empty() {
         return Ok(());
     }
+    let said = format!("{said} is {}", relation.unreadable());
     match client.query_one(&relation.unread(), &[]).await {
         Ok(row) if row.try_get(0)? => status.warn(
             UNREAD,
             format!(
-                "there are rows whose {said} is null: they aren't read (looked at when the source connects)"
+                "there are rows whose {said}: they aren't read (looked at when the source connects)"
             ),
         ),
         Ok(_) => status.clear(UNREAD),
         Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => status.warn(
             UNREAD,
             format!(
-                "rows whose {said} is null aren't read; whether there are some takes longer to find out than `timeout` ({}): without them in the column (NOT NULL), all is well",
+                "rows whose {said} aren't read; whether there are some takes longer to find out than `timeout` ({}): without them in the column (as with NOT NULL), all is well",
                 spec.timeout
             ),
         ),

@@ -12,6 +12,8 @@ pub struct Relation {
     /// The columns that order the rows, with their types: the incremental one, then the key.
     order: Vec<(String, String)>,
     incremental: bool,
+    /// What values of the incremental column are below, where its type has infinity or NaN.
+    bound: Option<String>,
 }
 
 /// What goes behind FROM.
@@ -41,6 +43,18 @@ fn column(name: &str) -> String {
     format!("t.{}", quoted(name))
 }
 
+/// What all ordinary values of a type are below, where it has others as well.
+fn bound_of(data_type: &Type) -> Option<&'static str> {
+    match *data_type {
+        Type::FLOAT4 | Type::FLOAT8 | Type::DATE | Type::TIMESTAMP | Type::TIMESTAMPTZ => {
+            Some("infinity")
+        }
+        // It has NaN alone before version 14.
+        Type::NUMERIC => Some("1e131000"),
+        _ => None,
+    }
+}
+
 impl Relation {
     /// The relation with its columns as the database describes them, and its key.
     pub fn new(
@@ -49,6 +63,7 @@ impl Relation {
         key: &[String],
     ) -> anyhow::Result<Self> {
         let mut order: Vec<(String, String)> = Vec::new();
+        let mut bound = None;
         let incremental = spec.incremental.as_ref().map(|of| &of.column);
         for name in incremental.into_iter().chain(key) {
             let mut found = columns.iter().filter(|(known, _)| known == name);
@@ -59,13 +74,16 @@ impl Relation {
                     known.join(", ")
                 );
             };
-            let data_type = format!(
+            let quoted_type = format!(
                 "{}.{}",
                 quoted(data_type.schema()),
                 quoted(data_type.name())
             );
+            if Some(name) == incremental {
+                bound = bound_of(data_type).map(|bound| format!("'{bound}'::{quoted_type}"));
+            }
             if !order.iter().any(|(known, _)| known == name) {
-                order.push((name.clone(), data_type));
+                order.push((name.clone(), quoted_type));
             }
         }
         for (index, (name, _)) in columns.iter().enumerate() {
@@ -77,6 +95,7 @@ impl Relation {
             columns,
             order,
             incremental: incremental.is_some(),
+            bound,
         })
     }
 
@@ -86,19 +105,40 @@ impl Relation {
         let name = column(name);
         // Not max(), which isn't there for every type that has an order.
         format!(
-            "SELECT ARRAY[{name}::text] FROM {} AS t WHERE {name} IS NOT NULL ORDER BY {name} DESC LIMIT 1",
-            self.from
+            "SELECT ARRAY[{name}::text] FROM {} AS t WHERE {} ORDER BY {name} DESC LIMIT 1",
+            self.from,
+            self.readable().join(" AND "),
         )
+    }
+
+    /// What holds of the rows that are read. One with infinity or NaN in the incremental column would
+    /// be the last for ever: nothing is behind it.
+    fn readable(&self) -> Vec<String> {
+        let order = self.order.iter();
+        let mut conditions: Vec<_> = order
+            .map(|(name, _)| format!("{} IS NOT NULL", column(name)))
+            .collect();
+        if let Some(bound) = &self.bound {
+            conditions.push(format!("{} < {bound}", column(&self.order[0].0)));
+        }
+        conditions
+    }
+
+    /// What a column of a row that is never read is, in words.
+    pub fn unreadable(&self) -> &'static str {
+        match self.bound {
+            Some(_) => "null, infinity or NaN",
+            None => "null",
+        }
     }
 
     /// Whether there are rows that are never read.
     pub fn unread(&self) -> String {
-        let nulls = self.order.iter();
-        let nulls = nulls.map(|(name, _)| format!("{} IS NULL", column(name)));
-        let nulls = nulls.collect::<Vec<_>>().join(" OR ");
+        // PostgreSQL takes it apart, so that indexes serve.
         format!(
-            "SELECT EXISTS (SELECT 1 FROM {} AS t WHERE {nulls})",
-            self.from
+            "SELECT EXISTS (SELECT 1 FROM {} AS t WHERE NOT ({}))",
+            self.from,
+            self.readable().join(" AND "),
         )
     }
 
@@ -117,10 +157,7 @@ impl Relation {
         let fields = fields.collect::<Vec<_>>().join(", ");
         let order: Vec<_> = self.order.iter().map(|(name, _)| column(name)).collect();
         let texts: Vec<_> = order.iter().map(|name| format!("{name}::text")).collect();
-        let mut conditions: Vec<_> = order
-            .iter()
-            .map(|name| format!("{name} IS NOT NULL"))
-            .collect();
+        let mut conditions = self.readable();
         let value = |parameter: u8, index: usize| {
             let data_type = &self.order[index - 1].1;
             format!("(${parameter}::text[])[{index}]::{data_type}")
