@@ -165,7 +165,7 @@ impl Files {
     async fn list(&self) -> Vec<String> {
         let mut delays = Delays::default();
         loop {
-            let error = match self.origin.list().await {
+            let error = match self.origin.list(false).await {
                 Ok(names) if !names.is_empty() => {
                     self.status.clear(LIST);
                     return names;

@@ -76,10 +76,12 @@ impl Origin {
         }
     }
 
-    /// Names of the files, in order. They are kept in positions.
-    pub async fn list(&self) -> anyhow::Result<Vec<String>> {
+    /// Names of the files, in order. They are kept in positions. Those of a folder that are empty, and
+    /// may be about to be written, are left out or `with_empty`; objects of a bucket are there as a
+    /// whole, so that an empty one stands for a folder.
+    pub async fn list(&self, with_empty: bool) -> anyhow::Result<Vec<String>> {
         let mut names = match self {
-            Origin::Path(path) => list_path(path).await?,
+            Origin::Path(path) => list_path(path, with_empty).await?,
             Origin::Url(_, url) => {
                 let path = url.split(['?', '#']).next().unwrap_or_default();
                 vec![last(path).to_owned()]
@@ -145,7 +147,7 @@ fn last(path: &str) -> &str {
     }
 }
 
-async fn list_path(path: &Path) -> anyhow::Result<Vec<String>> {
+async fn list_path(path: &Path, with_empty: bool) -> anyhow::Result<Vec<String>> {
     let unreadable = || format!("can't read {}", path.display());
     let metadata = tokio::fs::metadata(path).await.with_context(unreadable)?;
     if !metadata.is_dir() {
@@ -158,12 +160,13 @@ async fn list_path(path: &Path) -> anyhow::Result<Vec<String>> {
         let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else {
             continue;
         };
-        // The files of a mounted ConfigMap are links. One without a byte has no records in any format:
-        // `_SUCCESS` of Spark, which isn't Parquet.
-        if tokio::fs::metadata(entry.path())
-            .await
-            .is_ok_and(|file| file.is_file() && file.len() > 0)
-        {
+        // The files of a mounted ConfigMap are links.
+        let Ok(file) = tokio::fs::metadata(entry.path()).await else {
+            continue;
+        };
+        // Without a byte there are no records in any format: `_SUCCESS` of Spark isn't Parquet.
+        let listed = file.len() > 0 || (with_empty && !name.starts_with('_'));
+        if file.is_file() && listed {
             names.push(name.to_owned());
         }
     }

@@ -214,6 +214,27 @@ fn files_without_damage_are_read() {
 }
 
 #[tokio::test]
+async fn files_are_the_whole_when_none_is_empty() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let spec = serde_json::json!({"path": folder.path(), "format": "ndjson"});
+    let spec: FileSource = serde_json::from_value(spec).unwrap();
+    let secrets = crate::config::Credentials::new(PathBuf::new());
+    let read = async || {
+        let schema = RecordSchema::parse("a INT").unwrap();
+        let given = read_whole(&spec, schema, &secrets, Given::default()).await;
+        given.map(|given| given.records.len())
+    };
+    write("_SUCCESS", "");
+    write("de.json", "{\"a\": 1}\n");
+    write("fr.json", "{\"a\": 2}\n");
+    assert_eq!(read().await.unwrap(), 2);
+    write("fr.json", "");
+    let error = read().await.unwrap_err().to_string();
+    assert!(error.contains("fr.json is empty"), "{error}");
+}
+
+#[tokio::test]
 async fn an_object_of_another_version_is_given_from_its_beginning() {
     let Ok(endpoint) = std::env::var("MILLSTREAM_S3") else {
         eprintln!("skipped: MILLSTREAM_S3 names no object store");

@@ -13,7 +13,7 @@ use super::{
 use crate::{config::Credentials, pointer::Pointer};
 
 /// Gives all records of the files, in the order of their names. Tries nothing again: what was given
-/// before an error isn't the whole.
+/// before an error isn't the whole, and neither is what is there while a file is written anew.
 pub async fn read_whole<T: Take + Send + 'static>(
     spec: &FileSource,
     schema: RecordSchema,
@@ -33,7 +33,7 @@ pub async fn read_whole<T: Take + Send + 'static>(
             scratch: scratch.clone(),
         },
     });
-    let names = origin.list().await?;
+    let names = origin.list(true).await?;
     ensure!(!names.is_empty(), "there are no files");
     for name in names {
         let local = match origin.local(&name) {
@@ -51,6 +51,12 @@ pub async fn read_whole<T: Take + Send + 'static>(
                 }
             }
         };
+        let file = tokio::fs::metadata(&local.path).await;
+        let is_empty = file.is_ok_and(|file| file.len() == 0);
+        ensure!(
+            !is_empty,
+            "{name} is empty: it may be about to be written anew"
+        );
         let reading = reading.clone();
         let (taken, read) = blocking(move || {
             let read = reading.path(&name, &local.path, &mut take);
