@@ -6,7 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use millstream_api::serve::{Endpoint, Format, Shape};
-use serde_json::{Map, Value};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::{html, plot, problem::Problem, value::Table};
@@ -122,22 +122,25 @@ impl Answer<'_> {
     }
 
     fn json(&self) -> Result<String, Problem> {
-        let rows = self.table.objects();
         let body = match self.endpoint.shape {
-            Shape::Array => Value::Array(rows),
-            Shape::Object => {
-                let mut object = Map::new();
-                object.insert("count".into(), rows.len().into());
-                object.insert("items".into(), rows.into());
-                if let Some(next) = &self.next {
-                    object.insert("next".into(), next.token.clone().into());
-                }
-                Value::Object(object)
-            }
+            Shape::Array => serde_json::to_string(self.table),
+            Shape::Object => serde_json::to_string(&Items {
+                count: self.table.rows.len(),
+                items: self.table,
+                next: self.next.as_ref().map(|next| next.token.as_str()),
+            }),
         };
-        serde_json::to_string(&body)
-            .map_err(|error| Problem::internal("the rows can't be written as JSON", error))
+        body.map_err(|error| Problem::internal("the rows can't be written as JSON", error))
     }
+}
+
+/// An answer that is an object.
+#[derive(Serialize)]
+struct Items<'a> {
+    count: usize,
+    items: &'a Table,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<&'a str>,
 }
 
 /// Whether `If-None-Match` names this answer.

@@ -11,7 +11,8 @@ use datafusion::arrow::{
     util::display::{ArrayFormatter, FormatOptions},
 };
 use scylla::value::Row;
-use serde_json::{Map, Value, json};
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
 
 use crate::cassandra::value::{hex, json_of, short};
 
@@ -50,14 +51,21 @@ impl Table {
         }
         Ok(Table { columns, rows })
     }
+}
 
-    /// The rows as JSON objects.
-    pub fn objects(&self) -> Vec<Value> {
-        let object = |row: &Vec<Value>| {
-            let members = self.columns.iter().cloned().zip(row.iter().cloned());
-            Value::Object(members.collect::<Map<_, _>>())
-        };
-        self.rows.iter().map(object).collect()
+/// The rows as JSON objects.
+impl Serialize for Table {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let rows = self.rows.iter();
+        serializer.collect_seq(rows.map(|row| Object(&self.columns, row)))
+    }
+}
+
+struct Object<'a>(&'a [String], &'a [Value]);
+
+impl Serialize for Object<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().zip(self.1))
     }
 }
 
