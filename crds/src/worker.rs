@@ -121,7 +121,7 @@ pub enum WorkerConfig {
 }
 
 impl WorkerConfig {
-    /// With a limit of memory, in bytes, of two with the smaller; the REST service has no use for it.
+    /// With a limit of memory, in bytes, of two with the smaller; the REST service asks its container itself.
     pub fn limited(mut self, bytes: Option<u64>) -> Self {
         let smaller = |limit: Option<u64>| limit.into_iter().chain(bytes).min();
         match &mut self {

@@ -29,6 +29,8 @@ const USABLE: usize = 85;
 const PROCESS: usize = 64 * MIB;
 /// Of an ingest stage, whatever its source does.
 const INGEST: usize = 48 * MIB;
+/// Of a REST service, whatever it is asked.
+const SERVE: usize = 64 * MIB;
 /// Of each sink, whatever it does: its clients and plans.
 const SINK: usize = 2 * MIB;
 
@@ -176,6 +178,15 @@ pub fn of_answers(limit: Option<u64>) -> (usize, Option<String>) {
     (room.clamp(LEAST, ANSWERS), warning)
 }
 
+/// Bytes that the rows of all requests to a REST service may take, beside what its queries take.
+/// Without a limit they are those of a pod of usual size.
+pub fn of_rows(limit: Option<u64>, queries: usize) -> usize {
+    const USUAL: usize = 512 * MIB;
+    const LEAST: usize = 16 * MIB;
+    let room = usable(limit.map_or(USUAL, bytes)).saturating_sub(SERVE + queries);
+    room.max(LEAST)
+}
+
 fn bytes(limit: u64) -> usize {
     usize::try_from(limit).unwrap_or(usize::MAX)
 }
@@ -264,6 +275,15 @@ mod tests {
         assert_eq!(answers, 8 * MIB);
         assert!(warning.unwrap().contains("for an HTTP source"));
         assert_eq!(of_answers(Some(128 << 20)).1, None);
+    }
+
+    #[test]
+    fn the_rows_of_a_service_have_what_its_queries_leave() {
+        let of = |limit| of_rows(limit, 128 * MIB) / MIB;
+        assert_eq!(of(Some(LIMIT)), 243);
+        assert_eq!(of(None), 243);
+        assert_eq!(of(Some(2 * LIMIT)), 678);
+        assert_eq!(of(Some(64 << 20)), 16);
     }
 
     #[test]

@@ -23,7 +23,12 @@ use futures::StreamExt;
 use millstream_plan::serve::{NOW, Value};
 use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
 
-use super::{problem::Problem, value::Table};
+use super::{
+    problem::Problem,
+    room::{Room, Share},
+    value::Table,
+};
+use crate::budget;
 
 /// Bytes of rows that one request may take.
 pub const MAX_BYTES: usize = 32 * 1024 * 1024;
@@ -36,14 +41,23 @@ const QUERIES: usize = 2;
 pub struct Engine {
     context: SessionContext,
     permits: Arc<Semaphore>,
+    room: Room,
+}
+
+/// A query's turn: what it runs in, and what its rows take of the memory for them.
+pub struct Turn {
+    context: SessionContext,
+    share: Share,
 }
 
 impl Engine {
     pub fn new() -> anyhow::Result<Self> {
-        Self::within(MAX_QUERY_BYTES)
+        let rows = budget::of_rows(budget::limit_of_container(), MAX_QUERY_BYTES);
+        Self::within(MAX_QUERY_BYTES, rows)
     }
 
-    fn within(bytes: usize) -> anyhow::Result<Self> {
+    /// With so many bytes for queries, and for the rows of all requests.
+    fn within(bytes: usize, rows: usize) -> anyhow::Result<Self> {
         let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled);
         let runtime = RuntimeEnvBuilder::new()
             .with_memory_pool(Arc::new(GreedyMemoryPool::new(bytes)))
@@ -54,6 +68,7 @@ impl Engine {
         Ok(Engine {
             context: SessionContext::new_with_config_rt(config, runtime),
             permits: Arc::new(Semaphore::new(QUERIES)),
+            room: Room::new(rows),
         })
     }
 
@@ -62,22 +77,34 @@ impl Engine {
         &self.context
     }
 
+    /// What a request's rows take of the memory for them: nothing yet.
+    pub fn share(&self) -> Share {
+        self.room.share()
+    }
+
+    fn turn(&self) -> Turn {
+        Turn {
+            context: self.context.clone(),
+            share: self.share(),
+        }
+    }
+
     /// Runs a query when it is its turn; what it is called stands in the answer where it fails.
     pub async fn run<F>(
         &self,
         what: &'static str,
         patience: Duration,
-        query: impl FnOnce(SessionContext) -> F + Send + 'static,
+        query: impl FnOnce(Turn) -> F + Send + 'static,
     ) -> Result<Table, Problem>
     where
         F: Future<Output = Result<Table, Problem>>,
     {
         let permit = self.permits.clone().acquire_owned().await;
-        let context = self.context.clone();
+        let turn = self.turn();
         // On a thread of its own: the requests beside it must not wait for the processor.
         let run = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            let run = query(context);
+            let run = query(turn);
             Handle::current().block_on(async { timeout(patience, run).await })
         });
         match run.await {
@@ -118,7 +145,7 @@ pub fn is_given(values: &[(String, Value)]) -> bool {
 /// The rows of a plan: so many at most, or all of them, which may be `max_rows`. Whether parameters
 /// are `given` says whose an error with values is.
 pub async fn rows(
-    context: &SessionContext,
+    turn: Turn,
     what: &str,
     plan: LogicalPlan,
     columns: &SchemaRef,
@@ -126,26 +153,31 @@ pub async fn rows(
     max_rows: usize,
     given: bool,
 ) -> Result<Table, Failure> {
+    let Turn { context, mut share } = turn;
     let failed = |error: DataFusionError| failure(what, given, error);
     let most = limit.unwrap_or(max_rows + 1);
     let plan = LogicalPlanBuilder::from(plan).limit(0, Some(most));
     let plan = plan.and_then(LogicalPlanBuilder::build).map_err(failed)?;
     let frame = context.execute_logical_plan(plan).await.map_err(failed)?;
     let mut stream = frame.execute_stream().await.map_err(failed)?;
+    let mut fields = columns.fields().iter();
+    let nested = fields.any(|field| field.data_type().is_nested());
     let (mut batches, mut count, mut bytes) = (Vec::new(), 0, 0);
     while let Some(batch) = stream.next().await {
         let batch = batch.map_err(failed)?;
-        count += batch.num_rows();
-        bytes += size(&batch);
+        let (rows, size) = (batch.num_rows(), size(&batch));
+        count += rows;
+        bytes += size;
         if count > max_rows {
             return Err(too_many(&format!("{what} gives"), max_rows).into());
         }
         if bytes > MAX_BYTES {
             return Err(too_large().into());
         }
+        share.take(rows * batch.num_columns(), size, nested)?;
         batches.push(batch);
     }
-    Table::of_batches(columns, &batches)
+    Table::of_batches(columns, &batches, share)
         .map_err(|error| Problem::internal(&format!("{what} failed"), error).into())
 }
 
@@ -230,7 +262,7 @@ mod tests {
         let context = engine.context();
         let plan = context.state().create_logical_plan(sql).await.unwrap();
         let columns = Arc::new(plan.schema().as_arrow().clone());
-        let rows = rows(context, "the query", plan, &columns, None, 10, given).await;
+        let rows = rows(engine.turn(), "the query", plan, &columns, None, 10, given).await;
         let Err(failure) = rows else {
             panic!("{sql} gives rows");
         };
@@ -240,19 +272,28 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_is_as_large_as_its_rows_are() {
-        let engine = Engine::new().unwrap();
+        let engine = Engine::within(MAX_QUERY_BYTES, 64 << 20).unwrap();
         let context = engine.context();
         // Four million bytes in 13 batches, all of them slices of one.
         let sql = "SELECT repeat('x', 32) || value AS t FROM generate_series(1, 100000) ORDER BY t LIMIT 100000";
         let plan = context.state().create_logical_plan(sql).await.unwrap();
         let columns = Arc::new(plan.schema().as_arrow().clone());
-        let rows = rows(context, "the query", plan, &columns, None, 100_000, true).await;
+        let rows = rows(
+            engine.turn(),
+            "the query",
+            plan,
+            &columns,
+            None,
+            100_000,
+            true,
+        )
+        .await;
         assert!(rows.is_ok_and(|table| table.rows.len() == 100_000));
     }
 
     #[tokio::test]
     async fn an_error_has_a_status_that_says_whose_it_is() {
-        let engine = Engine::within(10_000).unwrap();
+        let engine = Engine::within(10_000, 1 << 20).unwrap();
         for sql in [
             "SELECT 1 / (value - 1) AS n FROM generate_series(1, 2)",
             "SELECT CAST(concat('x', value) AS INT) AS n FROM generate_series(1, 2)",

@@ -13,6 +13,7 @@ mod parameter;
 mod plot;
 mod problem;
 mod query;
+mod room;
 mod service;
 mod sql;
 mod value;

@@ -7,7 +7,6 @@ use axum::http::StatusCode;
 use datafusion::{
     arrow::datatypes::{DataType, SchemaRef},
     catalog::{MemTable, TableProvider},
-    prelude::SessionContext,
 };
 use millstream_api::serve::Endpoint;
 use millstream_plan::serve::{
@@ -15,6 +14,7 @@ use millstream_plan::serve::{
 };
 use scylla::{
     client::session::Session,
+    cluster::metadata::ColumnType,
     errors::{DbError, ExecutionError, RequestAttemptError},
     response::PagingState,
     statement::{Consistency, prepared::PreparedStatement},
@@ -22,9 +22,10 @@ use scylla::{
 };
 
 use super::{
-    engine::{self, Engine, MAX_BYTES, too_large, too_many},
+    engine::{self, Engine, MAX_BYTES, Turn, too_large, too_many},
     parameter::to_cql,
     problem::Problem,
+    room::Share,
     value::Table,
 };
 use crate::cassandra::value;
@@ -107,6 +108,7 @@ impl Query {
     async fn fetch(
         &self,
         session: &Session,
+        mut share: Share,
         values: &[Option<CqlValue>],
         mut from: PagingState,
         limit: usize,
@@ -125,12 +127,17 @@ impl Query {
             let result = result
                 .into_rows_result()
                 .map_err(|error| unreadable(&error))?;
-            bytes += result.rows_bytes_size();
+            let size = result.rows_bytes_size();
+            bytes += size;
             if bytes > MAX_BYTES {
                 return Err(too_large());
             }
             // Not those of the preparation: what `*` is changes with the table.
-            let names = result.column_specs().iter();
+            let specs = result.column_specs();
+            let is_nested = |of: &ColumnType| !matches!(of, ColumnType::Native(_));
+            let nested = specs.iter().any(|column| is_nested(column.typ()));
+            share.take(result.rows_num() * specs.len(), size, nested)?;
+            let names = specs.iter();
             columns = names.map(|column| column.name().to_owned()).collect();
             for row in result.rows::<Row>().map_err(|error| unreadable(&error))? {
                 rows.push(row.map_err(|error| unreadable(&error))?);
@@ -143,6 +150,7 @@ impl Query {
                         columns,
                         rows,
                         next,
+                        share,
                     });
                 }
             }
@@ -152,6 +160,7 @@ impl Query {
             columns,
             rows,
             next,
+            share,
         })
     }
 
@@ -159,13 +168,15 @@ impl Query {
     pub async fn page(
         &self,
         session: &Session,
+        share: Share,
         values: &[(String, Value)],
         from: PagingState,
         limit: usize,
     ) -> Result<(Table, Option<PagingState>), Problem> {
         let bound = self.bind(values)?;
-        let fetched = self.fetch(session, &bound, from, limit).await?;
-        Ok((Table::of_rows(fetched.columns, fetched.rows), fetched.next))
+        let fetched = self.fetch(session, share, &bound, from, limit).await?;
+        let table = Table::of_rows(fetched.columns, fetched.rows, fetched.share);
+        Ok((table, fetched.next))
     }
 
     /// All rows, transformed.
@@ -179,20 +190,20 @@ impl Query {
     ) -> Result<Table, Problem> {
         let bound = self.bind(&values)?;
         let from = PagingState::start();
-        let fetched = self.fetch(session, &bound, from, max_rows + 1).await?;
+        let fetched = self.fetch(session, engine.share(), &bound, from, max_rows + 1);
+        let fetched = fetched.await?;
         if fetched.rows.len() > max_rows {
             return Err(too_many("the query gives", max_rows));
         }
         let query = self.clone();
-        let run = move |context: SessionContext| async move {
-            query.transform(&context, fetched, values, max_rows).await
-        };
+        let run =
+            move |turn: Turn| async move { query.transform(turn, fetched, values, max_rows).await };
         engine.run(TRANSFORM, patience, run).await
     }
 
     async fn transform(
         &self,
-        context: &SessionContext,
+        turn: Turn,
         fetched: Fetched,
         values: Vec<(String, Value)>,
         max_rows: usize,
@@ -203,6 +214,8 @@ impl Query {
         let transform = transform.ok_or_else(|| failed(&"there is none"))?;
         let rows = value::batch(&self.rows, &fetched.columns, fetched.rows)
             .map_err(|error| failed(&error))?;
+        // In columns they take little.
+        drop(fetched.share);
         let rows = MemTable::try_new(rows.schema(), vec![vec![rows]]);
         let rows: Arc<dyn TableProvider> = Arc::new(rows.map_err(|error| failed(&error))?);
         let given = engine::is_given(&values);
@@ -210,7 +223,7 @@ impl Query {
             .bind(&[(ROWS, rows)], values)
             .map_err(|error| failed(&error))?;
         let columns = transform.columns();
-        let rows = engine::rows(context, TRANSFORM, plan, columns, None, max_rows, given);
+        let rows = engine::rows(turn, TRANSFORM, plan, columns, None, max_rows, given);
         Ok(rows.await?)
     }
 }
@@ -220,6 +233,8 @@ struct Fetched {
     columns: Vec<String>,
     rows: Vec<Row>,
     next: Option<PagingState>,
+    /// What the rows take.
+    share: Share,
 }
 
 /// What an error of Cassandra's means for the one who asks.

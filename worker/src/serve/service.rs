@@ -420,7 +420,9 @@ impl Service {
             Some(token) => self.seal.open(&sealed, token)?,
             None => PagingState::start(),
         };
-        let (table, next) = known.page(session, &asked.values, from, limit).await?;
+        let share = self.engine.share();
+        let page = known.page(session, share, &asked.values, from, limit);
+        let (table, next) = page.await?;
         let token = next.and_then(|next| self.seal.token(&sealed, &next));
         Ok((table, token.map(|token| next_page(path, query, token))))
     }

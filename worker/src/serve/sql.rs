@@ -5,12 +5,12 @@ use std::{
     time::Duration,
 };
 
-use datafusion::{arrow::datatypes::SchemaRef, catalog::TableProvider, prelude::SessionContext};
+use datafusion::{arrow::datatypes::SchemaRef, catalog::TableProvider};
 use millstream_api::serve::Endpoint;
 use millstream_plan::serve::{SqlQuery, Value, check_plot, numbers};
 
 use super::{
-    engine::{self, Engine},
+    engine::{self, Engine, Turn},
     lake::{self, Lake, Unreadable},
     problem::Problem,
     value::Table,
@@ -107,14 +107,14 @@ impl LakeQuery {
     ) -> Result<Table, Problem> {
         let (planned, tables) = self.look(lake).await?;
         let (query, lake) = (self.clone(), lake.clone());
-        let run = move |context: SessionContext| async move {
+        let run = move |turn: Turn| async move {
             let names = query.tables.iter().map(String::as_str);
             let tables: Vec<_> = names.zip(tables).collect();
             let given = engine::is_given(&values);
             let plan = planned.query.bind(&tables, values);
             let plan = plan.map_err(|error| Problem::internal("the query failed", error))?;
             let (columns, max_rows) = (planned.query.columns(), query.endpoint.max_rows as usize);
-            let rows = engine::rows(&context, QUERY, plan, columns, limit, max_rows, given).await;
+            let rows = engine::rows(turn, QUERY, plan, columns, limit, max_rows, given).await;
             if rows.as_ref().is_err_and(|failure| failure.is_unread) {
                 lake.forget(&query.tables).await;
             }

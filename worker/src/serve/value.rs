@@ -14,27 +14,35 @@ use scylla::value::Row;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
+use super::room::Share;
 use crate::cassandra::value::{hex, json_of, short};
 
 /// The rows of an answer.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Debug)]
 pub struct Table {
     pub columns: Vec<String>,
     pub rows: Vec<Vec<Value>>,
+    /// What the rows take.
+    _share: Share,
 }
 
 impl Table {
     /// The rows of a query.
-    pub fn of_rows(columns: Vec<String>, rows: Vec<Row>) -> Self {
+    pub fn of_rows(columns: Vec<String>, rows: Vec<Row>, share: Share) -> Self {
         let cells = |row: Row| row.columns.into_iter().map(json_of).collect();
         Table {
             columns,
             rows: rows.into_iter().map(cells).collect(),
+            _share: share,
         }
     }
 
     /// The rows of a transform.
-    pub fn of_batches(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Self, ArrowError> {
+    pub fn of_batches(
+        schema: &SchemaRef,
+        batches: &[RecordBatch],
+        share: Share,
+    ) -> Result<Self, ArrowError> {
         let columns = schema
             .fields()
             .iter()
@@ -49,7 +57,11 @@ impl Table {
                 rows.push(cells.iter_mut().filter_map(Iterator::next).collect());
             }
         }
-        Ok(Table { columns, rows })
+        Ok(Table {
+            columns,
+            rows,
+            _share: share,
+        })
     }
 }
 
