@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use millstream_api::{
     DataPipelineStatus,
     condition::{self, reason},
+    pipeline::OnDataGap,
     worker::{SourceGap, TopicRef},
 };
 
@@ -45,6 +46,16 @@ impl DataGap {
     /// For the condition.
     pub fn message(&self) -> String {
         format!("{}; {WAY_OUT}", self.lost)
+    }
+
+    /// Whether the process pods stop for it now. One that is to be passed over is told before: what
+    /// the offsets show of a truncated log may be gone by the next look.
+    pub fn stops(&self, on_data_gap: OnDataGap, before: &DataPipelineStatus) -> bool {
+        let last = conditions::find(&before.conditions, condition::DATA_GAP);
+        let is_told = last.is_some_and(|last| {
+            last.status == "True" && last.reason == self.reason && !is_of_source(last)
+        });
+        on_data_gap == OnDataGap::Stop || !is_told
     }
 }
 
@@ -262,6 +273,10 @@ mod tests {
             &offsets([0, 0], [Some(11), Some(5)], [10, 9]),
         )
         .unwrap();
+        let stops = |before: &DataPipelineStatus| {
+            [OnDataGap::Stop, OnDataGap::Continue].map(|then| truncated.stops(then, before))
+        };
+        assert_eq!(stops(&before), [true, true], "it isn't told yet");
         before.conditions = vec![Condition {
             type_: condition::DATA_GAP.into(),
             status: "True".into(),
@@ -278,10 +293,12 @@ mod tests {
         .unwrap();
         assert_eq!(grown.reason, reason::LOG_TRUNCATED);
         assert_eq!(grown.message(), truncated.message());
+        assert_eq!(stops(&before), [true, false]);
         let fine = offsets([0, 0], [Some(11), Some(5)], [20, 9]);
         // The topic of the source is another one.
         before.conditions[0].message = message_of_source(&SourceGap::default());
         assert_eq!(find(&before, &topic(), &fine), None);
+        assert_eq!(stops(&before), [true, true]);
         before.conditions[0].message = truncated.message();
         before.conditions[0].status = "False".into();
         assert_eq!(find(&before, &topic(), &fine), None);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use kube::{ResourceExt, runtime::events::EventType};
-use millstream_api::{DataPipeline, pipeline::OnDataGap, worker::TopicRef};
+use millstream_api::{DataPipeline, worker::TopicRef};
 
 use super::{
     gap::{self, DataGap},
@@ -21,9 +21,10 @@ pub async fn start(
     topic: &TopicRef,
     offsets: &Offsets,
 ) -> Result<Option<Error>, Error> {
-    let gap = gap::find(&pipeline.status.clone().unwrap_or_default(), topic, offsets);
+    let before = pipeline.status.clone().unwrap_or_default();
+    let gap = gap::find(&before, topic, offsets);
     if let Some(gap) = &gap
-        && pipeline.spec.on_data_gap == OnDataGap::Stop
+        && gap.stops(pipeline.spec.on_data_gap, &before)
     {
         return Ok(Some(Error::DataGap {
             reason: gap.reason,
