@@ -87,9 +87,9 @@ pub fn name_conflict(kind: &str, name: &str) -> Refusal {
     ))
 }
 
-/// The name of the Keyspace that pipelines make for a keyspace.
+/// The name of the Keyspace that pipelines make for a keyspace. In Kubernetes none ends in `-`.
 pub fn made_name(keyspace: &str) -> String {
-    keyspace.replace('_', "-")
+    keyspace.trim_end_matches('_').replace('_', "-")
 }
 
 /// Whether pipelines can make a Keyspace for a keyspace, beside those that are in their namespace.
@@ -107,6 +107,13 @@ pub fn accept_made(keyspace: &str, there: &[Keyspace]) -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_made_name_is_one_that_kubernetes_takes() {
+        for (keyspace, name) in [("logs", "logs"), ("l_o__gs", "l-o--gs"), ("logs__", "logs")] {
+            assert_eq!(made_name(keyspace), name);
+        }
+    }
 
     #[test]
     fn one_server_in_common_is_the_same_cluster() {
