@@ -103,10 +103,15 @@ impl Check<'_> {
                 self.value(schema, item, &format!("{field}[{index}]"));
             }
         }
-        let Some(keys) = &schema.x_kubernetes_list_map_keys else {
+        let list_type = schema.x_kubernetes_list_type.as_deref();
+        if !matches!(list_type, Some("map" | "set")) {
             return;
+        }
+        let key = |item: &Value| match &schema.x_kubernetes_list_map_keys {
+            Some(keys) => keys.iter().map(|key| item[key].clone()).collect(),
+            // Of a set: an item is its own key.
+            None => vec![item.clone()],
         };
-        let key = |item: &Value| keys.iter().map(|key| item[key].clone()).collect::<Vec<_>>();
         for (index, item) in items.iter().enumerate() {
             if items[..index].iter().any(|before| key(before) == key(item)) {
                 let keys: Vec<_> = key(item).iter().map(plain).collect();

@@ -132,6 +132,11 @@ fn says_which_field_is_wrong_and_why() {
             "spec.serve.endpoints[0]: transform goes with cql",
         ),
         (
+            "/spec/after",
+            json!(["b", "a", "b"]),
+            "spec.after[2]: b is there twice",
+        ),
+        (
             "/spec/source/http/url",
             json!("ftp://example.com"),
             "spec.source.http.url: `ftp://example.com` must match",
