@@ -193,6 +193,7 @@ fn declare(
             None => {
                 accept_made(name, &beside(pipeline, keyspaces))?;
                 let made = made_for_pipelines(pipeline, name);
+                accept_keyspace(name, &made.spec)?;
                 claims.keyspace(&made)?;
                 keyspaces.push(made);
                 keyspaces.len() - 1

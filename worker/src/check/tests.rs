@@ -229,6 +229,8 @@ fn what_the_operator_refuses_has_its_place() {
         + &pipeline("c", "SELECT id FROM records", BY_ID).replace("id UUID", "id UUIDD")
         + &pipeline("d", "SELECT id FROM records", BY_ID)
             .replace("spec:", "spec:\n  topic: {name: ..}")
+        + &pipeline("e", "SELECT id FROM records", BY_ID)
+            .replace("keyspace: ks", "keyspace: system_x")
         + &KEYSPACE.replace("[id]", "[nr]");
     assert_says(
         &said(&text),
@@ -237,6 +239,7 @@ fn what_the_operator_refuses_has_its_place() {
             "DataPipeline/b: InvalidSQL: sink `s`: table ks.t has `nr` in its primary key",
             "DataPipeline/c: InvalidSQL: schema, line 1, column 4: `UUIDD` is not a type",
             "DataPipeline/d: InvalidSpec: `..` can't be a topic's name",
+            "DataPipeline/e: InvalidSpec: keyspace `system_x` is Cassandra's own",
             "Keyspace/ks: InvalidSpec: spec.tables[t].primaryKey names `nr`",
         ],
     );
