@@ -32,6 +32,8 @@ pub const PIPELINE: &str = "millstream.dev/pipeline";
 pub const STAGE: &str = "app.kubernetes.io/component";
 /// Annotation of the pods with the hash of their configuration.
 pub const CONFIG_HASH: &str = "millstream.dev/config-hash";
+/// Annotation of the pods with the version of their credentials.
+pub const CREDENTIALS_VERSION: &str = "millstream.dev/credentials-version";
 /// Annotation of a Job with the time of its run.
 pub const AT: &str = "millstream.dev/scheduled-at";
 /// Annotation of a Job with the value by which its run was asked for.
@@ -292,7 +294,7 @@ fn template(pipeline: &DataPipeline, pods: &Pods) -> Value {
         "prometheus.io/path": "/metrics",
     });
     if let Some(version) = pods.credentials {
-        annotations["millstream.dev/credentials-version"] = json!(version);
+        annotations[CREDENTIALS_VERSION] = json!(version);
     }
     json!({
         "metadata": {"labels": labels(pipeline, Some(pods.stage)), "annotations": annotations},

@@ -19,7 +19,7 @@ use millstream_api::{
 
 use super::{
     after,
-    children::{CONFIG_HASH, PIPELINE, STAGE, Stage},
+    children::{CONFIG_HASH, CREDENTIALS_VERSION, PIPELINE, STAGE, Stage},
     offsets::Offsets,
     runs::Runs,
 };
@@ -56,6 +56,8 @@ pub struct ObservedStage {
     pub ready: i32,
     /// Whether all pods are made from the current template.
     pub rolled_out: bool,
+    /// Whether a pod at work is made from another template.
+    pub outdated: bool,
     /// Why a pod can't start, as Kubernetes says it.
     pub trouble: Option<String>,
 }
@@ -97,16 +99,18 @@ pub async fn observe(
                 None
             }
         };
-        let mut of_stage = pods.iter().filter(|(of, _)| *of == stage);
+        let of_stage = pods.iter().filter(|(of, _)| *of == stage);
+        let at_work: Vec<_> = of_stage
+            .map(|(_, pod)| &**pod)
+            .filter(|pod| is_at_work(pod))
+            .collect();
         if let Some(deployment) = deployment {
             if stage == Stage::Ingest {
-                configuration = configuration_of(&deployment);
+                configuration = annotation_of(&deployment, CONFIG_HASH).cloned();
             }
-            let trouble = of_stage.find_map(|(_, pod)| trouble(pod));
-            stages.insert(stage, observed_stage(&deployment, trouble));
+            stages.insert(stage, observed_stage(&deployment, &at_work));
         } else if stage == Stage::Ingest && pipeline.spec.schedule.is_some() {
-            let of_stage = of_stage.map(|(_, pod)| pod.as_ref());
-            stages.insert(stage, observed_runs(of_stage));
+            stages.insert(stage, observed_runs(&at_work));
         }
     }
     if let Err(error) = offsets {
@@ -139,48 +143,60 @@ pub async fn observe(
     }
 }
 
-fn configuration_of(deployment: &Deployment) -> Option<String> {
+/// An annotation that a Deployment gives its pods.
+fn annotation_of<'a>(deployment: &'a Deployment, name: &str) -> Option<&'a String> {
     let template = &deployment.spec.as_ref()?.template;
     let annotations = template.metadata.as_ref()?.annotations.as_ref()?;
-    annotations.get(CONFIG_HASH).cloned()
+    annotations.get(name)
+}
+
+/// Whether a pod hasn't come to its end.
+fn is_at_work(pod: &Pod) -> bool {
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
+    !matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// The pods of runs: there may be none, and that is all right.
-fn observed_runs<'a>(pods: impl Iterator<Item = &'a Pod>) -> ObservedStage {
-    let at_work = pods.filter(|pod| {
-        let phase = pod
-            .status
-            .as_ref()
-            .and_then(|status| status.phase.as_deref());
-        !matches!(phase, Some("Succeeded" | "Failed"))
-    });
-    let at_work: Vec<_> = at_work.collect();
+fn observed_runs(at_work: &[&Pod]) -> ObservedStage {
     ObservedStage {
         pods: at_work.len() as i32,
         rolled_out: true,
-        trouble: at_work.into_iter().find_map(trouble),
+        trouble: at_work.iter().find_map(|pod| trouble(pod)),
         ..ObservedStage::default()
     }
 }
 
-fn observed_stage(deployment: &Deployment, trouble: Option<String>) -> ObservedStage {
+fn observed_stage(deployment: &Deployment, at_work: &[&Pod]) -> ObservedStage {
     let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas);
     let wanted = wanted.unwrap_or(1);
     let status = deployment.status.clone().unwrap_or_default();
     let seen = status.observed_generation == deployment.metadata.generation;
+    let pods = status.replicas.unwrap_or(0);
+    let updated = status.updated_replicas.unwrap_or(0);
     // Why there is no pod at all: a quota, Pod Security, an admission webhook.
     let mut conditions = status.conditions.iter().flatten();
     let unmade = conditions.find(|of| of.type_ == "ReplicaFailure" && of.status == "True");
     let unmade = unmade.and_then(|of| of.message.clone());
+    let trouble = at_work.iter().find_map(|pod| trouble(pod));
     ObservedStage {
         wanted,
-        pods: status.replicas.unwrap_or(0),
+        pods,
         ready: status.ready_replicas.unwrap_or(0),
-        rolled_out: seen
-            && status.updated_replicas.unwrap_or(0) == wanted
-            && status.replicas.unwrap_or(0) == wanted,
+        rolled_out: seen && updated == wanted && pods == wanted,
+        // The pods tell also where Kubernetes hasn't seen the template yet.
+        outdated: seen && updated < pods || at_work.iter().any(|pod| is_outdated(pod, deployment)),
         trouble: trouble.or(unmade),
     }
+}
+
+/// Whether a pod that stays has another configuration than its Deployment gives, or other credentials.
+fn is_outdated(pod: &Pod, deployment: &Deployment) -> bool {
+    let mut given = [CONFIG_HASH, CREDENTIALS_VERSION].into_iter();
+    pod.metadata.deletion_timestamp.is_none()
+        && given.any(|name| pod.annotations().get(name) != annotation_of(deployment, name))
 }
 
 /// The pipeline's pods.

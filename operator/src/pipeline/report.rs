@@ -482,8 +482,9 @@ fn running(pipeline: &DataPipeline, observed: &Observed) -> Verdict {
     for (name, stage) in stages {
         let Some(stage) = stage else { continue };
         if let Some(missing) = missing(name, stage) {
-            // The autoscaler's steps don't disturb those that run.
-            let runs = stage.ready > 0 && stage.trouble.is_none();
+            // The autoscaler's steps don't disturb those that run. A rollout has to come to its end:
+            // until then some of them run what was declared before.
+            let runs = stage.ready > 0 && stage.trouble.is_none() && !stage.outdated;
             if runs && name == "process" && pipeline.spec.scaling.is_some() {
                 return say(Holds::True, reason::RUNNING, missing);
             }

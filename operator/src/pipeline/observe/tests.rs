@@ -57,12 +57,62 @@ fn why_there_is_no_pod() {
         }))
         .unwrap()
     };
-    let of = |status, trouble: Option<&str>| {
-        observed_stage(&failure(status), trouble.map(Into::into)).trouble
+    let of = |status, pods: &[&Pod]| observed_stage(&failure(status), pods).trouble;
+    let unscheduled = json!({
+        "metadata": {"name": "p"},
+        "status": {"conditions": [{"type": "PodScheduled", "status": "False", "message": "no room"}]},
+    });
+    let unscheduled: Pod = serde_json::from_value(unscheduled).unwrap();
+    assert_eq!(of("True", &[]).as_deref(), Some("exceeded quota"));
+    let said = of("True", &[&unscheduled]);
+    assert_eq!(said.as_deref(), Some("pod p can't be scheduled: no room"));
+    assert_eq!(of("False", &[]), None);
+}
+
+#[test]
+fn a_step_of_the_autoscaler_is_no_rollout() {
+    let outdated = |replicas: i32, updated: i32, generation_seen: i64, pods: &[Value]| {
+        let deployment = json!({
+            "metadata": {"generation": 2},
+            "spec": {
+                "replicas": 3,
+                "selector": {},
+                "template": {"metadata": {"annotations": {CONFIG_HASH: "new", "other": "a"}}},
+            },
+            "status": {
+                "observedGeneration": generation_seen,
+                "replicas": replicas,
+                "updatedReplicas": updated,
+            },
+        });
+        let deployment = serde_json::from_value(deployment).unwrap();
+        let pods = pods
+            .iter()
+            .map(|metadata| serde_json::from_value::<Pod>(json!({"metadata": metadata})).unwrap());
+        let pods: Vec<_> = pods.collect();
+        observed_stage(&deployment, &pods.iter().collect::<Vec<_>>()).outdated
     };
-    assert_eq!(of("True", None).as_deref(), Some("exceeded quota"));
-    assert_eq!(of("True", Some("no room")).as_deref(), Some("no room"));
-    assert_eq!(of("False", None), None);
+    let new = json!({"annotations": {CONFIG_HASH: "new"}});
+    let old = json!({"annotations": {CONFIG_HASH: "old"}});
+    let going = json!({
+        "annotations": {CONFIG_HASH: "old"}, "deletionTimestamp": "2026-01-02T03:04:05Z",
+    });
+    let changed = json!({"annotations": {CONFIG_HASH: "new", CREDENTIALS_VERSION: "1"}});
+    for (name, is_outdated, found) in [
+        ("no step", false, outdated(3, 3, 2, &[new.clone()])),
+        ("a step", false, outdated(2, 2, 1, &[new.clone()])),
+        (
+            "a step that was seen",
+            false,
+            outdated(2, 2, 2, &[new.clone()]),
+        ),
+        ("not seen yet", true, outdated(3, 3, 1, &[new.clone(), old])),
+        ("other credentials", true, outdated(3, 3, 1, &[changed])),
+        ("another image", true, outdated(3, 2, 2, &[new])),
+        ("the last one goes", false, outdated(3, 3, 2, &[going])),
+    ] {
+        assert_eq!(found, is_outdated, "{name}");
+    }
 }
 
 #[test]

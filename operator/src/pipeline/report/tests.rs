@@ -31,6 +31,7 @@ fn stage(wanted: i32, ready: i32) -> ObservedStage {
         pods: wanted,
         ready,
         rolled_out: true,
+        outdated: false,
         trouble: None,
     }
 }
@@ -114,6 +115,9 @@ fn conditions_say_where_a_pipeline_stands() {
     let mut stepping = healthy();
     let process = stepping.stages.get_mut(&Stage::Process).unwrap();
     (process.ready, process.rolled_out) = (1, false);
+    let mut replacing = stepping.clone();
+    let process = replacing.stages.get_mut(&Stage::Process).unwrap();
+    process.outdated = true;
     let gap = || Error::DataGap {
         reason: reason::RETENTION_PASSED,
         message: "sink `a`: retention has removed records".into(),
@@ -155,6 +159,10 @@ fn conditions_say_where_a_pipeline_stands() {
         (
             "a step of the autoscaler",
             conditions_of(&scaled, Ok(()), &stepping),
+        ),
+        (
+            "a rollout beside the autoscaler",
+            conditions_of(&scaled, Ok(()), &replacing),
         ),
         (
             "data gap",
