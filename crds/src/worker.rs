@@ -371,20 +371,20 @@ pub struct WorkerStatus {
     /// What is not as it should be though the work goes on, under the same names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub warnings: BTreeMap<String, String>,
-    /// Records that the source's topic has lost before they were read, where reading stops at that.
-    /// It is an error too.
+    /// Records that a topic has lost before they were read, where reading stops at that: the source's
+    /// own, or of the process stage the pipeline's, which was truncated. It is an error too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gap: Option<SourceGap>,
+    pub gap: Option<TopicGap>,
     /// Whether it has looked at what the source's topic holds.
     #[serde(default)]
     pub looked: bool,
 }
 
-/// Records of a source's topic that are gone.
+/// Records of a topic that are gone.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct SourceGap {
-    /// Why they are gone: one of those that the condition `DataGap` has for the pipeline's own topic.
+pub struct TopicGap {
+    /// Why they are gone: a reason of the condition `DataGap`.
     pub reason: String,
     /// What is gone.
     pub lost: String,

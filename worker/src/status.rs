@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millstream_api::worker::{SourceGap, WorkerStatus};
+use millstream_api::worker::{TopicGap, WorkerStatus};
 
 /// A loop that hasn't turned for so long is stuck.
 const STUCK: Duration = Duration::from_secs(30);
@@ -32,7 +32,7 @@ struct State {
     complete: bool,
     errors: BTreeMap<Key, String>,
     warnings: BTreeMap<Key, String>,
-    gaps: BTreeMap<Key, SourceGap>,
+    gaps: BTreeMap<Key, TopicGap>,
     /// How many fail and try again.
     failing: BTreeMap<Key, usize>,
     looked: bool,
@@ -100,7 +100,7 @@ fn by_part(messages: &BTreeMap<Key, String>) -> BTreeMap<String, String> {
 }
 
 /// The first of several gaps, which tells how many there are.
-fn first_of(gaps: &BTreeMap<Key, SourceGap>) -> Option<SourceGap> {
+fn first_of(gaps: &BTreeMap<Key, TopicGap>) -> Option<TopicGap> {
     let mut first = gaps.values().next()?.clone();
     if gaps.len() > 1 {
         first.lost = format!("{}, and so in {} more", first.lost, gaps.len() - 1);
@@ -145,7 +145,7 @@ impl StatusPart {
 
     /// Shows an error by which records are gone, until [`StatusPart::clear`] is called for the same
     /// concern.
-    pub fn gap(&self, concern: impl Into<Concern>, message: impl ToString, gap: SourceGap) {
+    pub fn gap(&self, concern: impl Into<Concern>, message: impl ToString, gap: TopicGap) {
         let concern = concern.into();
         let key = (self.name.clone(), concern.clone());
         self.status.state().gaps.insert(key, gap);
@@ -322,7 +322,7 @@ mod tests {
     fn a_gap_is_an_error_with_a_reason() {
         let status = Arc::new(Status::default());
         let ingest = status.part("ingest");
-        let gap = |lost: &str| SourceGap {
+        let gap = |lost: &str| TopicGap {
             reason: "TopicRecreated".into(),
             lost: lost.into(),
         };

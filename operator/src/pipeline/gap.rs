@@ -7,7 +7,7 @@ use millstream_api::{
     DataPipelineStatus,
     condition::{self, reason},
     pipeline::OnDataGap,
-    worker::{SourceGap, TopicRef},
+    worker::{TopicGap, TopicRef},
 };
 
 use super::offsets::{Offsets, SinkOffsets};
@@ -22,8 +22,13 @@ const WAY_OUT_OF_SOURCE: &str = "nothing more is read there; with spec.source.to
 /// How the condition begins where it is about the source's own topic.
 const OF_SOURCE: &str = "the source: ";
 
+/// What the condition says of records that the pipeline's own topic has lost.
+pub fn message(lost: &str) -> String {
+    format!("{lost}; {WAY_OUT}")
+}
+
 /// What the condition says of records that the source's own topic has lost.
-pub fn message_of_source(gap: &SourceGap) -> String {
+pub fn message_of_source(gap: &TopicGap) -> String {
     format!("{OF_SOURCE}{}; {WAY_OUT_OF_SOURCE}", gap.lost)
 }
 
@@ -45,7 +50,7 @@ pub struct DataGap {
 impl DataGap {
     /// For the condition.
     pub fn message(&self) -> String {
-        format!("{}; {WAY_OUT}", self.lost)
+        message(&self.lost)
     }
 
     /// Whether the process pods stop for it now. One that is to be passed over is told before: what
@@ -296,7 +301,7 @@ mod tests {
         assert_eq!(stops(&before), [true, false]);
         let fine = offsets([0, 0], [Some(11), Some(5)], [20, 9]);
         // The topic of the source is another one.
-        before.conditions[0].message = message_of_source(&SourceGap::default());
+        before.conditions[0].message = message_of_source(&TopicGap::default());
         assert_eq!(find(&before, &topic(), &fine), None);
         assert_eq!(stops(&before), [true, true]);
         before.conditions[0].message = truncated.message();

@@ -224,7 +224,8 @@ fn data_gap(
     if let (Some(last), None) = (of_sinks, &observed.started) {
         return say(Holds::True, &last.reason, &last.message);
     }
-    if let Some((reason, message)) = source_gap(pipeline, before, observed) {
+    let gap = truncation(observed).or_else(|| source_gap(pipeline, before, observed));
+    if let Some((reason, message)) = gap {
         return say(Holds::True, &reason, &message);
     }
     if observed.started.is_some() {
@@ -239,6 +240,15 @@ fn data_gap(
             "looked for when topic and tables are there",
         ),
     }
+}
+
+/// The reason and the message where a process pod has seen that the topic was truncated: by the next
+/// look at the offsets it may have grown past them again.
+fn truncation(observed: &Observed) -> Option<(String, String)> {
+    let workers = observed.workers.iter();
+    let mut process = workers.filter(|(stage, _)| *stage == Stage::Process);
+    let gap = process.find_map(|(_, status)| status.gap.as_ref())?;
+    Some((gap.reason.clone(), gap::message(&gap.lost)))
 }
 
 /// The reason and the message where the source's own topic has lost records, and reading stops at

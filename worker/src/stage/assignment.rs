@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use millstream_api::worker::CommitMetadata;
+use millstream_api::{
+    condition::reason,
+    worker::{CommitMetadata, TopicGap},
+};
 use rdkafka::{
     ClientContext, Offset, Statistics, TopicPartitionList,
     config::RDKafkaLogLevel,
@@ -23,6 +26,13 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const COMMIT: &str = "commit";
 /// The concern under which errors of reading are shown.
 pub const READ: &str = "read";
+/// The concern under which a truncated log is shown.
+const TRUNCATED: &str = "truncated log";
+/// What Kafka's client says where a new leader of a partition ends before the place that was read,
+/// whatever has been written since. It tells that in words alone.
+const TRUNCATION: &str = "log truncation detected at";
+/// What it says where Kafka doesn't have the offset that was asked for.
+const OUT_OF_RANGE: &str = "Offset out of range";
 
 /// What a sink's consumer owns. Kafka's client calls it back while the consumer is polled.
 pub struct Assignment {
@@ -46,6 +56,10 @@ struct State {
     /// Counts assignments: what was read under an older one must not be counted under a newer.
     epoch: u64,
     failure: Option<String>,
+    /// Whether Kafka's client has told of a truncated log.
+    truncated: bool,
+    /// Whether it has told of an offset that Kafka didn't have.
+    out_of_range: bool,
 }
 
 struct Partition {
@@ -298,17 +312,23 @@ impl Assignment {
     /// Shows which partitions can't go on, after Kafka said that an offset isn't there; whether there
     /// is one. Blocks.
     pub fn show_gaps(&self, consumer: &impl Consumer<Self>) -> KafkaResult<bool> {
-        let positions: Vec<_> = {
-            let state = self.state();
+        let (positions, mut found, out_of_range) = {
+            let mut state = self.state();
             let partitions = state.partitions.iter();
-            partitions
+            let positions: Vec<_> = partitions
                 .filter_map(|(partition, owned)| Some((*partition, owned.place.acknowledged()?)))
-                .collect()
+                .collect();
+            let out_of_range = std::mem::take(&mut state.out_of_range);
+            (positions, state.truncated, out_of_range)
         };
-        let mut found = false;
         for (partition, next) in positions {
             let (low, high) = consumer.fetch_watermarks(&self.topic, partition, TIMEOUT)?;
-            if next < low || next > high {
+            if next > high {
+                found = true;
+                self.show_truncated(&format!(
+                    "partition {partition} was truncated: it ends at offset {high}, and was read up to {next}"
+                ));
+            } else if next < low {
                 found = true;
                 self.status.fail(gap(partition), format!(
                     "DataGap: partition {partition} of the topic {} is to be read from offset {next} on, but holds {low} to {high}; spec.onDataGap: Continue accepts that",
@@ -316,7 +336,23 @@ impl Assignment {
                 ));
             }
         }
+        if out_of_range && !found {
+            found = true;
+            self.show_truncated(
+                "a partition was truncated before the place that was read, and has grown past it since",
+            );
+        }
         Ok(found)
+    }
+
+    /// Shows that the log was truncated for as long as the process lives: where it has grown past the
+    /// place that was read, nothing else tells of it. The operator stops the process.
+    fn show_truncated(&self, how: &str) {
+        let lost = format!("sink `{}`: {how}", self.sink);
+        let message = format!("DataGap: {lost}; spec.onDataGap: Continue accepts that");
+        let reason = reason::LOG_TRUNCATED.to_owned();
+        self.status
+            .gap(TRUNCATED, message, TopicGap { reason, lost });
     }
 }
 
@@ -331,6 +367,15 @@ impl ClientContext for Assignment {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
+            let truncated = reason.contains(TRUNCATION);
+            if truncated {
+                self.show_truncated(&format!("a partition was truncated: {reason}"));
+            }
+            let mut state = self.state();
+            state.truncated |= truncated;
+            state.out_of_range |= reason.contains(OUT_OF_RANGE);
+        }
         self.reports.error(error, reason);
     }
 
@@ -388,4 +433,50 @@ fn is_rebalance(error: &KafkaError) -> bool {
                 | RDKafkaErrorCode::NoOffset
         )
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::Status;
+
+    #[test]
+    fn a_truncated_log_is_told_as_long_as_the_process_lives() {
+        let status = Arc::new(Status::default());
+        let assignment = Assignment::new(
+            status.part("users"),
+            Arc::new(Metrics::default()),
+            "users",
+            "t",
+            Known::default(),
+            std::iter::empty(),
+        );
+        let tell = |reason: &str| {
+            let error = KafkaError::Global(RDKafkaErrorCode::AutoOffsetReset);
+            assignment.error(error, reason);
+        };
+        // As the client says it.
+        tell(
+            "fetch failed due to requested offset not available on the broker: Broker: Offset out of range (broker 1)",
+        );
+        tell(
+            "No epoch found less or equal to offset 100 (leader epoch 5): broker end offset is -1 (offset leader epoch -1). Reset using configured policy.: Local: Partition log truncation detected (broker 1)",
+        );
+        assert_eq!(status.report().gap, None, "retention, or nothing at all");
+        assert!(assignment.state().out_of_range);
+        tell(
+            "Partition log truncation detected at offset 100 (leader epoch 5): broker end offset is 80 (offset leader epoch 4). Reset to INVALID.: Local: Partition log truncation detected (broker 1)",
+        );
+        // Another worker may have the partition now.
+        assignment.status.clear(gap(0));
+        let told = status.report();
+        let gap = told.gap.unwrap();
+        assert_eq!(gap.reason, reason::LOG_TRUNCATED);
+        assert!(
+            gap.lost
+                .starts_with("sink `users`: a partition was truncated")
+        );
+        assert!(told.errors["users"].contains(&gap.lost));
+        assert!(assignment.state().truncated);
+    }
 }

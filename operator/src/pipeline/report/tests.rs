@@ -1,11 +1,11 @@
 use millstream_api::{
     pipeline::ExpectationStatus,
-    worker::{SourceGap, WorkerStatus},
+    worker::{TopicGap, TopicRef, WorkerStatus},
 };
 use millstream_plan::Refusal;
 
 use super::*;
-use crate::pipeline::observe::Progress;
+use crate::pipeline::{observe::Progress, offsets::Offsets};
 
 fn pipeline() -> DataPipeline {
     serde_saphyr::from_str(
@@ -276,7 +276,7 @@ fn records_that_the_topic_of_the_source_has_lost_are_a_gap() {
     let lost = "topic t, partition 0 is to be read from offset 5 on, but holds 0 to 3";
     let stopped = WorkerStatus {
         errors: BTreeMap::from([("ingest".into(), format!("DataGap: {lost}"))]),
-        gap: Some(SourceGap {
+        gap: Some(TopicGap {
             reason: reason::LOG_TRUNCATED.into(),
             lost: lost.into(),
         }),
@@ -326,6 +326,42 @@ fn records_that_the_topic_of_the_source_has_lost_are_a_gap() {
     pipeline.spec.source = serde_saphyr::from_str("{topic: {name: t, onGap: Continue}}").unwrap();
     let told = status(&pipeline, &gone, &Ok(()), &seen(vec![stopped]));
     assert_eq!(gap_of(&told).0, "False", "the pod is about to be replaced");
+}
+
+#[test]
+fn a_truncated_log_that_only_a_worker_has_seen_is_remembered() {
+    let seen = Observed {
+        workers: vec![(
+            Stage::Process,
+            WorkerStatus {
+                gap: Some(TopicGap {
+                    reason: reason::LOG_TRUNCATED.into(),
+                    lost: "sink `a`: a partition was truncated".into(),
+                }),
+                ..WorkerStatus::default()
+            },
+        )],
+        ..healthy()
+    };
+    let none = DataPipelineStatus::default();
+    let told = status(&pipeline(), &none, &Ok(()), &seen);
+    let says = "sink `a`: a partition was truncated; the process pods are stopped; with spec.onDataGap: Continue the pipeline goes on from the first record that is there";
+    assert_eq!(gap_of(&told), ("True", "LogTruncated", says));
+    // The offsets show nothing of it.
+    let topic = TopicRef {
+        name: "t".into(),
+        id: "one".into(),
+        timestamp_base: 0,
+        partitions: 1,
+    };
+    let found = gap::find(&told, &topic, &Offsets::default()).unwrap();
+    assert_eq!(
+        (found.reason, found.message().as_str()),
+        ("LogTruncated", says)
+    );
+    // The pods are gone, and the sinks have their places.
+    let passed = status(&pipeline(), &told, &Ok(()), &healthy());
+    assert_eq!(gap_of(&passed).0, "False");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt, stream};
 use millstream_api::{
     source::{OnGap, Start, TopicSource},
-    worker::SourceGap,
+    worker::TopicGap,
 };
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
@@ -432,7 +432,7 @@ impl Mirror {
                 let way_out = "set source.topic.onGap to Continue to go on with what is there";
                 let message = format!("DataGap: {lost}; {way_out}");
                 let reason = gap.reason().to_owned();
-                let of_source = SourceGap { reason, lost };
+                let of_source = TopicGap { reason, lost };
                 self.status.gap(concern(gap.partition), message, of_source);
                 true
             }
