@@ -112,6 +112,49 @@ fn retention_that_overtakes_a_sink_that_stands_still_is_seen() {
     });
 }
 
+/// As after the loss of a leader that wasn't in sync: more was read than there is.
+async fn put_sink_at(namespace: &Namespace, offset: i64) -> Result<()> {
+    let group = PipelineRef {
+        namespace: namespace.name.clone(),
+        name: ORDERS.into(),
+    };
+    let group = group.sink_group(ORDERS);
+    let topic = orders::topic(namespace);
+    eventually(PATIENCE, async || {
+        namespace.kafka.commit(&group, &topic, offset)
+    })
+    .await
+}
+
+#[test]
+fn a_truncated_log_that_is_accepted_beforehand_is_read_again() {
+    with_temp_namespace("gap", async |namespace| {
+        let topic = orders::topic(namespace);
+        let accepting = |replicas: i32| {
+            let spec = json!({"replicas": replicas, "onDataGap": "Continue"});
+            pipeline(namespace, spec).to_string()
+        };
+        namespace.apply(&accepting(1)).await?;
+        namespace.ready(ORDERS).await?;
+        orders::store(namespace, 0..100).await?;
+        namespace.apply(&accepting(0)).await?;
+        namespace.ready_pods(ORDERS, "process", 0).await?;
+        put_sink_at(namespace, 150).await?;
+        eventually(PATIENCE, async || {
+            let pipeline = namespace.api::<DataPipeline>().get(ORDERS).await?;
+            let lag = pipeline.status.unwrap_or_default().lag;
+            ensure!(lag == Some(100), "the status shows a lag of {lag:?}");
+            Ok(())
+        })
+        .await?;
+        namespace
+            .kafka
+            .produce(&topic, orders::plain(100..200))
+            .await?;
+        goes_on(namespace, 200).await
+    });
+}
+
 #[test]
 fn a_log_that_was_truncated_stops_the_pipeline() {
     with_temp_namespace("gap", async |namespace| {
@@ -123,16 +166,7 @@ fn a_log_that_was_truncated_stops_the_pipeline() {
         let at_zero = pipeline(namespace, json!({"replicas": 0}));
         namespace.apply(&at_zero.to_string()).await?;
         namespace.ready_pods(ORDERS, "process", 0).await?;
-        // As after the loss of a leader that wasn't in sync: more was read than there is.
-        let group = PipelineRef {
-            namespace: namespace.name.clone(),
-            name: ORDERS.into(),
-        };
-        let group = group.sink_group(ORDERS);
-        eventually(PATIENCE, async || {
-            namespace.kafka.commit(&group, &topic, 150)
-        })
-        .await?;
+        put_sink_at(namespace, 150).await?;
         let message = stops(namespace, reason::LOG_TRUNCATED).await?;
         assert!(
             message.contains("ends at offset 100, and was read up to 150"),
