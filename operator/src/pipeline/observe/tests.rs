@@ -99,12 +99,20 @@ fn a_step_of_the_autoscaler_is_no_rollout() {
     });
     let changed = json!({"annotations": {CONFIG_HASH: "new", CREDENTIALS_VERSION: "1"}});
     for (name, is_outdated, found) in [
-        ("no step", false, outdated(3, 3, 2, &[new.clone()])),
-        ("a step", false, outdated(2, 2, 1, &[new.clone()])),
+        (
+            "no step",
+            false,
+            outdated(3, 3, 2, std::slice::from_ref(&new)),
+        ),
+        (
+            "a step",
+            false,
+            outdated(2, 2, 1, std::slice::from_ref(&new)),
+        ),
         (
             "a step that was seen",
             false,
-            outdated(2, 2, 2, &[new.clone()]),
+            outdated(2, 2, 2, std::slice::from_ref(&new)),
         ),
         ("not seen yet", true, outdated(3, 3, 1, &[new.clone(), old])),
         ("other credentials", true, outdated(3, 3, 1, &[changed])),
