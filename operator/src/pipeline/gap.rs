@@ -85,6 +85,19 @@ pub fn find(before: &DataPipelineStatus, topic: &TopicRef, offsets: &Offsets) ->
             places: everywhere(&all),
         });
     }
+    // A truncated log grows past the committed offset again, over records that nobody has read: whatever
+    // the offsets show by now, that is still so.
+    let last = conditions::find(&before.conditions, condition::DATA_GAP);
+    let is_truncation = |last: &&Condition| {
+        last.status == "True" && last.reason == reason::LOG_TRUNCATED && !is_of_source(last)
+    };
+    if let Some(last) = last.filter(is_truncation) {
+        return Some(DataGap {
+            reason: reason::LOG_TRUNCATED,
+            lost: last.message.replace(&format!("; {WAY_OUT}"), ""),
+            places: everywhere(&all),
+        });
+    }
     if let Some(gap) = removed(offsets) {
         return Some(gap);
     }
@@ -98,14 +111,7 @@ pub fn find(before: &DataPipelineStatus, topic: &TopicRef, offsets: &Offsets) ->
             places: everywhere(&[sink]),
         });
     }
-    // A truncated log grows past the committed offset again, over records that nobody has read.
-    let last = conditions::find(&before.conditions, condition::DATA_GAP)?;
-    let truncated = last.status == "True" && last.reason == reason::LOG_TRUNCATED;
-    (truncated && !is_of_source(last)).then(|| DataGap {
-        reason: reason::LOG_TRUNCATED,
-        lost: last.message.replace(&format!("; {WAY_OUT}"), ""),
-        places: everywhere(&all),
-    })
+    None
 }
 
 /// Partitions whose log doesn't hold what is to be read next.
@@ -135,9 +141,13 @@ fn removed(offsets: &Offsets) -> Option<DataGap> {
             };
             let gap = gap.get_or_insert_with(|| DataGap {
                 reason,
-                lost,
+                lost: lost.clone(),
                 places: BTreeSet::new(),
             });
+            if reason == reason::LOG_TRUNCATED && gap.reason != reason {
+                // The one that has to be remembered.
+                (gap.reason, gap.lost) = (reason, lost);
+            }
             gap.places.insert((name.clone(), partition as i32));
         }
     }
@@ -244,6 +254,11 @@ mod tests {
                 (reason::LOG_TRUNCATED, vec![0]),
             ),
             (
+                "truncated, and retention elsewhere",
+                offsets([6, 0], [Some(5), Some(10)], [10, 9]),
+                (reason::LOG_TRUNCATED, vec![0, 1]),
+            ),
+            (
                 "the offsets are lost, and records are removed",
                 offsets([0, 3], [None, None], [10, 9]),
                 (reason::OFFSETS_LOST, vec![0, 1]),
@@ -299,6 +314,13 @@ mod tests {
         assert_eq!(grown.reason, reason::LOG_TRUNCATED);
         assert_eq!(grown.message(), truncated.message());
         assert_eq!(stops(&before), [true, false]);
+        // Whatever else is seen by now.
+        let others = offsets([0, 6], [Some(11), Some(5)], [20, 9]);
+        let expected = (reason::LOG_TRUNCATED, vec![0, 1]);
+        assert_eq!(
+            reason_and_places(find(&before, &topic(), &others)),
+            expected
+        );
         let fine = offsets([0, 0], [Some(11), Some(5)], [20, 9]);
         // The topic of the source is another one.
         before.conditions[0].message = message_of_source(&TopicGap::default());

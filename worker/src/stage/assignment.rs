@@ -321,8 +321,16 @@ impl Assignment {
             let out_of_range = std::mem::take(&mut state.out_of_range);
             (positions, state.truncated, out_of_range)
         };
+        let mut failed = None;
         for (partition, next) in positions {
-            let (low, high) = consumer.fetch_watermarks(&self.topic, partition, TIMEOUT)?;
+            let (low, high) = match consumer.fetch_watermarks(&self.topic, partition, TIMEOUT) {
+                Ok(marks) => marks,
+                Err(error) => {
+                    // The others are looked at all the same: what was truncated grows again.
+                    failed = Some(error);
+                    continue;
+                }
+            };
             if next > high {
                 found = true;
                 self.show_truncated(&format!(
@@ -335,6 +343,10 @@ impl Assignment {
                     self.topic
                 ));
             }
+        }
+        if let Some(error) = failed {
+            self.state().out_of_range |= out_of_range;
+            return Err(error);
         }
         if out_of_range && !found {
             found = true;
