@@ -63,7 +63,16 @@ impl Sender {
         let group: BaseConsumer = self.group.create()?;
         let mut number = TopicPartitionList::new();
         number.add_partition(&self.topic, 0);
-        let mut number = group.committed_offsets(number, TIMEOUT)?;
+        let members = group.group_metadata().expect("it has a group");
+        let found = group.committed_offsets(number.clone(), TIMEOUT);
+        if found.is_err() {
+            // As the ingest stage does it: see `Transactions::clear`.
+            number.set_partition_offset(&self.topic, 0, Offset::Offset(0))?;
+            producer.begin_transaction()?;
+            producer.send_offsets_to_transaction(&number, &members, TIMEOUT)?;
+            producer.abort_transaction(TIMEOUT)?;
+        }
+        let mut number = found?;
         let batch = Offset::Offset(self.batches);
         if number.elements()[0].offset() == batch {
             return Ok(());
@@ -74,7 +83,6 @@ impl Sender {
             producer.send(record).map_err(|(error, _)| error)?;
         }
         number.set_partition_offset(&self.topic, 0, batch)?;
-        let members = group.group_metadata().expect("it has a group");
         producer.send_offsets_to_transaction(&number, &members, TIMEOUT)?;
         producer.commit_transaction(TIMEOUT)
     }
