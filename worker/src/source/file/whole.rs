@@ -55,7 +55,7 @@ pub async fn read_whole<T: Take + Send + 'static>(
         let is_empty = file.is_ok_and(|file| file.len() == 0);
         ensure!(
             !is_empty,
-            "{name} is empty: it may be about to be written anew"
+            "{name} is empty: it may be about to be written anew; remove it where it isn't, or let its name begin with `_`"
         );
         let reading = reading.clone();
         let (taken, read) = blocking(move || {

@@ -1,9 +1,10 @@
 //! Pages that say where the next one is.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
 use millstream_api::source::http::Cursor;
+use tokio::time::Instant;
 use url::Url;
 
 use crate::{
@@ -14,6 +15,10 @@ use crate::{
         paging::{Page, Pager, Pages, Place},
     },
 };
+
+/// A cursor that is refused so soon after the server has told of it hasn't become too old: the API goes no
+/// deeper.
+const FRESH: Duration = Duration::from_secs(30);
 
 struct Cursors {
     pager: Arc<Pager>,
@@ -30,17 +35,18 @@ pub fn pages(pager: Arc<Pager>, paging: Cursor, from: Option<Place>) -> Pages {
         paging,
         next,
     });
-    stream::unfold(Some((from, false)), move |state| {
+    stream::unfold(Some((from, None)), move |state| {
         let cursors = cursors.clone();
         async move {
-            let (at, told) = state?;
+            let (at, told): (_, Option<Instant>) = state?;
+            let is_fresh = told.is_some_and(|told| told.elapsed() < FRESH);
             let page = match cursors.page(at.as_ref()).await {
                 // Read again from its beginning, the result would end here again.
-                None if told => cursors.pager.cut_off(Vec::new()),
+                None if is_fresh => cursors.pager.cut_off(Vec::new()),
                 page => page?,
             };
-            // From now on each place is one that the server itself has just told of.
-            let next = page.next.clone().map(|next| (Some(next), true));
+            let next = page.next.clone();
+            let next = next.map(|next| (Some(next), Some(Instant::now())));
             Some((page, next))
         }
     })

@@ -38,6 +38,7 @@ const REFUSALS: u32 = 3;
 /// A `Retry-After` beyond this is a mistake.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 const MAX_REDIRECTS: usize = 10;
+const EMPTY: &str = "empty answer";
 
 pub struct Fetch {
     client: Client,
@@ -54,12 +55,22 @@ pub struct Fetch {
 
 /// A whole answer.
 pub struct Answer {
-    /// Empty only where the server says that there is no content.
+    /// Empty only where the server says that there is no content, or gives none again and again.
     pub body: Bytes,
     /// Where it came from in the end.
     url: Url,
     /// The header `Link`.
     pub links: String,
+}
+
+impl Answer {
+    fn empty(url: &Url) -> Self {
+        Answer {
+            body: Bytes::new(),
+            url: url.clone(),
+            links: String::new(),
+        }
+    }
 }
 
 /// The server won't answer this request, however often it is sent.
@@ -76,7 +87,12 @@ impl Refused {
 
     /// Whether it may be that the server doesn't have what it is asked for.
     fn may_be_gone(&self) -> bool {
-        matches!(self.status.as_u16(), 400 | 404 | 410 | 416 | 422)
+        matches!(self.status.as_u16(), 400 | 404 | 410 | 416 | 422) || self.is_empty()
+    }
+
+    /// Whether the answer had no content, though its status tells of some.
+    fn is_empty(&self) -> bool {
+        self.status == StatusCode::OK
     }
 }
 
@@ -174,7 +190,7 @@ impl Fetch {
     }
 
     /// Sends the request until there is an answer that can be parsed. While it fails, the last
-    /// error is shown under the concern.
+    /// error is shown under the concern. One that is empty again and again is taken for an empty one.
     pub async fn get<T>(
         &self,
         concern: impl Into<Concern>,
@@ -182,11 +198,21 @@ impl Fetch {
         parse: impl Fn(&Answer) -> Result<T, String>,
     ) -> T {
         let asking = self.asking(concern);
+        let mut empty = 0;
         loop {
-            match self.get_or_refusal(&asking, url, &parse).await {
+            let refused = match self.get_or_refusal(&asking, url, &parse).await {
                 Ok(parsed) => return parsed,
-                Err(refused) => refused.wait().await,
+                Err(refused) => refused,
+            };
+            empty += u32::from(refused.is_empty());
+            if empty >= REFUSALS
+                && let Ok(parsed) = parse(&Answer::empty(url))
+            {
+                let message = "the server answers 200 with nothing at all, so that the source took this for an empty page; 204, or an empty array, would say so";
+                self.status.warn(EMPTY, message);
+                return parsed;
             }
+            refused.wait().await;
         }
     }
 
@@ -261,11 +287,15 @@ impl Fetch {
             match redirect(&url, &response)? {
                 Some(target) => url = target,
                 None if response.status().is_success() => {
-                    let may_be_empty = matches!(response.status().as_u16(), 204 | 205);
+                    let status = response.status();
+                    let may_be_empty = matches!(status.as_u16(), 204 | 205);
                     let links = links(response.headers());
                     let body = self.body(response).await?;
                     if body.is_empty() && !may_be_empty {
-                        return Err(Failure::from("the answer is empty".to_owned()));
+                        return Err(Failure {
+                            refused: (status == StatusCode::OK).then_some(status),
+                            ..Failure::from("the answer is empty".to_owned())
+                        });
                     }
                     return Ok(Answer { body, url, links });
                 }

@@ -26,7 +26,7 @@ use crate::{
         http::{
             cache::{Cache, Found, filling::Filling},
             fetch::Fetch,
-            paging::{Page, Pager, Pages, Place},
+            paging::{LACKING, Page, Pager, Pages, Place},
             position::Progress,
         },
     },
@@ -79,6 +79,8 @@ struct Pass {
     pages: Pages,
     /// Whether the pages come from the cache.
     cached: bool,
+    /// Whether the server has told of more than it gives.
+    lacking: bool,
     /// Takes the pages on their way, where the cache wants them.
     filling: Option<Filling>,
 }
@@ -115,6 +117,7 @@ impl Reader {
             Found::Hit(pages) => Pass {
                 pages,
                 cached: true,
+                lacking: false,
                 filling: None,
             },
             Found::Miss(filling) => Pass {
@@ -123,6 +126,11 @@ impl Reader {
             },
             Found::Away => self.fetch(),
         }
+    }
+
+    fn is_incremental(&self) -> bool {
+        let poll = self.spec.poll.as_ref();
+        poll.is_some_and(|poll| poll.incremental.is_some())
     }
 
     /// What is left of a pass, from the server itself.
@@ -144,6 +152,7 @@ impl Reader {
         Pass {
             pages: Arc::new(pager).pages(position.at.clone()),
             cached: false,
+            lacking: false,
             filling: None,
         }
     }
@@ -163,7 +172,11 @@ impl Reader {
     fn batch(&mut self, mut page: Page) -> SourceBatch {
         let (position, kept) = self.progress.pass(&mut page);
         if page.next.is_none() {
-            self.pass = None;
+            let lacking = self.pass.take().is_some_and(|pass| pass.lacking);
+            if !lacking && !self.is_incremental() {
+                // What was missing has come. It wouldn't where each pass gives what is newer.
+                self.status.clear(LACKING);
+            }
             match self.progress.forgets() {
                 Some(message) => self.status.warn(KNOWN, message),
                 None => self.status.clear(KNOWN),
@@ -186,6 +199,7 @@ impl Reader {
 impl Pass {
     async fn next(&mut self) -> Option<Page> {
         let page = self.pages.next().await?;
+        self.lacking |= page.lacking;
         if let Some(filling) = self.filling.take() {
             self.filling = filling.add(&page).await;
         }

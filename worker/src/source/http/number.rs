@@ -87,16 +87,25 @@ impl Numbers {
         }
     }
 
-    /// One page after the other until one is empty, or shorter than the one before, or the one before
-    /// again, or not there.
+    /// One page after the other until one is empty, or shorter than the one before, or not there, or there
+    /// is but the one before again.
     fn in_turn(self: Arc<Self>, start: u64) -> Pages {
         stream::unfold(Some((start, 0, Before::default())), move |state| {
             let numbers = self.clone();
             async move {
-                let (number, given_before, mut before) = state?;
-                let records = numbers.page(number).await.unwrap_or_default();
+                let (mut number, given_before, mut before) = state?;
+                if number == start && start > numbers.paging.first_page {
+                    // A worker before this one has given it.
+                    before.again(&numbers.some(start - 1).await);
+                }
+                let mut records = numbers.some(number).await;
                 if before.again(&records) {
-                    return Some((numbers.end_again(start, number), None));
+                    // New records may have moved a whole page by one.
+                    number += 1;
+                    records = numbers.some(number).await;
+                    if before.again(&records) {
+                        return Some((numbers.end_again(number), None));
+                    }
                 }
                 let given = records.len();
                 let last = given == 0 || given < given_before;
@@ -113,20 +122,25 @@ impl Numbers {
 
     /// The end, where a page is the one before again: some servers give their last page for every
     /// number behind it. One that has given nothing else may not know the parameter.
-    fn end_again(&self, start: u64, number: u64) -> Page {
+    fn end_again(&self, number: u64) -> Page {
         let end = Page {
             records: Vec::new(),
             next: None,
             lacking: false,
         };
-        if number != start + 1 {
+        if number != self.paging.first_page + 2 {
             return end;
         }
         let parameter = &self.paging.parameter;
         let message = format!(
-            "the page with `{parameter}={number}` is the one before again, so that the source took this for the end; records are missing unless that was the only page: does the API know `{parameter}`?"
+            "the pages up to `{parameter}={number}` are the first one again, so that the source took this for the end; records are missing unless that was the only page: does the API know `{parameter}`?"
         );
         self.pager.lacking(message, end)
+    }
+
+    /// The records of a page of a result whose end isn't known; empty where there are none.
+    async fn some(&self, number: u64) -> Vec<Bytes> {
+        self.page(number).await.unwrap_or_default()
     }
 
     /// The records of a page; none where the server doesn't have the page.

@@ -25,7 +25,8 @@ use crate::{
     status::{Concern, StatusPart},
 };
 
-const LACKING: &str = "lacking";
+/// The concern of a result that may not be whole.
+pub const LACKING: &str = "lacking";
 const AGAIN: &str = "page again";
 
 /// Where a page begins. What a pagination doesn't know is its beginning.
@@ -182,7 +183,6 @@ impl Pager {
 
     /// A page of a result that may not be whole, for this reason.
     pub fn lacking(&self, message: impl ToString, page: Page) -> Page {
-        // It stays: what is missing is missing later too.
         self.status.warn(LACKING, message);
         Page {
             lacking: true,

@@ -91,11 +91,17 @@ async fn an_answer_that_makes_no_sense_is_outlived() {
 
 #[tokio::test]
 async fn an_empty_answer_that_should_have_content_is_outlived() {
-    let seen = outlive(vec![|| StatusCode::OK.into_response(), || {
-        StatusCode::ACCEPTED.into_response()
-    }])
-    .await;
+    let empty: fn() -> Response = || StatusCode::OK.into_response();
+    let seen = outlive(vec![empty, || StatusCode::ACCEPTED.into_response()]).await;
     assert_says(&seen, &["the answer is empty"; 2]);
+    // One that is nothing else is taken at its word.
+    let (status, part) = status();
+    let api = Api::start(move |_, _| empty()).await;
+    let batches: Vec<_> = open(api.source(json!({})), None, part).collect().await;
+    assert!(texts(&batches).is_empty());
+    assert_eq!(api.requests(), 3);
+    let warning = &status.report().warnings["ingest"];
+    assert!(warning.contains("nothing at all"), "{warning}");
 }
 
 /// A body that ends before the length that its header promises.

@@ -334,7 +334,7 @@ async fn a_page_that_is_the_one_before_again_is_not_taken() {
 #[tokio::test]
 async fn a_numbered_page_that_is_the_one_before_again_is_the_end() {
     // For a number behind the last page there is the last page.
-    for (total, requests, warns) in [(20, 3, false), (10, 2, true)] {
+    for (total, requests, warns) in [(20, 4, false), (10, 3, true)] {
         let api = Api::start(move |_, asked| {
             let page = asked.number("p").min(total / 10);
             json!({"items": records(page * 10 - 10..page * 10)})
@@ -356,6 +356,46 @@ async fn a_numbered_page_that_is_the_one_before_again_is_the_end() {
         let told = warning.is_some_and(|warning| warning.contains("does the API know `p`?"));
         assert_eq!(told, warns, "{warning:?}");
     }
+}
+
+#[tokio::test]
+async fn a_numbered_page_that_is_the_one_before_again_may_have_others_behind_it() {
+    // One that calls its first page 0 as well as 1; and one on which a page of new records has come in.
+    for (moved_from, first_page) in [(1, 0), (3, 1)] {
+        let api = Api::start(move |_, asked| {
+            let page = asked.number("p");
+            let page = if page >= moved_from && first_page == 1 {
+                page - 1
+            } else {
+                page.max(1)
+            };
+            json!({"items": records(page * 10 - 10..(page * 10).min(35))})
+                .to_string()
+                .into_response()
+        })
+        .await;
+        let paging = json!({"parameter": "p", "firstPage": first_page});
+        let spec = json!({"records": "/items", "pagination": {"pageNumber": paging}});
+        assert_eq!(texts(&all(api.source(spec), None).await), ids(0..35));
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_goes_on_behind_the_last_page_knows_it_again() {
+    let api = Api::start(|_, asked| {
+        let page = asked.number("p").min(3);
+        json!({"items": records(page * 10 - 10..page * 10)})
+            .to_string()
+            .into_response()
+    })
+    .await;
+    let paging = json!({"parameter": "p"});
+    let spec = json!({"records": "/items", "pagination": {"pageNumber": paging}});
+    let (status, part) = status();
+    let kept = json!({"at": {"page": 4}});
+    let batches: Vec<_> = open(api.source(spec), Some(&kept), part).collect().await;
+    assert_eq!(texts(&batches), ids(0..0));
+    assert_eq!(status.report(), Default::default());
 }
 
 #[tokio::test]
