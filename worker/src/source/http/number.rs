@@ -11,7 +11,7 @@ use crate::{
     source::http::{
         fetch::Answer,
         page,
-        paging::{Before, Page, Pager, Pages, Place},
+        paging::{AGAIN, Before, Page, Pager, Pages, Place},
     },
 };
 
@@ -106,6 +106,7 @@ impl Numbers {
                     if before.again(&records) {
                         return Some((numbers.end_again(number), None));
                     }
+                    numbers.passed_over(number - 1);
                 }
                 let given = records.len();
                 let last = given == 0 || given < given_before;
@@ -136,6 +137,14 @@ impl Numbers {
             "the pages up to `{parameter}={number}` are the first one again, so that the source took this for the end; records are missing unless that was the only page: does the API know `{parameter}`?"
         );
         self.pager.lacking(message, end)
+    }
+
+    fn passed_over(&self, number: u64) {
+        let parameter = &self.paging.parameter;
+        let message = format!(
+            "the page with `{parameter}={number}` was the one before again, byte for byte, and was passed over"
+        );
+        self.pager.status.warn(AGAIN, message);
     }
 
     /// The records of a page of a result whose end isn't known; empty where there are none.

@@ -27,7 +27,8 @@ use crate::{
 
 /// The concern of a result that may not be whole.
 pub const LACKING: &str = "lacking";
-const AGAIN: &str = "page again";
+/// The concern of a page that is the one before again.
+pub const AGAIN: &str = "page again";
 
 /// Where a page begins. What a pagination doesn't know is its beginning.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
