@@ -101,6 +101,9 @@ pub struct RunStatus {
     /// instead. `records` counts them too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_lettered: Option<i64>,
+    /// What was amiss with what the source gave, though the run came to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
     /// What the sinks have made of it: what they counted from its beginning until all was stored, or
     /// until it had failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

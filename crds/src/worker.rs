@@ -404,6 +404,9 @@ pub struct RunProgress {
     /// Those of them that went to the dead letters and not to the topic.
     #[serde(default)]
     pub dead_lettered: i64,
+    /// What was amiss with what the source gave, when it had come to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
     /// Whether it has come to its end.
     #[serde(default)]
     pub done: bool,

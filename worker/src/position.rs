@@ -21,6 +21,8 @@ use sha2::{Digest, Sha256};
 use crate::{kafka::Reports, status::StatusPart};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes that Kafka keeps beside an offset, as it is by default.
+const MAX_BYTES: usize = 4096;
 
 /// What is kept.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -104,6 +106,22 @@ impl Position {
             end,
             records: self.records,
             ..Position::default()
+        }
+    }
+}
+
+/// A position as it is kept: of a warning as much as there is room for.
+fn text(position: &Position) -> serde_json::Result<String> {
+    let mut position = position.clone();
+    loop {
+        let text = serde_json::to_string(&position)?;
+        let run = position.run.as_mut();
+        let warning = run.and_then(|run| run.warning.as_mut());
+        match warning.filter(|warning| !warning.is_empty()) {
+            Some(warning) if text.len() > MAX_BYTES => {
+                warning.truncate(warning.floor_char_boundary(warning.len() / 2));
+            }
+            _ => return Ok(text),
         }
     }
 }
@@ -249,7 +267,7 @@ impl PositionStore {
         &self,
         position: &Position,
     ) -> anyhow::Result<(TopicPartitionList, ConsumerGroupMetadata)> {
-        let (store, text) = (self.clone(), serde_json::to_string(position)?);
+        let (store, text) = (self.clone(), text(position)?);
         Ok(tokio::task::spawn_blocking(move || store.offsets_of(&text)).await??)
     }
 
@@ -304,6 +322,18 @@ mod tests {
         for kept in ["", "7", "{}", r#"{"source": "s", "records": "many"}"#] {
             let error = format!("{:#}", parse(kept, group).unwrap_err());
             assert!(error.contains(group), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_warning_takes_what_room_there_is() {
+        let mut position = Position::default().of_run("one", 5, true);
+        for (held, kept) in [(0, 1000), (3500, 250), (3800, 124), (5000, 0)] {
+            let run = position.run.as_mut().unwrap();
+            run.warning = Some("é".repeat(500));
+            position.position = Some(json!("x".repeat(held)));
+            let run = parse(&text(&position).unwrap(), "g").unwrap().run.unwrap();
+            assert_eq!(run.warning.unwrap().len(), kept, "{held}");
         }
     }
 

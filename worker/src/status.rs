@@ -143,6 +143,11 @@ impl StatusPart {
         });
     }
 
+    /// What is not as it should be.
+    pub fn warning(&self) -> Option<String> {
+        by_part(&self.status.state().warnings).remove(&self.name)
+    }
+
     /// Shows an error by which records are gone, until [`StatusPart::clear`] is called for the same
     /// concern.
     pub fn gap(&self, concern: impl Into<Concern>, message: impl ToString, gap: TopicGap) {

@@ -116,8 +116,13 @@ fn of_run(run: &RunStatus) -> String {
                 0 => String::new(),
                 dead => format!("; ingest: {dead} dead letters"),
             };
+            let warning = run
+                .warning
+                .iter()
+                .map(|warning| format!("; ingest: {warning}"));
+            let warning: String = warning.collect();
             let sinks = of_sinks(&run.sinks);
-            format!("run {name}: {records} records, all stored{ingest}{sinks}")
+            format!("run {name}: {records} records, all stored{ingest}{warning}{sinks}")
         }
         RunOutcome::Failed => format!(
             "run {name} has failed after {records} records: see the log of its last pod (kubectl logs job/{name})"
@@ -216,7 +221,14 @@ fn data_gap(
         Verdict::new(condition::DATA_GAP, holds, reason, message)
     };
     if let Err(Error::DataGap { reason, message }) = outcome {
-        return say(Holds::True, reason, message);
+        // What retention has taken is there to be seen later, too; a truncation that only the pods
+        // know of isn't, for they are stopped now.
+        let truncation = truncation(observed)
+            .filter(|_| ![reason::TOPIC_RECREATED, reason::LOG_TRUNCATED].contains(reason));
+        return match truncation {
+            Some((reason, message)) => say(Holds::True, &reason, &message),
+            None => say(Holds::True, reason, message),
+        };
     }
     let last = conditions::find(&before.conditions, condition::DATA_GAP);
     let of_sinks = last.filter(|last| last.status == "True" && !gap::is_of_source(last));

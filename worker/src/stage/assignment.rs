@@ -60,6 +60,8 @@ struct State {
     truncated: bool,
     /// Whether it has told of an offset that Kafka didn't have.
     out_of_range: bool,
+    /// Whether the gaps are to be looked for again.
+    look_again: bool,
 }
 
 struct Partition {
@@ -309,6 +311,11 @@ impl Assignment {
         }
     }
 
+    /// Whether gaps were looked for and Kafka didn't tell of every partition.
+    pub fn looks_again(&self) -> bool {
+        std::mem::take(&mut self.state().look_again)
+    }
+
     /// Shows which partitions can't go on, after Kafka said that an offset isn't there; whether there
     /// is one. Blocks.
     pub fn show_gaps(&self, consumer: &impl Consumer<Self>) -> KafkaResult<bool> {
@@ -323,7 +330,12 @@ impl Assignment {
         };
         let mut failed = None;
         for (partition, next) in positions {
-            let (low, high) = match consumer.fetch_watermarks(&self.topic, partition, TIMEOUT) {
+            let timeout = match failed {
+                // Partitions whose leader is away aren't waited for one after the other.
+                Some(_) => TIMEOUT / 10,
+                None => TIMEOUT,
+            };
+            let (low, high) = match consumer.fetch_watermarks(&self.topic, partition, timeout) {
                 Ok(marks) => marks,
                 Err(error) => {
                     // The others are looked at all the same: what was truncated grows again.
@@ -345,7 +357,9 @@ impl Assignment {
             }
         }
         if let Some(error) = failed {
-            self.state().out_of_range |= out_of_range;
+            let mut state = self.state();
+            state.out_of_range |= out_of_range;
+            state.look_again = true;
             return Err(error);
         }
         if out_of_range && !found {

@@ -271,6 +271,9 @@ impl SinkStage {
                     if let Some(failure) = consumer.context().take_failure() {
                         return Err(Stop::Retry(failure));
                     }
+                    if consumer.context().looks_again() {
+                        self.look_for_gaps(consumer)?;
+                    }
                     consumer.context().pass(&**consumer);
                     commit.start(consumer);
                     flow.adjust(consumer, self.is_full(&batch))?;
@@ -363,12 +366,7 @@ impl SinkStage {
                 return Err(Stop::Retry(format!("the consumer failed: {error}")));
             }
             (_, Some(Code::AutoOffsetReset | Code::OffsetOutOfRange)) => {
-                // The client doesn't read the partition any more. Where no gap says why, another one
-                // begins at what is committed.
-                if !tokio::task::block_in_place(|| consumer.context().show_gaps(consumer))? {
-                    let message = "Kafka doesn't have an offset that was to be read";
-                    return Err(Stop::Retry(message.to_owned()));
-                }
+                self.look_for_gaps(consumer)?;
             }
             // Shown as long as they last, by the client's context.
             (
@@ -384,6 +382,25 @@ impl SinkStage {
             _ => status.fail(READ, format!("can't read {}: {error}", self.parts.topic)),
         }
         Ok(())
+    }
+
+    /// Looks why the client doesn't read a partition any more. Where no gap says why, another one begins
+    /// at what is committed; this one stays while Kafka doesn't tell, for it knows what was read.
+    fn look_for_gaps(&self, consumer: &SinkConsumer) -> Result<(), Stop> {
+        match tokio::task::block_in_place(|| consumer.context().show_gaps(consumer)) {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                let message = "Kafka doesn't have an offset that was to be read";
+                Err(Stop::Retry(message.to_owned()))
+            }
+            Err(error) => {
+                let message = format!(
+                    "Kafka doesn't have an offset that was to be read, and doesn't tell which ones it has: {error}"
+                );
+                self.parts.status.fail(READ, message);
+                Ok(())
+            }
+        }
     }
 
     /// Transforms and writes a batch; returns when it is acknowledged.

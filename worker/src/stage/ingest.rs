@@ -242,7 +242,7 @@ impl Ingest {
         self.commit(to, &mut open, &mut progress).await?;
         // In a transaction of its own, which can't begin before the last records can be read: whoever
         // sees the end sees them.
-        progress.end(complete);
+        progress.end(complete, self.status.warning());
         self.commit(to, &mut open, &mut progress).await?;
         Ok(Left::Done)
     }
@@ -504,11 +504,13 @@ impl Progress {
         self.since = Instant::now();
     }
 
-    /// The run is over, or the source has come to its end, or both.
-    fn end(&mut self, complete: bool) {
+    /// The run is over, or the source has come to its end, or both. With the run its pod goes, which
+    /// nobody can ask any more what was amiss.
+    fn end(&mut self, complete: bool, warning: Option<String>) {
         self.position.complete = complete;
         if let Some(run) = &mut self.position.run {
             run.done = true;
+            run.warning = warning;
         }
         self.moved = true;
     }

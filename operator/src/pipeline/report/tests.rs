@@ -542,6 +542,7 @@ fn a_run_whose_job_is_deleted_while_it_reads_has_failed_and_that_is_told_once() 
         completion_time: None,
         records: Some(20),
         dead_lettered: None,
+        warning: None,
         sinks: Vec::new(),
         outcome: RunOutcome::Running,
     };
@@ -578,13 +579,14 @@ fn a_run_that_has_succeeded_tells_what_the_sinks_made_of_it() {
         completion_time: None,
         records: Some(20),
         dead_lettered: Some(1),
+        warning: Some("a page was empty".into()),
         sinks: vec![
             sink("a", 10, 7, vec![failed("has-email", 7), failed("adult", 2)]),
             sink("b", 19, 0, vec![failed("sane", 0)]),
         ],
         outcome: RunOutcome::Succeeded,
     };
-    let text = "run users-1: 20 records, all stored; ingest: 1 dead letters; sink `a`: 10 rows, 7 dead letters, 7 failed `has-email`, 2 failed `adult`; sink `b`: 19 rows, 0 dead letters";
+    let text = "run users-1: 20 records, all stored; ingest: 1 dead letters; ingest: a page was empty; sink `a`: 10 rows, 7 dead letters, 7 failed `has-email`, 2 failed `adult`; sink `b`: 19 rows, 0 dead letters";
     assert_eq!(of_run(&run), text);
     assert_eq!(last_run_succeeded(Some(&run)).message, text);
     let now = |run: &RunStatus| DataPipelineStatus {

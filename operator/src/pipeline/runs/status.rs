@@ -16,7 +16,10 @@ use millstream_api::{
 };
 
 use super::{Runs, now};
-use crate::pipeline::children::{AT, COUNTS};
+use crate::{
+    conditions::{ERROR, clip},
+    pipeline::children::{AT, COUNTS},
+};
 
 /// What is seen beside the Jobs.
 pub struct Seen<'a> {
@@ -61,6 +64,10 @@ impl Runs {
             dead_lettered: match progress {
                 Some(progress) => Some(progress.dead_lettered),
                 None => known.and_then(|run| run.dead_lettered),
+            },
+            warning: match progress {
+                Some(progress) => progress.warning.as_ref().map(|text| clip(text, ERROR)),
+                None => known.and_then(|run| run.warning.clone()),
             },
             // What the sinks count later belongs to other runs.
             sinks: match known.filter(|run| is_over(run.outcome)) {

@@ -173,6 +173,7 @@ fn the_last_run_stays_the_last_one_where_its_job_is_gone() {
         completion_time: None,
         records: None,
         dead_lettered: None,
+        warning: None,
         sinks: Vec::new(),
         outcome,
     };

@@ -16,8 +16,8 @@ use crate::{
     },
 };
 
-/// A cursor that is refused so soon after the server has told of it hasn't become too old: the API goes no
-/// deeper.
+/// A cursor that is asked for so soon after the server has told of it, and refused, hasn't become too old:
+/// the API goes no deeper.
 const FRESH: Duration = Duration::from_secs(30);
 
 struct Cursors {
@@ -66,11 +66,7 @@ impl Cursors {
         // A page that is its own next one is the last.
         let own = Place::Url(url.into());
         let next = next.filter(|next| Some(next) != at && *next != own);
-        Some(Page {
-            records,
-            next,
-            lacking: false,
-        })
+        Some(Page { records, next })
     }
 
     /// None for what was kept and is no URL.

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     num::NonZeroU32,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -31,6 +34,8 @@ use crate::{
     tls::trusting,
 };
 
+/// The concern of a result that may not be whole.
+pub const LACKING: &str = "lacking";
 /// Between the attempts of a request that the server refuses.
 pub const REFUSED: Duration = Duration::from_secs(30);
 /// What the server refuses so often it doesn't have.
@@ -38,7 +43,6 @@ const REFUSALS: u32 = 3;
 /// A `Retry-After` beyond this is a mistake.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 const MAX_REDIRECTS: usize = 10;
-const EMPTY: &str = "empty answer";
 
 pub struct Fetch {
     client: Client,
@@ -50,6 +54,8 @@ pub struct Fetch {
     /// The server wants no request before.
     quiet_until: Mutex<Option<Instant>>,
     max_bytes: usize,
+    /// Whether the result may not be whole.
+    lacking: AtomicBool,
     status: StatusPart,
 }
 
@@ -167,6 +173,7 @@ impl Fetch {
             limit: spec.rate_limit.as_ref().and_then(rate_limiter),
             quiet_until: Mutex::default(),
             max_bytes: answers / (side_by_side + copies),
+            lacking: AtomicBool::default(),
             status,
         })
     }
@@ -204,20 +211,40 @@ impl Fetch {
                 Ok(parsed) => return parsed,
                 Err(refused) => refused,
             };
-            empty += u32::from(refused.is_empty());
+            empty = if refused.is_empty() { empty + 1 } else { 0 };
             if empty >= REFUSALS
-                && let Ok(parsed) = parse(&Answer::empty(url))
+                && let Some(parsed) = self.taken_for_empty(url, &parse)
             {
-                let message = "the server answers 200 with nothing at all, so that the source took this for an empty page; 204, or an empty array, would say so";
-                self.status.warn(EMPTY, message);
                 return parsed;
             }
             refused.wait().await;
         }
     }
 
+    /// What an answer with content would be that has none, where that can be a page.
+    fn taken_for_empty<T>(
+        &self,
+        url: &Url,
+        parse: impl Fn(&Answer) -> Result<T, String>,
+    ) -> Option<T> {
+        let parsed = parse(&Answer::empty(url)).ok()?;
+        self.lacks("the server answers 200 with nothing at all, so that the source took this for an empty page; records are missing unless it is one: 204, or an empty array, would say so");
+        Some(parsed)
+    }
+
+    /// Says why the result may not be whole.
+    pub fn lacks(&self, message: impl ToString) {
+        self.status.warn(LACKING, message);
+        self.lacking.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that was said since this was asked last.
+    pub fn has_lacked(&self) -> bool {
+        self.lacking.swap(false, Ordering::Relaxed)
+    }
+
     /// As [`Fetch::get`]; none where the server doesn't have it, and says so again and again while it
-    /// has the first page.
+    /// has the first page. One that gives nothing for both isn't down: that is how it says so.
     pub async fn get_if_there<T>(
         &self,
         concern: impl Into<Concern>,
@@ -234,15 +261,19 @@ impl Fetch {
             };
             refusals += u32::from(refused.may_be_gone());
             if refusals == REFUSALS {
-                return None;
+                let empty = refused
+                    .is_empty()
+                    .then(|| self.taken_for_empty(url, &parse));
+                return empty.flatten();
             }
             refused.wait().await;
             // One that is being replaced refuses everything, and isn't to be taken at its word.
             if refusals + 1 == REFUSALS
-                && let Err(refused) = self.get_or_refusal(&asking, first, |_| Ok(())).await
+                && let Err(first) = self.get_or_refusal(&asking, first, |_| Ok(())).await
+                && !(refused.is_empty() && first.is_empty())
             {
                 refusals = 0;
-                refused.wait().await;
+                first.wait().await;
             }
         }
     }

@@ -25,8 +25,8 @@ use crate::{
         Opening, Records, SourceBatch,
         http::{
             cache::{Cache, Found, filling::Filling},
-            fetch::Fetch,
-            paging::{LACKING, Page, Pager, Pages, Place},
+            fetch::{Fetch, LACKING},
+            paging::{Page, Pager, Pages, Place},
             position::Progress,
         },
     },
@@ -79,7 +79,9 @@ struct Pass {
     pages: Pages,
     /// Whether the pages come from the cache.
     cached: bool,
-    /// Whether the server has told of more than it gives.
+    /// Whether it began with the first page.
+    whole: bool,
+    /// Whether the result may not be whole.
     lacking: bool,
     /// Takes the pages on their way, where the cache wants them.
     filling: Option<Filling>,
@@ -99,7 +101,7 @@ impl Reader {
                     self.pass.insert(pass)
                 }
             };
-            match pass.next().await {
+            match pass.next(&self.fetch).await {
                 Some(page) => return Some(self.batch(page)),
                 None => self.mend(),
             }
@@ -117,6 +119,7 @@ impl Reader {
             Found::Hit(pages) => Pass {
                 pages,
                 cached: true,
+                whole,
                 lacking: false,
                 filling: None,
             },
@@ -152,6 +155,7 @@ impl Reader {
         Pass {
             pages: Arc::new(pager).pages(position.at.clone()),
             cached: false,
+            whole: position.at.is_none(),
             lacking: false,
             filling: None,
         }
@@ -172,8 +176,9 @@ impl Reader {
     fn batch(&mut self, mut page: Page) -> SourceBatch {
         let (position, kept) = self.progress.pass(&mut page);
         if page.next.is_none() {
-            let lacking = self.pass.take().is_some_and(|pass| pass.lacking);
-            if !lacking && !self.is_incremental() {
+            let pass = self.pass.take();
+            let complete = pass.is_some_and(|pass| pass.whole && !pass.lacking);
+            if complete && !self.is_incremental() {
                 // What was missing has come. It wouldn't where each pass gives what is newer.
                 self.status.clear(LACKING);
             }
@@ -197,11 +202,11 @@ impl Reader {
 }
 
 impl Pass {
-    async fn next(&mut self) -> Option<Page> {
+    async fn next(&mut self, fetch: &Fetch) -> Option<Page> {
         let page = self.pages.next().await?;
-        self.lacking |= page.lacking;
+        self.lacking |= fetch.has_lacked();
         if let Some(filling) = self.filling.take() {
-            self.filling = filling.add(&page).await;
+            self.filling = filling.add(&page, self.lacking).await;
         }
         Some(page)
     }

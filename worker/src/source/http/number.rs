@@ -11,7 +11,7 @@ use crate::{
     source::http::{
         fetch::Answer,
         page,
-        paging::{AGAIN, Before, Page, Pager, Pages, Place},
+        paging::{Before, Page, Pager, Pages, Place},
     },
 };
 
@@ -79,12 +79,11 @@ impl Numbers {
         let page = Page {
             records,
             next: (number + 1 < end).then_some(Place::Page(number + 1)),
-            lacking: false,
         };
-        match page.records.is_empty() && page.next.is_some() {
-            true => self.pager.short(page),
-            false => page,
+        if page.records.is_empty() && page.next.is_some() {
+            self.pager.short();
         }
+        page
     }
 
     /// One page after the other until one is empty, or shorter than the one before, or not there, or there
@@ -113,7 +112,6 @@ impl Numbers {
                 let page = Page {
                     records,
                     next: (!last).then_some(Place::Page(number + 1)),
-                    lacking: false,
                 };
                 Some((page, (!last).then_some((number + 1, given, before))))
             }
@@ -124,19 +122,21 @@ impl Numbers {
     /// The end, where a page is the one before again: some servers give their last page for every
     /// number behind it. One that has given nothing else may not know the parameter.
     fn end_again(&self, number: u64) -> Page {
-        let end = Page {
+        if number == self.paging.first_page + 2 {
+            self.always_again(number);
+        }
+        Page {
             records: Vec::new(),
             next: None,
-            lacking: false,
-        };
-        if number != self.paging.first_page + 2 {
-            return end;
         }
+    }
+
+    fn always_again(&self, number: u64) {
         let parameter = &self.paging.parameter;
         let message = format!(
             "the pages up to `{parameter}={number}` are the first one again, so that the source took this for the end; records are missing unless that was the only page: does the API know `{parameter}`?"
         );
-        self.pager.lacking(message, end)
+        self.pager.fetch.lacks(message);
     }
 
     fn passed_over(&self, number: u64) {
@@ -144,7 +144,7 @@ impl Numbers {
         let message = format!(
             "the page with `{parameter}={number}` was the one before again, byte for byte, and was passed over"
         );
-        self.pager.status.warn(AGAIN, message);
+        self.pager.fetch.lacks(message);
     }
 
     /// The records of a page of a result whose end isn't known; empty where there are none.

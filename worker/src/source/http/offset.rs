@@ -84,13 +84,12 @@ impl Offsets {
         let page = Page {
             records,
             next: (next < end).then_some(Place::Offset(next)),
-            lacking: false,
         };
         // That the last page is shorter than it was counted needs no word.
-        match full || page.next.is_none() {
-            true => page,
-            false => self.pager.short(page),
+        if !full && page.next.is_some() {
+            self.pager.short();
         }
+        page
     }
 
     /// One page after the other until one is empty, or shorter than the one before, or not there: a
@@ -111,7 +110,6 @@ impl Offsets {
                 let page = Page {
                     records,
                     next: (!last).then_some(Place::Offset(next)),
-                    lacking: false,
                 };
                 Some((page, (!last).then_some((next, given, before))))
             }

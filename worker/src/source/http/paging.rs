@@ -25,8 +25,6 @@ use crate::{
     status::{Concern, StatusPart},
 };
 
-/// The concern of a result that may not be whole.
-pub const LACKING: &str = "lacking";
 /// The concern of a page that is the one before again.
 pub const AGAIN: &str = "page again";
 
@@ -48,8 +46,6 @@ pub struct Page {
     pub records: Vec<Bytes>,
     /// The place after them; none after the last page.
     pub next: Option<Place>,
-    /// Whether, with this page, the result lacks what the server had told of.
-    pub lacking: bool,
 }
 
 /// The pages from some place on. A stream that ends before the last page can't go on; what comes
@@ -88,7 +84,6 @@ impl Pager {
         Page {
             records: self.fetch.get("page", &url, records).await,
             next: None,
-            lacking: false,
         }
     }
 
@@ -167,28 +162,18 @@ impl Pager {
     /// A last page, with these records, before the last one that the server had told of.
     pub fn cut_off(&self, records: Vec<Bytes>) -> Page {
         let message = "the server has told of more pages, and refuses them, so that the source took this for the end; records are missing unless the result has become shorter meanwhile";
-        let page = Page {
+        self.fetch.lacks(message);
+        Page {
             records,
             next: None,
-            lacking: true,
-        };
-        self.lacking(message, page)
-    }
-
-    /// A page that isn't full, or has nothing, though the server had told of others after it. They
-    /// may be there all the same.
-    pub fn short(&self, page: Page) -> Page {
-        let message = "the server has told of more records than it gives: a page before the last one is empty, or isn't full; records are missing unless the result has become shorter meanwhile";
-        self.lacking(message, page)
-    }
-
-    /// A page of a result that may not be whole, for this reason.
-    pub fn lacking(&self, message: impl ToString, page: Page) -> Page {
-        self.status.warn(LACKING, message);
-        Page {
-            lacking: true,
-            ..page
         }
+    }
+
+    /// Says that a page isn't full, or has nothing, though the server had told of others after it. They
+    /// may be there all the same.
+    pub fn short(&self) {
+        let message = "the server has told of more records than it gives: a page before the last one is empty, or isn't full; records are missing unless the result has become shorter meanwhile";
+        self.fetch.lacks(message);
     }
 
     /// The pipeline's URL with the pass's query and these parameters.

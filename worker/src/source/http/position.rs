@@ -222,7 +222,6 @@ mod tests {
         Page {
             records: records.collect(),
             next,
-            lacking: false,
         }
     }
 

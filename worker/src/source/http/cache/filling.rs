@@ -48,9 +48,10 @@ impl Filling {
         }
     }
 
-    /// Adds a page; the filling comes back unless it is over. A cache that fails stops nothing.
-    pub async fn add(mut self, page: &Page) -> Option<Self> {
-        if page.lacking {
+    /// Adds a page, with which the result may not be whole; the filling comes back unless it is over. A
+    /// cache that fails stops nothing.
+    pub async fn add(mut self, page: &Page, lacking: bool) -> Option<Self> {
+        if lacking {
             // Later passes would take it for the whole result, without a word.
             let _ = self.forget().await;
             return None;

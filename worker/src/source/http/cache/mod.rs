@@ -206,7 +206,6 @@ fn parse(element: Vec<u8>) -> Option<Page> {
     Some(Page {
         records,
         next: stored.next,
-        lacking: false,
     })
 }
 
@@ -243,7 +242,6 @@ mod tests {
             let page = Page {
                 records: records.into_iter().map(Bytes::from).collect(),
                 next,
-                lacking: false,
             };
             assert_eq!(parse(element(&page)), Some(page));
         }
