@@ -68,9 +68,9 @@ impl Decoding {
 }
 
 impl Take for Decoding {
-    fn begin(&mut self, _: Option<&str>) -> bool {
+    fn begin(&mut self, _: Option<&str>) -> Result<bool, ReadError> {
         self.decoded = 0;
-        true
+        Ok(true)
     }
 
     fn record(&mut self, json: &[u8]) -> Result<(), ReadError> {

@@ -269,6 +269,78 @@ async fn a_file_that_grew_is_read_on_and_another_from_its_beginning() {
 }
 
 #[tokio::test]
+async fn a_file_that_was_begun_and_is_gone_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let all = records(2_000);
+    let write = |name: &str, records: &[Value]| {
+        std::fs::write(folder.path().join(name), written("ndjson", records)).unwrap();
+    };
+    write("a.ndjson", &all[..1_200]);
+    write("b.ndjson", &all[1_200..]);
+    let spec = json!({"path": folder.path()});
+    let batches = collect(spec.clone(), None).await;
+    std::fs::remove_file(folder.path().join("a.ndjson")).unwrap();
+    for batch in batches
+        .iter()
+        .filter(|batch| batch.position["file"] == "a.ndjson")
+    {
+        let (status, part) = status();
+        let source = open(spec.clone(), schema(), Some(&batch.position), &part);
+        if batch.position["ended"] == true {
+            assert_eq!(
+                values(&texts(&source.collect::<Vec<_>>().await)),
+                all[1_200..]
+            );
+            continue;
+        }
+        let reading = tokio::spawn(source.collect::<Vec<_>>());
+        await_error(&status, "a.ndjson isn't there any more").await;
+        write("a.ndjson", &all[..1_200]);
+        let rest = reading.await.unwrap();
+        let read = batch.position["records"].as_u64().unwrap() as usize;
+        assert_eq!(values(&texts(&rest)), all[read..]);
+        std::fs::remove_file(folder.path().join("a.ndjson")).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_zip_with_other_members_is_another_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("r.zip");
+    let all = written("ndjson", &records(600));
+    let write = |names: &[&str]| {
+        let members = names.iter().map(|name| (*name, all.as_slice()));
+        std::fs::write(&path, files::zip(&members.collect::<Vec<_>>())).unwrap();
+    };
+    write(&["a.ndjson", "b.ndjson"]);
+    let spec = json!({"path": path});
+    let batches = collect(spec.clone(), None).await;
+    let in_b = batches
+        .iter()
+        .find(|batch| batch.position["member"] == "b.ndjson");
+    for names in [&["a.ndjson"][..], &["c.ndjson"], &["a.ndjson", "c.ndjson"]] {
+        write(names);
+        let (status, part) = status();
+        let source = open(spec.clone(), schema(), Some(&in_b.unwrap().position), &part);
+        let read = texts(&source.collect::<Vec<_>>().await);
+        assert_eq!(read.len(), 600 * names.len(), "{names:?}");
+        let warning = &status.report().warnings["ingest"];
+        assert!(warning.contains("it isn't the file"), "{warning}");
+    }
+}
+
+#[tokio::test]
+async fn a_first_line_that_is_wrong_is_no_other_format() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("r.json");
+    std::fs::write(&path, "{\"a\": NaN}\n{\"a\": 1}\n").unwrap();
+    let batches = collect(json!({"path": path}), None).await;
+    assert_eq!(texts(&batches), [r#"{"a": 1}"#]);
+    let rejected: usize = batches.iter().map(|batch| batch.rejected.len()).sum();
+    assert_eq!(rejected, 1);
+}
+
+#[tokio::test]
 async fn another_schema_goes_on_in_a_csv_where_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("r.csv");
@@ -341,15 +413,11 @@ async fn a_file_that_changes_while_it_is_read_is_an_error_and_no_mixture() {
     let mut batches = vec![source.next().await.unwrap()];
     // Nobody takes more: the reading stands still in the middle.
     std::fs::write(&path, &text).unwrap();
-    loop {
-        batches.push(source.next().await.unwrap());
-        if let Some(error) = status.report().errors.get("ingest") {
-            assert!(error.contains("changed while it was read"), "{error}");
-            break;
-        }
-    }
-    batches.extend(source.collect::<Vec<_>>().await);
+    let rest = tokio::spawn(source.collect::<Vec<_>>());
+    await_error(&status, "changed while it was read").await;
+    batches.extend(rest.await.unwrap());
     assert_eq!(values(&texts(&batches)), all);
+    assert!(status.report().errors.is_empty());
 }
 
 #[tokio::test]

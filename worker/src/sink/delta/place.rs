@@ -1,6 +1,6 @@
 //! Where a table is: a folder, or a bucket that speaks S3.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use deltalake::{
@@ -19,6 +19,8 @@ use crate::{config::Credentials, source::file::Bucket};
 
 /// An object beside the log by which it is seen whether the store keeps what is there.
 const PROBE: &str = "_conditional_put";
+/// A request of the bucket's takes no longer: one of a file's part, or of a commit.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Where a table is.
 pub enum Place {
@@ -53,7 +55,8 @@ impl Place {
             (Some(path), None) => Ok(Place::Folder(path.into())),
             (None, Some(s3)) => {
                 let [id, secret] = s3_files(sink);
-                let bucket = Bucket::new(&s3.bucket, credentials, &id, &secret)?;
+                let bucket =
+                    Bucket::new(&s3.bucket, credentials, &id, &secret, Some(REQUEST_TIMEOUT))?;
                 let mut url = Url::parse(&format!("s3://{}", s3.bucket.bucket))
                     .with_context(|| format!("`{}` is no name of a bucket", s3.bucket.bucket))?;
                 url.set_path(s3.prefix.as_deref().unwrap_or_default().trim_matches('/'));

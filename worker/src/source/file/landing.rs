@@ -1,6 +1,9 @@
 //! The landing zone: downloads are kept as they came, under the date of the download.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context;
 use chrono::Utc;
@@ -17,8 +20,14 @@ use super::{
 use crate::{config::Credentials, retry::Delays};
 
 const CONCERN: &str = "landing zone";
-/// Parts of an upload at once; each has 5 MiB.
+/// Parts of an upload at once.
 const PARTS: usize = 4;
+/// Bytes of a part: no less is taken but of the last one.
+const PART: u64 = 5 * 1024 * 1024;
+/// An upload has 10,000 parts at most.
+const MAX_PARTS: u64 = 9_000;
+/// The server may take minutes to make one object of the parts.
+const COMPLETION: Duration = Duration::from_secs(10 * 60);
 
 /// Where downloads are kept.
 pub enum Landing {
@@ -39,6 +48,7 @@ impl Landing {
                     secrets,
                     credentials::LANDING_ACCESS_KEY_ID,
                     credentials::LANDING_SECRET_ACCESS_KEY,
+                    None,
                 )?;
                 let prefix = s3.prefix.clone().unwrap_or_default();
                 Ok(Landing::Bucket(Origin::Bucket(
@@ -119,15 +129,19 @@ impl Files {
 async fn upload(zone: &Origin, kept: &str, path: &Path) -> anyhow::Result<()> {
     let (bucket, key) = zone.object(kept)?;
     let key = Key::parse(key)?;
-    let started = tokio::time::timeout(STALLED, bucket.store().put_multipart(&key)).await?;
-    let mut upload = WriteMultipart::new(started?);
+    let size = tokio::fs::metadata(path).await?.len();
+    let part = usize::try_from(PART.max(size / MAX_PARTS))?;
+    let started = tokio::time::timeout(STALLED, bucket.store().put_multipart(&key)).await;
+    let started = started.context("the bucket's server doesn't answer")??;
+    let mut upload = WriteMultipart::new_with_chunk_size(started, part);
     let written = write(&mut upload, path).await;
     if let Err(error) = written {
         // Parts of an upload that isn't finished are paid for.
         let _ = tokio::time::timeout(STALLED, upload.abort()).await;
         return Err(error);
     }
-    tokio::time::timeout(STALLED, upload.finish()).await??;
+    let finished = tokio::time::timeout(COMPLETION, upload.finish()).await;
+    finished.context("the bucket's server doesn't finish the upload")??;
     Ok(())
 }
 
@@ -137,11 +151,19 @@ async fn write(upload: &mut WriteMultipart, path: &Path) -> anyhow::Result<()> {
     loop {
         let read = file.read(&mut buffer).await?;
         if read == 0 {
-            return Ok(());
+            break;
         }
-        tokio::time::timeout(STALLED, upload.wait_for_capacity(PARTS))
-            .await
-            .context("the upload doesn't go on")??;
+        goes_on(upload, PARTS).await?;
         upload.write(&buffer[..read]);
     }
+    for parts in (1..PARTS).rev() {
+        goes_on(upload, parts).await?;
+    }
+    Ok(())
+}
+
+/// Waits until fewer parts than these are on their way.
+async fn goes_on(upload: &mut WriteMultipart, parts: usize) -> anyhow::Result<()> {
+    let capacity = tokio::time::timeout(STALLED, upload.wait_for_capacity(parts)).await;
+    Ok(capacity.context("the upload doesn't go on")??)
 }

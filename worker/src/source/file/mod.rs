@@ -161,21 +161,46 @@ impl Files {
         Ok(())
     }
 
-    /// Names of the files, in order; waits until there are any.
+    /// Names of the files, in order; waits until there are any, and the one that was begun is among
+    /// them.
     async fn list(&self) -> Vec<String> {
         let mut delays = Delays::default();
         loop {
-            let error = match self.origin.list(false).await {
-                Ok(names) if !names.is_empty() => {
+            let error = match self
+                .origin
+                .list(false)
+                .await
+                .map(|names| self.with_begun(names))
+            {
+                Ok(Ok(names)) if !names.is_empty() => {
                     self.status.clear(LIST);
                     return names;
                 }
-                Ok(_) => "there are no files".to_owned(),
+                Ok(Ok(_)) => "there are no files".to_owned(),
+                Ok(Err(missing)) => missing,
                 Err(error) => format!("{error:#}"),
             };
             self.status.fail(LIST, error);
             delays.wait().await;
         }
+    }
+
+    /// The names with that of the file that was begun; fails where it is neither there nor in the
+    /// landing zone.
+    fn with_begun(&self, mut names: Vec<String>) -> Result<Vec<String>, String> {
+        let begun = self.position.begun();
+        let Some(begun) = begun.filter(|begun| !names.contains(begun)) else {
+            return Ok(names);
+        };
+        if self.landing.is_none() {
+            return Err(format!(
+                "{begun} isn't there any more, or is empty, and only its first {} records were read; put it back, or in its place a file that has just a line end",
+                self.position.done.records
+            ));
+        }
+        names.push(begun.clone());
+        names.sort();
+        Ok(names)
     }
 
     /// Gives the records of a file.
@@ -185,7 +210,7 @@ impl Files {
         if !again {
             self.position = self.position.at(name);
         }
-        let mut batches = Batches::new(out.clone(), self.position.clone());
+        let mut batches = Batches::new(out.clone(), self.position.clone(), self.status.clone());
         let (reading, file) = (self.reading.clone(), name.to_owned());
         let (position, read) = blocking(move || {
             let read = reading.path(&file, &local.path, &mut batches);
@@ -222,7 +247,7 @@ impl Files {
             read?;
             dates = sorted;
         }
-        let mut batches = Batches::new(out.clone(), self.position.clone());
+        let mut batches = Batches::new(out.clone(), self.position.clone(), self.status.clone());
         let (position, read) = blocking(move || {
             let read = dates.give(&mut batches);
             let read = give_rest(read, &mut batches);
@@ -271,7 +296,7 @@ impl Files {
 /// What was read before an error is given all the same.
 fn give_rest(read: Result<(), ReadError>, batches: &mut Batches) -> Result<(), ReadError> {
     match read {
-        Ok(()) => batches.flush(),
+        Ok(()) => batches.finish(),
         Err(ReadError::Closed) => Err(ReadError::Closed),
         Err(error) => batches.flush().and(Err(error)),
     }

@@ -1,6 +1,7 @@
 //! Where files are: a folder in the pod, a URL, a bucket.
 
 use std::{
+    io::ErrorKind,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -24,6 +25,8 @@ use crate::{config::Credentials, tls::trusting};
 const CONNECT: Duration = Duration::from_secs(10);
 /// A server that sends nothing for so long has gone.
 pub const STALLED: Duration = Duration::from_secs(30);
+/// Why a bucket fails where it is silent for so long.
+const SILENT: &str = "the bucket's server doesn't answer";
 
 /// Where the files of a source are.
 pub enum Origin {
@@ -64,6 +67,7 @@ impl Origin {
                     secrets,
                     credentials::S3_ACCESS_KEY_ID,
                     credentials::S3_SECRET_ACCESS_KEY,
+                    None,
                 )?;
                 let objects = match (&s3.key, &s3.prefix) {
                     (Some(key), None) => Objects::Key(key.clone()),
@@ -118,7 +122,8 @@ impl Origin {
     pub async fn has(&self, name: &str) -> anyhow::Result<bool> {
         let (bucket, key) = self.object(name)?;
         let key = Key::parse(&key)?;
-        match tokio::time::timeout(STALLED, bucket.store.head(&key)).await? {
+        let asked = tokio::time::timeout(STALLED, bucket.store.head(&key)).await;
+        match asked.context(SILENT)? {
             Ok(_) => Ok(true),
             Err(object_store::Error::NotFound { .. }) => Ok(false),
             Err(error) => Err(error.into()),
@@ -157,12 +162,18 @@ async fn list_path(path: &Path, with_empty: bool) -> anyhow::Result<Vec<String>>
     let mut entries = tokio::fs::read_dir(path).await.with_context(unreadable)?;
     while let Some(entry) = entries.next_entry().await.with_context(unreadable)? {
         let name = entry.file_name();
-        let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else {
+        if name.as_encoded_bytes().starts_with(b".") {
             continue;
-        };
+        }
+        let place = entry.path();
+        let name = name.to_str();
+        let name = name.with_context(|| format!("the name of {} isn't UTF-8", place.display()))?;
         // The files of a mounted ConfigMap are links.
-        let Ok(file) = tokio::fs::metadata(entry.path()).await else {
-            continue;
+        let file = match tokio::fs::metadata(&place).await {
+            Ok(file) => file,
+            // Removed just now, or a link to nothing.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            error => error.with_context(|| format!("can't read {}", place.display()))?,
         };
         // Without a byte there are no records in any format: `_SUCCESS` of Spark isn't Parquet.
         let listed = file.len() > 0 || (with_empty && !name.starts_with('_'));
@@ -258,18 +269,22 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// The bucket, with the keys in these files where it names Secrets.
+    /// The bucket, with the keys in these files where it names Secrets. A request takes no longer than
+    /// `timeout`; where there is none, whoever reads sees to it that the bytes keep coming.
     pub fn new(
         spec: &S3Bucket,
         secrets: &Credentials,
         id_file: &str,
         secret_file: &str,
+        timeout: Option<Duration>,
     ) -> anyhow::Result<Self> {
         let client = ClientOptions::new()
             .with_connect_timeout(CONNECT)
-            // Of a whole download; that the bytes keep coming is seen to where they are read.
-            .with_timeout_disabled()
             .with_allow_http(spec.allow_http);
+        let client = match timeout {
+            Some(timeout) => client.with_timeout(timeout),
+            None => client.with_timeout_disabled(),
+        };
         let retry = RetryConfig {
             max_retries: 2,
             retry_timeout: STALLED,
@@ -305,8 +320,11 @@ impl Bucket {
         let folder = Key::parse(prefix.trim_matches('/'))?;
         let mut objects = self.store.list(Some(&folder));
         let mut names = Vec::new();
-        while let Some(object) = tokio::time::timeout(STALLED, objects.next()).await? {
-            let object = object?;
+        loop {
+            let next = tokio::time::timeout(STALLED, objects.next()).await;
+            let Some(object) = next.context(SILENT)?.transpose()? else {
+                return Ok(names);
+            };
             let parts = object.location.prefix_match(&folder);
             let name: Vec<_> = parts
                 .into_iter()
@@ -318,7 +336,6 @@ impl Bucket {
                 names.push(name.join("/"));
             }
         }
-        Ok(names)
     }
 
     async fn get(&self, key: &str, from: u64, version: Option<&str>) -> anyhow::Result<Part> {
@@ -329,10 +346,11 @@ impl Bucket {
             range: version.map(|_| GetRange::Offset(from)),
             ..GetOptions::default()
         };
-        let asked = tokio::time::timeout(STALLED, self.store.get_opts(&key, options)).await?;
-        let result = match asked {
+        let asked = tokio::time::timeout(STALLED, self.store.get_opts(&key, options)).await;
+        let result = match asked.context(SILENT)? {
             Err(error) if is_other_or_at_its_end(&error) => {
-                tokio::time::timeout(STALLED, self.store.get(&key)).await??
+                let asked = tokio::time::timeout(STALLED, self.store.get(&key)).await;
+                asked.context(SILENT)??
             }
             other => other?,
         };

@@ -19,6 +19,9 @@ pub struct Position {
     /// In a replay, the date in place of file and member.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub date: Option<String>,
+    /// Whether the file was read to its end; it may have grown since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
     #[serde(flatten)]
     pub done: Done,
 }
@@ -48,6 +51,12 @@ impl Position {
             file: Some(file.to_owned()),
             ..Position::default()
         }
+    }
+
+    /// The file of which some records are done, and others may be left.
+    pub fn begun(&self) -> Option<&String> {
+        let begun = self.done.records > 0 && !self.ended;
+        self.file.as_ref().filter(|_| begun)
     }
 
     /// For Kafka.

@@ -156,7 +156,7 @@ impl Dates {
                 wait(next, &self.out)?;
                 next = self.interval.map(|interval| Instant::now() + interval);
             }
-            batches.begin_date(date);
+            batches.begin_date(date)?;
             give_date(there, batches)?;
             batches.end()?;
         }
@@ -205,8 +205,8 @@ fn part(file: &mut impl Read, into: &mut Vec<u8>) -> io::Result<()> {
 }
 
 impl Take for Dates {
-    fn begin(&mut self, _member: Option<&str>) -> bool {
-        true
+    fn begin(&mut self, _member: Option<&str>) -> Result<bool, ReadError> {
+        Ok(true)
     }
 
     fn passes(&mut self, read: &[u8]) -> Result<bool, ReadError> {

@@ -4,10 +4,11 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc::Sender;
 
 use super::{
+    READ,
     error::ReadError,
     position::{Done, Position, Tally},
 };
-use crate::source::SourceBatch;
+use crate::{source::SourceBatch, status::StatusPart};
 
 /// Records of a batch at most.
 const MAX_RECORDS: usize = 500;
@@ -20,7 +21,7 @@ const MAX_BYTES: usize = 256 * 1024;
 pub trait Take {
     /// The records of this member of a zip follow, or of the file itself. False where they are
     /// done already and needn't be read.
-    fn begin(&mut self, member: Option<&str>) -> bool;
+    fn begin(&mut self, member: Option<&str>) -> Result<bool, ReadError>;
     /// Counts what comes next, by its bytes in the file: what is made of them is another thing where
     /// the schema changes. True where it was given before: then it is passed over.
     fn passes(&mut self, _read: &[u8]) -> Result<bool, ReadError> {
@@ -44,13 +45,15 @@ pub struct Batches {
     bytes: BytesMut,
     lengths: Vec<usize>,
     rejected: Vec<(Bytes, String)>,
+    status: StatusPart,
 }
 
 impl Batches {
     /// Batches from the position on; it names a file, or a date.
-    pub fn new(out: Sender<SourceBatch>, position: Position) -> Self {
+    pub fn new(out: Sender<SourceBatch>, position: Position, status: StatusPart) -> Self {
         Batches {
             out,
+            status,
             passing: (position.done.records > 0).then_some(position.done),
             position,
             tally: Tally::default(),
@@ -61,11 +64,12 @@ impl Batches {
     }
 
     /// The records of a date follow.
-    pub fn begin_date(&mut self, date: &str) {
+    pub fn begin_date(&mut self, date: &str) -> Result<(), ReadError> {
         if self.position.date.as_deref() != Some(date) {
             self.position.date = Some(date.to_owned());
-            self.restart();
+            self.restart()?;
         }
+        Ok(())
     }
 
     /// After all that was taken; where it wasn't reached again, the position to go on from.
@@ -73,10 +77,32 @@ impl Batches {
         &self.position
     }
 
-    fn restart(&mut self) {
-        self.passing = None;
+    fn restart(&mut self) -> Result<(), ReadError> {
+        self.passed()?;
         self.tally = Tally::default();
         self.position.done = Done::default();
+        self.position.ended = false;
+        Ok(())
+    }
+
+    /// What was given before must have come again, all of it.
+    fn passed(&self) -> Result<(), ReadError> {
+        match self.passing {
+            Some(_) => Err(ReadError::Rewritten),
+            None => Ok(()),
+        }
+    }
+
+    /// Hands over what is left. There is no more: the file is at its end, or the last date.
+    pub fn finish(&mut self) -> Result<(), ReadError> {
+        self.passed()?;
+        self.flush()?;
+        if self.position.ended || self.position.file.is_none() {
+            return Ok(());
+        }
+        // Whoever goes on with the next file needn't have this one any more.
+        self.position.ended = true;
+        self.hand_over(Vec::new())
     }
 
     fn flush_if_full(&mut self) -> Result<(), ReadError> {
@@ -94,8 +120,15 @@ impl Batches {
         }
         let mut bytes = self.bytes.split().freeze();
         let records = self.lengths.drain(..);
+        let records = records.map(|length| bytes.split_to(length)).collect();
+        self.hand_over(records)
+    }
+
+    fn hand_over(&mut self, records: Vec<Bytes>) -> Result<(), ReadError> {
+        // It goes on, though it may have failed before.
+        self.status.clear(READ);
         let batch = SourceBatch {
-            records: records.map(|length| bytes.split_to(length)).collect(),
+            records,
             rejected: std::mem::take(&mut self.rejected),
             position: self.position.to_json(),
             ..SourceBatch::default()
@@ -105,16 +138,16 @@ impl Batches {
 }
 
 impl Take for Batches {
-    fn begin(&mut self, member: Option<&str>) -> bool {
+    fn begin(&mut self, member: Option<&str>) -> Result<bool, ReadError> {
         let before = self.position.member.as_deref();
         if member.is_some() && member < before {
-            return false;
+            return Ok(false);
         }
         if member != before {
             self.position.member = member.map(str::to_owned);
-            self.restart();
+            self.restart()?;
         }
-        true
+        Ok(true)
     }
 
     fn passes(&mut self, read: &[u8]) -> Result<bool, ReadError> {
@@ -122,6 +155,7 @@ impl Take for Batches {
         let now = self.tally.done();
         let Some(passing) = self.passing else {
             self.position.done = now;
+            self.position.ended = false;
             return Ok(false);
         };
         if now.records == passing.records {
@@ -152,9 +186,7 @@ impl Take for Batches {
     }
 
     fn end(&mut self) -> Result<(), ReadError> {
-        if self.passing.is_some() {
-            return Err(ReadError::Rewritten);
-        }
+        self.passed()?;
         self.flush()
     }
 }

@@ -15,8 +15,8 @@ struct Given {
 }
 
 impl Take for Given {
-    fn begin(&mut self, _member: Option<&str>) -> bool {
-        true
+    fn begin(&mut self, _member: Option<&str>) -> Result<bool, ReadError> {
+        Ok(true)
     }
 
     fn record(&mut self, json: &[u8]) -> Result<(), ReadError> {

@@ -60,7 +60,7 @@ impl Reading {
         mut file: BufReader<LocalFile>,
         take: &mut dyn Take,
     ) -> Result<(), ReadError> {
-        if !take.begin(None) {
+        if !take.begin(None)? {
             return Ok(());
         }
         let mut output = Output {
@@ -117,7 +117,7 @@ impl Reading {
                 let message = format!("the name of a member is longer than {MAX_NAME} bytes");
                 return Err(ReadError::Unreadable(message));
             }
-            if take.begin(Some(&member)) {
+            if take.begin(Some(&member))? {
                 let mut output = Output {
                     place: &place,
                     take: &mut *take,

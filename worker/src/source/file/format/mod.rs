@@ -125,7 +125,9 @@ fn spread(beginning: &[u8]) -> bool {
         .trim_ascii_start()
         .split_inclusive(|byte| *byte == b'\n');
     line.take(1)
-        .any(|line| line.ends_with(b"\n") && object(line).is_err())
+        .filter(|line| line.ends_with(b"\n"))
+        // One that is wrong in another way is a record that can't be read.
+        .any(|line| serde_json::from_slice::<IgnoredAny>(line).is_err_and(|error| error.is_eof()))
 }
 
 /// What editors and spreadsheets put before UTF-8.
