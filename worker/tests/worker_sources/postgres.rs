@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     os::unix::fs::MetadataExt,
     path::Path,
+    pin::pin,
     process::Command,
     sync::Arc,
     time::{Duration, Instant},
@@ -118,7 +119,7 @@ async fn types_are_kept() {
     assert!(!text.contains('\n'));
     assert_eq!(
         batches[0].position,
-        json!({"after": ["9223372036854775807"]})
+        json!({"after": ["9223372036854775807"], "order": ["id"]})
     );
 }
 
@@ -141,7 +142,9 @@ async fn a_table_is_read_in_the_order_of_its_key_from_any_position() {
         .collect();
     assert_eq!(read, (0..1_000).collect::<Vec<_>>());
     assert!(batches.iter().all(|batch| batch.records.len() <= 7));
-    assert_eq!(batches[3].position, json!({"after": ["2", "p7"]}));
+    let order = ["shelf", "part"];
+    let position = json!({"after": ["2", "p7"], "order": order});
+    assert_eq!(batches[3].position, position);
     for at in [0, 3, 100, batches.len() - 1] {
         let rest = server.open(settings.clone(), Some(&batches[at].position));
         let seen = (at + 1) * 7;
@@ -177,7 +180,49 @@ async fn a_table_is_read_in_the_order_of_its_key_from_any_position() {
     let batches: Vec<_> = server.open(polled, None).take(4).collect().await;
     let sizes: Vec<_> = batches.iter().map(|batch| batch.records.len()).collect();
     assert_eq!(sizes, [600, 400, 600, 400]);
-    assert_eq!(batches[1].position, json!({}));
+    assert_eq!(batches[1].position, json!({"order": order}));
+
+    // With another key the place among the rows means nothing.
+    server
+        .execute(
+            "ALTER TABLE items DROP CONSTRAINT items_pkey;
+            ALTER TABLE items ADD PRIMARY KEY (id);",
+        )
+        .await;
+    let (status, part) = status();
+    let again = server.open_with(settings, Some(&position), &part);
+    assert_eq!(all_ids(again).await.len(), 1_000);
+    let warning = &status.report().warnings["ingest"];
+    assert!(warning.contains("the primary key has changed"), "{warning}");
+    let incremental = json!({"table": "items", "incremental": {"column": "shelf"}});
+    let rest = server.open(
+        incremental,
+        Some(&json!({"after": ["97", "p7"], "order": order})),
+    );
+    assert_eq!(all_ids(rest).await, (970..1_000).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_column_that_is_added_is_read_from_the_next_pass_on() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    server
+        .execute("CREATE TABLE items (id int PRIMARY KEY); INSERT INTO items VALUES (1);")
+        .await;
+    let polled = json!({"table": "items", "poll": {"interval": "10ms"}});
+    let mut batches = server.open(polled, None);
+    let first = batches.next().await.unwrap();
+    assert_eq!(parsed(&first.records), [json!({"id": 1})]);
+    server
+        .execute("ALTER TABLE items ADD COLUMN name text DEFAULT 'x'")
+        .await;
+    let named = batches.map(|batch| parsed(&batch.records)).filter(|rows| {
+        let is_named = rows == &[json!({"id": 1, "name": "x"})];
+        std::future::ready(is_named)
+    });
+    let named = tokio::time::timeout(Duration::from_secs(10), pin!(named).next()).await;
+    assert!(named.unwrap().is_some());
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use millstream_api::source::DatabaseSource;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_postgres::{Client, error::SqlState, types::Type};
 
@@ -30,14 +30,16 @@ const PAGE_BYTES: usize = 4 * 1024 * 1024;
 const GRACE: Duration = Duration::from_secs(5);
 const DATABASE: &str = "database";
 const UNREAD: &str = "rows without a key";
+const REORDERED: &str = "another order";
 
 /// Opens the source; the position is the key of the last row that was read.
 pub fn open(spec: DatabaseSource, opening: &Opening<'_>) -> anyhow::Result<Records> {
-    let position = opening.position.map(|position| &position["after"]);
-    let after = position.map(|after| serde_json::from_value(after.clone()));
+    let position: Option<Position> = opening
+        .position
+        .and_then(|position| Position::deserialize(position).ok());
     let reader = Reader {
         connector: Connector::new(&spec.postgres, opening.credentials, spec.timeout.into())?,
-        after: after.and_then(Result::ok),
+        position: position.unwrap_or_default(),
         interval: spec.poll.as_ref().map(|poll| {
             let interval = Duration::from(poll.interval).max(Duration::from_millis(1));
             let mut interval = tokio::time::interval(interval);
@@ -62,14 +64,38 @@ struct Reader {
     spec: DatabaseSource,
     connector: Connector,
     session: Option<Session>,
-    /// The position, as text.
-    after: Option<Vec<String>>,
+    position: Position,
     pass: Pass,
     /// Rows of the next page: fewer than `fetchSize` where rows are large.
     rows: u32,
     interval: Option<Interval>,
     delays: Delays,
     status: StatusPart,
+}
+
+/// The last row that was read.
+#[derive(Serialize, Deserialize, Clone, Debug, Default)]
+struct Position {
+    /// What orders it among the others, as text; none before the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    after: Option<Vec<String>>,
+    /// The columns that these values are of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    order: Vec<String>,
+}
+
+impl Position {
+    /// The place among rows that are ordered by these columns; whether some of them come again.
+    fn among(&mut self, order: Vec<String>, incremental: bool) -> bool {
+        let moved = self.after.is_some() && !self.order.is_empty() && self.order != order;
+        if moved {
+            // The first column is the incremental one, as before: all of the last value come again.
+            self.after = self.after.take().filter(|_| incremental);
+            self.after.iter_mut().for_each(|after| after.truncate(1));
+        }
+        self.order = order;
+        moved
+    }
 }
 
 /// A connection, and what was asked of the relation under it.
@@ -127,19 +153,30 @@ impl Reader {
     /// Begins a pass, or reads a page of it.
     async fn step(&mut self) -> anyhow::Result<Option<SourceBatch>> {
         if self.session.is_none() {
-            self.session = Some(Session::open(&self.connector, &self.spec, &self.status).await?);
+            let session = Session::open(&self.connector, &self.spec, &self.status).await?;
+            let order = session.relation.order();
+            if self.position.among(order, self.spec.incremental.is_some()) {
+                let message = "the primary key has changed, so that the place in the old order means nothing: rows were read again";
+                // It stays: what was given before is there too.
+                self.status.warn(REORDERED, message);
+            }
+            self.session = Some(session);
         }
         let session = self.session.as_ref().context("there is no session")?;
         let until = match &self.pass {
             Pass::Reads(until) => until.clone(),
             Pass::Begins | Pass::Over => {
-                self.pass = session.begin(&self.spec).await?;
+                match session.is_current(&self.spec).await? {
+                    true => self.pass = session.begin(&self.spec).await?,
+                    // Columns were added, or others are there.
+                    false => self.session = None,
+                }
                 return Ok(None);
             }
         };
         let limit = Duration::from(self.spec.timeout) + GRACE;
         let asked = self.rows;
-        let page = session.page(&self.spec, asked, self.after.as_deref(), until);
+        let page = session.page(&self.spec, asked, self.position.after.as_deref(), until);
         let page = tokio::time::timeout(limit, page).await;
         let page = page.context("the page wasn't there in time; see fetchSize and timeout")??;
         let read = u32::try_from(page.records.len()).unwrap_or(asked);
@@ -148,27 +185,21 @@ impl Reader {
             false => asked.saturating_mul(2).min(self.spec.fetch_size),
         };
         if page.last.is_some() {
-            self.after = page.last;
+            self.position.after = page.last;
         }
         if !page.cut && read < asked {
             self.pass = Pass::Over;
             if self.spec.incremental.is_none() && self.interval.is_some() {
                 // The next pass reads everything again.
-                self.after = None;
+                self.position.after = None;
             }
         }
         Ok((!page.records.is_empty()).then(|| SourceBatch {
             records: page.records,
-            position: self.position(),
+            // Texts: it serializes.
+            position: serde_json::to_value(&self.position).unwrap_or_default(),
             ..SourceBatch::default()
         }))
-    }
-
-    fn position(&self) -> Value {
-        match &self.after {
-            Some(after) => json!({"after": after}),
-            None => json!({}),
-        }
     }
 }
 
@@ -182,11 +213,7 @@ impl Session {
         let client = connector.connect().await?;
         let limit = Duration::from(spec.timeout) + GRACE;
         let asked = async {
-            let any = format!("SELECT * FROM {} AS t LIMIT 0", query::from(spec)?);
-            let statement = client.prepare(&any).await?;
-            let columns = statement.columns().iter();
-            let columns = columns.map(|column| (column.name().to_owned(), column.type_().clone()));
-            let columns: Vec<_> = columns.collect();
+            let columns = columns(&client, spec).await?;
             let key = match (&spec.table, spec.key.as_slice()) {
                 (Some(table), []) => primary_key(&client, table).await?,
                 (_, key) => key.to_vec(),
@@ -200,6 +227,13 @@ impl Session {
             relation: relation.context("no answer in time")??,
             client,
         })
+    }
+
+    /// Whether the relation is still what was asked of it.
+    async fn is_current(&self, spec: &DatabaseSource) -> anyhow::Result<bool> {
+        let limit = Duration::from(spec.timeout) + GRACE;
+        let columns = tokio::time::timeout(limit, columns(&self.client, spec)).await;
+        Ok(self.relation.has(&columns.context("no answer in time")??))
     }
 
     /// Up to where there is something to read, and has been for long enough.
@@ -229,6 +263,9 @@ impl Session {
     ) -> anyhow::Result<Page> {
         let initial = spec.incremental.as_ref().and_then(|of| of.initial.clone());
         let (start, from) = match (after, initial) {
+            (Some(after), _) if after.len() < self.relation.order().len() => {
+                (Start::At, after.to_vec())
+            }
             (Some(after), _) => (Start::Behind, after.to_vec()),
             (None, Some(initial)) => (Start::At, vec![initial]),
             (None, None) => (Start::Beginning, Vec::new()),
@@ -257,6 +294,15 @@ impl Session {
         }
         Ok(page)
     }
+}
+
+/// The columns that there are.
+async fn columns(client: &Client, spec: &DatabaseSource) -> anyhow::Result<Vec<(String, Type)>> {
+    let any = format!("SELECT * FROM {} AS t LIMIT 0", query::from(spec)?);
+    let statement = client.prepare(&any).await?;
+    let columns = statement.columns().iter();
+    let columns = columns.map(|column| (column.name().to_owned(), column.type_().clone()));
+    Ok(columns.collect())
 }
 
 /// Tells of rows that are never read. Where that takes longer than a statement may, they are read

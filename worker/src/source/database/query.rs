@@ -99,6 +99,16 @@ impl Relation {
         })
     }
 
+    /// The names of the columns that order the rows: what a position is a place among.
+    pub fn order(&self) -> Vec<String> {
+        self.order.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether these are the columns still.
+    pub fn has(&self, columns: &[(String, Type)]) -> bool {
+        self.columns == columns
+    }
+
     /// The largest value of the incremental column, as text.
     pub fn largest(&self) -> String {
         let (name, _) = &self.order[0];
