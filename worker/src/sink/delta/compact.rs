@@ -40,6 +40,10 @@ pub struct Compactor {
     failures: u32,
     /// The version before which no compaction is tried again.
     rest: Version,
+    /// Why the small files weren't put together when that was tried last.
+    uncompacted: Option<String>,
+    /// Why the replaced files weren't removed when that was tried last.
+    unremoved: Option<String>,
 }
 
 impl Compactor {
@@ -50,24 +54,36 @@ impl Compactor {
             running: None,
             failures: 0,
             rest: 0,
+            uncompacted: None,
+            unremoved: None,
         }
     }
 
     /// Compacts a table after a commit, where it is time to. A failure costs nothing but room; it is
-    /// told where it isn't that somebody else was first.
+    /// told, until it is done, where it isn't that somebody else was first.
     pub async fn run(&mut self, table: &mut DeltaTable, before: Option<Version>) -> Option<String> {
-        let version = self.turn(before, table.version())?;
-        let compacted = self.compact(table, version).await;
-        // Also where compaction gives way: others replace files all the more.
-        let removed = self.remove_replaced(table).await;
-        match (compacted, removed) {
-            (Err(Failure::Error(error)), _) => Some(format!(
-                "the small files of the Delta Lake table can't be put together: {error:#}"
-            )),
-            (_, Err(error)) => Some(format!(
-                "replaced files of the Delta Lake table can't be removed: {error}"
-            )),
-            _ => None,
+        if let Some(version) = self.turn(before, table.version()) {
+            let compacted = self.compact(table, version).await;
+            self.note(compacted);
+            // Also where compaction gives way: others replace files all the more.
+            self.remove_replaced(table).await;
+        }
+        let problems = [&self.uncompacted, &self.unremoved].into_iter().flatten();
+        problems
+            .cloned()
+            .reduce(|one, other| format!("{one}; {other}"))
+    }
+
+    /// Takes note of what came of a compaction.
+    fn note(&mut self, compacted: Result<(), Failure>) {
+        match compacted {
+            Ok(()) => self.uncompacted = None,
+            Err(Failure::Conflict(_)) => {}
+            Err(Failure::Error(error)) => {
+                self.uncompacted = Some(format!(
+                    "the small files of the Delta Lake table can't be put together: {error:#}"
+                ));
+            }
         }
     }
 
@@ -85,13 +101,16 @@ impl Compactor {
     }
 
     /// Removes the files that were replaced long ago, where it is time to.
-    async fn remove_replaced(&mut self, table: &DeltaTable) -> Result<(), DeltaTableError> {
+    async fn remove_replaced(&mut self, table: &DeltaTable) {
         if !self.replaced.is_due() {
-            return Ok(());
+            return;
         }
         let now = chrono::Utc::now().timestamp_millis();
         let removal = self.replaced.remove(table, now);
-        timeout(LONGEST, removal).await.unwrap_or(Ok(()))
+        let removed = timeout(LONGEST, removal).await.unwrap_or(Ok(()));
+        self.unremoved = removed.err().map(|error| {
+            format!("replaced files of the Delta Lake table can't be removed: {error}")
+        });
     }
 
     /// The sizes that files could get: some folder has enough files that are less than half of it.
@@ -123,14 +142,20 @@ impl Compactor {
 
     /// Puts small files together where there are enough, and where it isn't being done still.
     async fn compact(&mut self, table: &mut DeltaTable, version: Version) -> Result<(), Failure> {
-        let is_running = self.running.as_ref().is_some_and(|run| !run.is_finished());
-        if is_running || version < self.rest {
+        if let Some(run) = self.running.take_if(|run| run.is_finished()) {
+            let done = run.await.map_err(anyhow::Error::from);
+            self.note(done.map_err(Failure::from).flatten().map(drop));
+        }
+        if self.running.is_some() || version < self.rest {
             return Ok(());
         }
         for size in self.worthwhile(table)? {
             let log = Arc::new(Guarded::new(table.log_store(), version));
             let run = tokio::spawn(optimize(table.clone(), log.clone(), size));
             let done = timeout(LONGEST, self.running.insert(run)).await;
+            if done.is_ok() {
+                self.running = None;
+            }
             let is_made = log.version() > version;
             if !is_made && matches!(done, Ok(Ok(Ok(_)))) {
                 // There are small files, but none beside another: the other size may take them.

@@ -40,6 +40,8 @@ use crate::{
 
 /// The concern under which errors of the table are shown.
 const DELTA: &str = "delta";
+/// The concern of the files that are put together, and of those that are removed.
+const FILES: &str = "delta files";
 /// A commit that takes longer is given up and tried again.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -99,8 +101,9 @@ impl DeltaSink {
             let problem = match self.threads.run(attempt).await {
                 Ok(Ok(Ok(warning))) => {
                     self.status.clear(DELTA);
-                    if let Some(warning) = warning {
-                        self.status.warn(DELTA, warning);
+                    match warning {
+                        Some(warning) => self.status.warn(FILES, warning),
+                        None => self.status.clear(FILES),
                     }
                     return;
                 }

@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context;
 use datafusion::arrow::{
     array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt64Array},
-    compute::{CastOptions, cast_with_options, concat_batches, take_record_batch},
+    compute::{CastOptions, cast_with_options, concat_batches, nullif, take_record_batch},
     datatypes::{
         DataType, Date32Type, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
     },
@@ -28,12 +28,17 @@ use crate::{
 /// timestamp of a row in Cassandra. No column of a result begins with `_`.
 pub const VERSION: &str = "_version";
 
+/// Bytes that file systems have for the name of a folder.
+const MAX_FOLDER: usize = 255;
+
 /// The columns that rows fill.
 #[derive(Clone)]
 pub struct Shape {
     schema: SchemaRef,
     /// The columns by which a row replaces another; none where rows are only added.
     keys: Vec<usize>,
+    /// The columns of text that have a folder for each value.
+    folders: Vec<usize>,
     versions: Versions,
 }
 
@@ -48,12 +53,18 @@ impl Shape {
             index.with_context(|| format!("the result has no column `{key}`"))
         });
         let keys = keys.collect::<anyhow::Result<Vec<_>>>()?;
+        let of_text = |(index, field): (usize, &Field)| {
+            let is_text = *field.data_type() == DataType::Utf8;
+            (is_text && sink.partition_by.contains(field.name())).then_some(index)
+        };
+        let folders = fields.iter().enumerate().filter_map(of_text).collect();
         if !keys.is_empty() {
             fields.push(Field::new(VERSION, DataType::Int64, true));
         }
         Ok(Shape {
             schema: Arc::new(Schema::new(fields)),
             keys,
+            folders,
             versions: Versions::new(plan, timestamp_base),
         })
     }
@@ -101,12 +112,33 @@ impl Shape {
                 name(key)
             ));
         }
+        if let Some(problem) = self.no_folder(rows, row) {
+            return Some(problem);
+        }
         let mut columns = rows.columns().iter();
         let column = columns.position(|column| is_out_of_range(column, row))?;
         Some(format!(
             "column `{}` is beyond the years -262143 to 262142",
             name(column)
         ))
+    }
+
+    /// Why there can't be a folder for a row.
+    fn no_folder(&self, rows: &RecordBatch, row: usize) -> Option<String> {
+        self.folders.iter().find_map(|&folder| {
+            let name = self.schema.field(folder).name();
+            let column = rows.column(folder).as_string::<i32>();
+            let value = column.is_valid(row).then(|| column.value(row))?;
+            if value.is_empty() && self.keys.contains(&folder) {
+                return Some(format!(
+                    "column `{name}` is empty, and it is in mergeKeys and partitionBy: Delta Lake takes it for null"
+                ));
+            }
+            let length = name.len() + 1 + encoded_length(value);
+            (length > MAX_FOLDER).then(|| {
+                format!("column `{name}` is too long for the name of a folder (partitionBy): {length} bytes of {MAX_FOLDER}, where a letter that isn't ASCII takes 6 or more")
+            })
+        })
     }
 
     fn part(
@@ -127,6 +159,16 @@ impl Shape {
             .zip(fields)
             .map(|(column, field)| cast_with_options(column, field.data_type(), &options))
             .collect::<Result<Vec<ArrayRef>, _>>()?;
+        for &folder in self
+            .folders
+            .iter()
+            .filter(|folder| !self.keys.contains(folder))
+        {
+            // As Spark writes them, and as Delta Lake reads them when files are put together.
+            let column = columns[folder].as_string::<i32>();
+            let is_empty = column.iter().map(|value| value.map(str::is_empty));
+            columns[folder] = nullif(&columns[folder], &is_empty.collect())?;
+        }
         let records = batch.records();
         if !self.keys.is_empty() {
             let versions = rows.records.iter();
@@ -153,6 +195,13 @@ impl Shape {
             },
         })
     }
+}
+
+/// Bytes of a text in the name of a folder, at most: what isn't a letter or digit of ASCII is escaped.
+fn encoded_length(text: &str) -> usize {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+    let length = |byte: u8| if plain(&byte) { 1 } else { 3 };
+    text.bytes().map(length).sum()
 }
 
 /// Whether a column has a time that delta-rs, which panics over it, can't write.

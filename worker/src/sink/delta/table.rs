@@ -1,6 +1,9 @@
 //! A table as it was last seen, and commits to it.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use datafusion::{
@@ -30,6 +33,9 @@ use super::{
 /// How long a table that is merged into keeps the files that were replaced, where this sink made it:
 /// each commit replaces some.
 const KEEP_REPLACED: &str = "interval 1 days";
+/// A table that wasn't looked at for so long is read anew: one by one the commits of others since then
+/// would take longer.
+const STALE: Duration = Duration::from_secs(60);
 
 /// Why rows aren't committed.
 pub enum Failure {
@@ -79,6 +85,7 @@ struct Seen {
     table: DeltaTable,
     /// The last offsets that the table has, of the topic partitions that were asked for.
     applied: HashMap<i32, i64>,
+    since: Instant,
 }
 
 impl Table {
@@ -106,8 +113,8 @@ impl Table {
     /// they are there.
     pub async fn apply(&mut self, rows: &TableRows) -> Result<Option<String>, Failure> {
         let mut seen = match self.seen.take() {
-            Some(seen) => seen,
-            None => self.look().await?,
+            Some(seen) if seen.since.elapsed() < STALE => seen,
+            _ => self.look().await?,
         };
         let ends = rows.ends();
         for &partition in ends.keys() {
@@ -140,6 +147,7 @@ impl Table {
             }
             warning = self.compactor.run(&mut seen.table, before).await;
             self.catch_up(&mut seen, before).await?;
+            seen.since = Instant::now();
         }
         self.seen = Some(seen);
         Ok(warning)
@@ -197,6 +205,7 @@ impl Table {
         Ok(Seen {
             table,
             applied: HashMap::new(),
+            since: Instant::now(),
         })
     }
 
@@ -228,7 +237,9 @@ impl Table {
         let mut create = table
             .create()
             .with_columns(self.fields.iter().cloned())
-            .with_partition_columns(&self.sink.partition_by);
+            .with_partition_columns(&self.sink.partition_by)
+            // Whoever is second looks at what the first one has made, and doesn't make it again.
+            .with_commit_properties(CommitProperties::default().with_max_retries(0));
         if self.sink.mode == DeltaMode::Merge {
             let kept = Some(KEEP_REPLACED);
             let property = TableProperty::DeletedFileRetentionDuration;

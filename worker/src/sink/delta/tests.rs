@@ -196,6 +196,37 @@ async fn what_is_beyond_the_calendar_is_refused_and_the_rest_stored() {
     assert_eq!(cells(&rows), ["0 2024-10-04", "3 2024-10-05"]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_is_for_a_text_that_is_neither_empty_nor_too_long() {
+    let sql = "SELECT id, name FROM records";
+    let lake = Lake::new(sql, eager(json!({"partitionBy": ["name"]})));
+    let sink = lake.open().await;
+    for id in 0..6 {
+        lake.write(&sink, &[(0, id, record(id, ""))]).await;
+    }
+    let long = [41, 42].map(|letters| record(6, &"ä".repeat(letters)));
+    let long: Vec<_> = (6..)
+        .zip(long)
+        .map(|(at, record)| (0, at, record))
+        .collect();
+    let refused = lake.write(&sink, &long).await;
+    assert!(refused[0].contains("257 bytes of 255"), "{refused:?}");
+    let rows = lake
+        .select("SELECT count(*) AS n, count(name) AS named FROM t")
+        .await;
+    assert_eq!(cells(&rows), ["7 1"]);
+
+    let keys = json!({"mode": "merge", "mergeKeys": ["id", "name"], "partitionBy": ["name"]});
+    let lake = Lake::new(sql, keys);
+    let refused = lake
+        .write(&lake.open().await, &[(0, 0, record(1, ""))])
+        .await;
+    assert!(
+        refused[0].contains("is empty, and it is in mergeKeys"),
+        "{refused:?}"
+    );
+}
+
 /// delta-rs rounds the statistics of such decimals, and the engine passes files over by them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_decimal_of_many_digits_is_found_again() {
