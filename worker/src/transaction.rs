@@ -7,8 +7,8 @@
 //! 2. It reads the position that was committed last, and opens the source there.
 //! 3. It sends records, and commits them with the position after them: both are there, or neither.
 //!
-//! What the producer can't mend (it was shut out, the transaction has timed out, it is lost) ends in step 1, with
-//! a new producer. A transaction that is given up while the producer lives is sent again, see [`Open`].
+//! What the producer can't mend (it was shut out, the transaction has timed out, it is lost or doesn't go
+//! on) ends in step 1, with a new producer. A transaction that is given up while the producer lives is sent again, see [`Open`].
 //!
 //! The replay of dead letters does the same, with an id of its own; its position is how far it came.
 
@@ -37,6 +37,12 @@ use crate::{
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 const CONCERN: &str = "transaction";
+
+/// A producer doesn't go on, though it may have a broker: another one may. With librdkafka 2.12 it was seen to
+/// wait for ever for a transaction that Kafka was restarted under.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing was delivered for {} s: another producer tries", LOST.as_secs())]
+pub struct Stalled;
 
 /// A producer that has taken over. While one of its transactions is open, those who read the topic wait
 /// for its end.
@@ -116,7 +122,7 @@ impl Transactions {
         fatal.is_some_and(|(code, _)| code == RDKafkaErrorCode::Fenced)
     }
 
-    /// Calls the client, which blocks, for as long as it says that another try may help, and isn't lost.
+    /// Calls the client, which blocks, while it says that another try may help, for as long as is enough.
     async fn call(
         &self,
         call: impl Fn(&Producer) -> KafkaResult<()> + Clone + Send + 'static,
@@ -127,8 +133,8 @@ impl Transactions {
             let (producer, call) = (self.producer.clone(), call.clone());
             match tokio::task::spawn_blocking(move || call(&producer)).await? {
                 Err(KafkaError::Transaction(error)) if error.is_retriable() => {
-                    if begun.elapsed() > LOST && self.producer.is_lost() {
-                        bail!("Kafka can't be reached, and another producer tries: {error}");
+                    if begun.elapsed() > LOST {
+                        bail!("the transaction doesn't go on, and another producer tries: {error}");
                     }
                     let message = format!("Kafka keeps a transaction waiting: {error}");
                     self.status.fail(CONCERN, message);
@@ -294,6 +300,7 @@ impl Open {
     /// Hands to the producer what it doesn't have yet; waits while its queue is full.
     pub async fn send(&mut self, to: &Transactions) -> anyhow::Result<()> {
         let mut delay = Duration::from_millis(1);
+        let mut sent_last = Instant::now();
         while self.sent < self.records.len() {
             let alone = self.records[self.sent].alone;
             if alone {
@@ -305,8 +312,12 @@ impl Open {
                 Ok(delivery) => {
                     self.deliveries.push_back((self.sent, delivery));
                     self.sent += 1;
+                    sent_last = Instant::now();
                 }
                 Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => {
+                    if sent_last.elapsed() > LOST {
+                        return Err(Stalled.into());
+                    }
                     // The client has no signal for room in its queue.
                     to.status.turned();
                     tokio::time::sleep(delay).await;
@@ -325,7 +336,8 @@ impl Open {
     /// Returns when Kafka has all that was sent, or doesn't take one of them.
     pub async fn delivered(&mut self) -> anyhow::Result<()> {
         while let Some((index, delivery)) = self.deliveries.pop_front() {
-            if let Err((error, _)) = delivery.await? {
+            let delivered = tokio::time::timeout(LOST, delivery).await;
+            if let Err((error, _)) = delivered.map_err(|_| Stalled)?? {
                 return self.failed(index, error);
             }
         }

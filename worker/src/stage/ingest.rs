@@ -24,7 +24,7 @@ use crate::{
     source::{self, Connections, Opening, Purpose, SourceBatch},
     stage::{INGEST, key::Keys},
     status::{Status, StatusPart},
-    transaction::{Admitted, Open, Outgoing, Transactions},
+    transaction::{Admitted, Open, Outgoing, Stalled, Transactions},
 };
 
 /// Between commits: so long a record waits at most before it can be read.
@@ -266,6 +266,9 @@ impl Ingest {
             };
             if let Some(fatal) = to.fatal_error() {
                 anyhow::bail!(fatal);
+            }
+            if error.is::<Stalled>() {
+                return Err(error);
             }
             self.status.alive_while(to.abort()).await?;
             match open.given_up(error).await {
