@@ -220,6 +220,8 @@ pub struct Open {
     bytes: usize,
     given: i64,
     position: Option<Value>,
+    /// For how long nothing need be delivered.
+    patience: Duration,
 }
 
 /// A record of the open transaction. Kafka takes or refuses records in batches: one that was refused
@@ -254,6 +256,7 @@ impl Open {
             bytes: 0,
             given: 0,
             position: None,
+            patience: LOST,
         }
     }
 
@@ -315,7 +318,7 @@ impl Open {
                     sent_last = Instant::now();
                 }
                 Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => {
-                    if sent_last.elapsed() > LOST {
+                    if sent_last.elapsed() > self.patience {
                         return Err(Stalled.into());
                     }
                     // The client has no signal for room in its queue.
@@ -336,7 +339,7 @@ impl Open {
     /// Returns when Kafka has all that was sent, or doesn't take one of them.
     pub async fn delivered(&mut self) -> anyhow::Result<()> {
         while let Some((index, delivery)) = self.deliveries.pop_front() {
-            let delivered = tokio::time::timeout(LOST, delivery).await;
+            let delivered = tokio::time::timeout(self.patience, delivery).await;
             if let Err((error, _)) = delivered.map_err(|_| Stalled)?? {
                 return self.failed(index, error);
             }
@@ -467,6 +470,21 @@ mod tests {
         assert!(cause.contains("UnknownTopic"), "{cause}");
         open.clear();
         assert_eq!((open.count(), open.bytes(), open.given()), (0, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_producer_that_delivers_nothing_is_given_up() {
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", "127.0.0.1:1");
+        let status = Arc::new(crate::status::Status::default()).part("ingest");
+        let producer = kafka::producer(&client, status).unwrap();
+        let mut open = Open::new("t");
+        open.patience = Duration::from_millis(50);
+        open.add(batch(&["a"], 1));
+        let sent = producer.send_result(open.records[0].record.message("t"));
+        open.deliveries.push_back((0, sent.unwrap()));
+        let error = open.delivered().await.unwrap_err();
+        assert!(error.is::<Stalled>(), "{error:#}");
     }
 
     #[test]

@@ -347,6 +347,13 @@ fn a_truncated_log_that_only_a_worker_has_seen_is_remembered() {
     let told = status(&pipeline(), &none, &Ok(()), &seen);
     let says = "sink `a`: a partition was truncated; the process pods are stopped; with spec.onDataGap: Continue the pipeline goes on from the first record that is there";
     assert_eq!(gap_of(&told), ("True", "LogTruncated", says));
+    // What the offsets show of retention is there to be seen later, too.
+    let removed = Error::DataGap {
+        reason: reason::RETENTION_PASSED,
+        message: "retention has removed records".into(),
+    };
+    let both = status(&pipeline(), &none, &Err(removed), &seen);
+    assert_eq!(gap_of(&both), ("True", "LogTruncated", says));
     // The offsets show nothing of it.
     let topic = TopicRef {
         name: "t".into(),

@@ -296,6 +296,30 @@ async fn an_empty_page_before_the_last_one_is_told_of() {
 }
 
 #[tokio::test]
+async fn a_page_that_is_not_even_empty_is_told_of() {
+    let paged = [
+        (json!({"parameter": "p"}), 0..10),
+        // What comes after it comes all the same.
+        (json!({"parameter": "p", "totalPages": "/pages"}), 0..20),
+    ];
+    for (paging, given) in paged {
+        let api = Api::start(|_, asked| match asked.number("p") {
+            2 => StatusCode::OK.into_response(),
+            page => json!({"items": records(if page == 1 { 0..10 } else { 10..20 }), "pages": 3})
+                .to_string()
+                .into_response(),
+        })
+        .await;
+        let spec = json!({"records": "/items", "pagination": {"pageNumber": paging}});
+        let (status, part) = status();
+        let batches: Vec<_> = open(api.source(spec), None, part).collect().await;
+        assert_eq!(texts(&batches), ids(given));
+        let warning = &status.report().warnings["ingest"];
+        assert!(warning.contains("records are missing"), "{warning}");
+    }
+}
+
+#[tokio::test]
 async fn a_page_that_is_the_one_before_again_is_not_taken() {
     let count = json!({"query": {"select": "count"}, "pointer": "/count"});
     for (paging, says) in [
