@@ -74,11 +74,11 @@ impl Compactor {
             .reduce(|one, other| format!("{one}; {other}"))
     }
 
-    /// Takes note of what came of a compaction.
-    fn note(&mut self, compacted: Result<(), Failure>) {
+    /// Takes note of what came of a compaction; false where nothing came of it yet.
+    fn note(&mut self, compacted: Result<bool, Failure>) {
         match compacted {
-            Ok(()) => self.uncompacted = None,
-            Err(Failure::Conflict(_)) => {}
+            Ok(true) => self.uncompacted = None,
+            Ok(false) | Err(Failure::Conflict(_)) => {}
             Err(Failure::Error(error)) => {
                 self.uncompacted = Some(format!(
                     "the small files of the Delta Lake table can't be put together: {error:#}"
@@ -140,14 +140,15 @@ impl Compactor {
         Ok(sizes.filter_map(NonZeroU64::new).collect())
     }
 
-    /// Puts small files together where there are enough, and where it isn't being done still.
-    async fn compact(&mut self, table: &mut DeltaTable, version: Version) -> Result<(), Failure> {
+    /// Puts small files together where there are enough, and where it isn't being done still; whether that
+    /// was done, or needn't be.
+    async fn compact(&mut self, table: &mut DeltaTable, version: Version) -> Result<bool, Failure> {
         if let Some(run) = self.running.take_if(|run| run.is_finished()) {
             let done = run.await.map_err(anyhow::Error::from);
-            self.note(done.map_err(Failure::from).flatten().map(drop));
+            self.note(done.map_err(Failure::from).flatten().map(|_| true));
         }
         if self.running.is_some() || version < self.rest {
-            return Ok(());
+            return Ok(false);
         }
         for size in self.worthwhile(table)? {
             let log = Arc::new(Guarded::new(table.log_store(), version));
@@ -167,7 +168,7 @@ impl Compactor {
             }
             break;
         }
-        Ok(())
+        Ok(self.running.is_none())
     }
 
     /// Others may be too fast for it, or the store too slow: less and less is spent on trying.
