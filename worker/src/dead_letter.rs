@@ -7,7 +7,7 @@ use millstream_api::worker::{MAX_DEAD_LETTER_BYTES, dead_letter};
 use millstream_plan::caught;
 use rdkafka::{
     error::RDKafkaErrorCode,
-    message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders},
+    message::{Header, Headers, Message, OwnedHeaders},
     producer::FutureRecord,
     util::Timeout,
 };
@@ -236,7 +236,7 @@ impl Replayed {
     }
 
     /// None where the record comes for the first time.
-    pub fn of(message: &BorrowedMessage<'_>) -> Option<Self> {
+    pub fn of(message: &impl Message) -> Option<Self> {
         let headers = message.headers()?;
         let replayed = Replayed {
             offset: header_text(headers, dead_letter::REPLAY_OFFSET)?

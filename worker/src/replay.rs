@@ -207,7 +207,16 @@ impl Session {
 
     /// Replays the letters of a partition, from where the last replay ended.
     async fn replay(&mut self, partition: i32, end: i64, left: &mut usize) -> anyhow::Result<()> {
-        let mut progress = self.progress(partition)?;
+        let mut progress = match (self.progress(partition), &self.transactions) {
+            (Err(_), Some(to)) => {
+                // As ingest does it: see `Transactions::clear`.
+                to.abort().await?;
+                to.clear(self.offsets(partition, 0, "")?).await?;
+                to.begin()?;
+                self.progress(partition)?
+            }
+            (progress, _) => progress?,
+        };
         let replayed = |progress: &Progress, stage: &str| progress.get(stage).copied().unwrap_or(0);
         let stages = self.letters.stages.iter();
         let start = stages.map(|stage| replayed(&progress, stage));

@@ -10,6 +10,8 @@ use uuid::Uuid;
 
 /// An object with more names than this is a map: its names are data.
 const MAX_FIELDS: usize = 300;
+/// Of a DECIMAL.
+const MAX_DIGITS: usize = 38;
 
 /// What values have been seen.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -44,7 +46,9 @@ pub struct Reading {
     /// A date counts too.
     pub timestamp: bool,
     pub integer: bool,
-    /// An integer counts too.
+    /// A whole number of up to 38 digits; an integer counts too.
+    pub large: bool,
+    /// Those count too. No longer one: as DOUBLE it would be another one.
     pub number: bool,
 }
 
@@ -85,6 +89,7 @@ impl Shape {
     pub fn read_numbers(&mut self) {
         match self {
             Shape::Text(Reading { integer: true, .. }) => *self = Shape::Integer,
+            Shape::Text(Reading { large: true, .. }) => *self = Shape::Large,
             Shape::Text(Reading { number: true, .. }) => *self = Shape::Double,
             Shape::Struct(fields) => fields
                 .iter_mut()
@@ -150,13 +155,19 @@ impl Reading {
     fn of(text: &str) -> Self {
         // As the decoder reads them.
         let date = text.len() == 10 && Date32Type::parse(text).is_some();
+        let digits = text.strip_prefix('-').unwrap_or(text);
+        let is_whole = digits.bytes().all(|byte| byte.is_ascii_digit());
+        let is_long = is_whole && digits.len() > MAX_DIGITS;
         let is_timestamp = || text.len() >= 19 && string_to_datetime(&Utc, text).is_ok();
         Reading {
             uuid: text.len() == 36 && Uuid::try_parse(text).is_ok(),
             date,
             timestamp: date || is_timestamp(),
             integer: is_plain_number(text) && text.parse::<i64>().is_ok(),
-            number: is_plain_number(text) && text.parse::<f64>().is_ok_and(f64::is_finite),
+            large: is_plain_number(text) && is_whole && !is_long,
+            number: is_plain_number(text)
+                && !is_long
+                && text.parse::<f64>().is_ok_and(f64::is_finite),
         }
     }
 
@@ -166,6 +177,7 @@ impl Reading {
             date: self.date && other.date,
             timestamp: self.timestamp && other.timestamp,
             integer: self.integer && other.integer,
+            large: self.large && other.large,
             number: self.number && other.number,
         }
     }

@@ -65,19 +65,19 @@ fn types_are_widened_until_they_take_every_record() {
 #[test]
 fn numbers_of_a_csv_are_read_from_its_text() {
     let records = [
-        r#"{"n": "1", "x": "1", "zip": "11417", "price": "1e3", "none": null}"#,
-        r#"{"n": "-7", "x": "2.5", "zip": "07030", "price": "-0.5", "none": null}"#,
+        r#"{"n": "1", "x": "1", "zip": "11417", "price": "1e3", "none": null, "big": "12345678901234567890", "long": "1234567890123456789012345678901234567890"}"#,
+        r#"{"n": "-7", "x": "2.5", "zip": "07030", "price": "-0.5", "none": null, "big": "7", "long": "7"}"#,
     ];
     let records = records.map(|record| Bytes::from(record.to_owned()));
     let schema = infer(&records, true).unwrap().schema;
     assert_has(
         &schema,
-        &["n BIGINT, x DOUBLE, zip TEXT, price DOUBLE, none TEXT"],
+        &["n BIGINT, x DOUBLE, zip TEXT, price DOUBLE, none TEXT, big DECIMAL(38, 0), long TEXT"],
     );
     let schema = infer(&records, false).unwrap().schema;
     assert_has(
         &schema,
-        &["n TEXT, x TEXT, zip TEXT, price TEXT, none TEXT"],
+        &["n TEXT, x TEXT, zip TEXT, price TEXT, none TEXT, big TEXT, long TEXT"],
     );
 }
 

@@ -34,7 +34,7 @@ use self::{
     record::Convert,
 };
 use crate::{
-    dead_letter::{DeadLetter, DeadLetters},
+    dead_letter::{DeadLetter, DeadLetters, Replayed},
     kafka::{self, Reports},
     retry::Delays,
     source::{Opening, Purpose, Records, SourceBatch},
@@ -245,7 +245,9 @@ impl Mirror {
     async fn convert(&self, messages: &[OwnedMessage]) -> SourceBatch {
         let mut records = Vec::with_capacity(messages.len());
         let mut refused = Vec::new();
-        for message in messages {
+        // What was replayed was there before, and is for a sink of the pipeline that has the topic.
+        let first = |message: &&OwnedMessage| Replayed::of(*message).is_none();
+        for message in messages.iter().filter(first) {
             match self.convert.convert(message, &self.status).await {
                 Ok(record) => records.push(record),
                 Err(reason) => refused.push((message, reason)),

@@ -122,6 +122,20 @@ async fn an_ingest_that_is_killed_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_another_pipeline_replays_there_is_not_copied_again() {
+    let Some((upstream, pipeline)) = start(1).await else {
+        return;
+    };
+    upstream.write_ids(0, 0..10).await;
+    upstream.write_replayed(3, 3).await;
+    upstream.write_ids(0, 10..20).await;
+    let ingest = pipeline.ingest(source(&upstream, json!({})));
+    await_offsets(&pipeline, json!([21])).await;
+    assert_eq!(pipeline.records().await.len(), 20);
+    drop(ingest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_topic_may_be_begun_at_its_end_and_grow() {
     let Some((upstream, pipeline)) = start(1).await else {
         return;

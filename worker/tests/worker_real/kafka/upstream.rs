@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use millstream_api::worker::dead_letter;
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     error::RDKafkaErrorCode,
-    message::OwnedHeaders,
+    message::{Header, OwnedHeaders},
     producer::{FutureProducer, FutureRecord, Producer},
 };
 
@@ -104,7 +105,7 @@ impl Upstream {
                         .partition(partition)
                         .key(b"k\xff")
                         .timestamp(timestamp)
-                        .headers(OwnedHeaders::new().insert(rdkafka::message::Header {
+                        .headers(OwnedHeaders::new().insert(Header {
                             key: "trace",
                             value: Some("t-1"),
                         }));
@@ -127,6 +128,25 @@ impl Upstream {
     pub async fn write_ids(&self, partition: i32, ids: std::ops::Range<i64>) {
         self.write(ids.map(|id| (partition, Some(record(id)))))
             .await;
+    }
+
+    /// Writes such a record into partition 0, as a replay for a sink that rejected it does.
+    pub async fn write_replayed(&self, id: i64, offset: i64) {
+        let offset = offset.to_string();
+        let header = |key, value| Header {
+            key,
+            value: Some(value),
+        };
+        let headers = OwnedHeaders::new()
+            .insert(header(dead_letter::REPLAY_SINK, "rows"))
+            .insert(header(dead_letter::REPLAY_OFFSET, &offset));
+        let value = record(id);
+        let record = FutureRecord::<(), _>::to(&self.name)
+            .partition(0)
+            .payload(&value)
+            .headers(headers);
+        let producer: FutureProducer = self.config.create().unwrap();
+        producer.send(record, TIMEOUT).await.unwrap();
     }
 
     /// Writes such records into partition 0, an hour later.
