@@ -208,7 +208,7 @@ async fn process_replicas(
     let api = context.api::<Deployment>(&namespace(pipeline));
     let pods = pods(api.get_opt(&name).await?);
     let load = Load::of(offsets, &failing(pipeline));
-    let bounds = Bounds::new(scaling, topic.partitions);
+    let bounds = Bounds::new(scaling, &pipeline.spec.sinks, topic.partitions);
     let uid = pipeline.uid().unwrap_or_default();
     let replicas = context.memory.of_pipeline(&uid, |memory| {
         memory.scaler.decide(Instant::now(), load, pods, &bounds)

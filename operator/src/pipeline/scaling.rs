@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millstream_api::scaling::Scaling;
+use millstream_api::{scaling::Scaling, sink::Sink};
 
 use super::offsets::{Offsets, SinkOffsets};
 
@@ -35,6 +35,9 @@ const RISE: f64 = 1.05;
 
 /// How often the time before pods are taken away is doubled at most.
 const DOUBLINGS: u32 = 4;
+
+/// What was gathered takes so long to be written, and to be seen.
+const WRITE: Duration = Duration::from_secs(10);
 
 /// How much weight a new measurement of what a pod can do has.
 const WEIGHT: f64 = 0.5;
@@ -92,11 +95,18 @@ pub struct Bounds {
     pub target_lag: i64,
     pub up: Duration,
     pub down: Duration,
+    /// For how long a sink gathers rows before it writes them: so long they are lag, whatever the pods
+    /// do.
+    pub gathers: Duration,
 }
 
 impl Bounds {
     /// More pods than partitions would be idle.
-    pub fn new(scaling: &Scaling, partitions: i32) -> Self {
+    pub fn new(scaling: &Scaling, sinks: &[Sink], partitions: i32) -> Self {
+        let gathers = sinks.iter().filter_map(|sink| {
+            let to = sink.delta.as_ref()?;
+            Some(to.commit_interval.into())
+        });
         let max = scaling.max_replicas.unwrap_or(partitions).min(partitions);
         Bounds {
             min: scaling.min_replicas.min(max),
@@ -104,6 +114,7 @@ impl Bounds {
             target_lag: scaling.target_lag.max(1),
             up: scaling.stabilization.up.into(),
             down: scaling.stabilization.down.into(),
+            gathers: gathers.max().unwrap_or_default(),
         }
     }
 }
@@ -190,10 +201,16 @@ impl Scaler {
         // Where pods run, what has arrived may be processed already; where none do, what isn't lag
         // isn't a record.
         let busy = load.lag > 0 || pods.wanted > 0 && arrived > 0;
-        let for_lag = count(load.lag as f64 / bounds.target_lag as f64).max(i32::from(busy));
+        let (lag, target) = (load.lag as f64, bounds.target_lag as f64);
+        let lag = lag - self.gathered(rate, bounds);
+        let for_lag = count(lag / target).max(i32::from(busy));
         let capacity = self.capacity.filter(|_| busy);
         let keep_up = |part| capacity.map_or(0, |all| count(rate / (all * part)));
-        let more = for_lag.max(keep_up(1.0));
+        // What arrives in a burst needs no pods where it is stored in time all the same.
+        let more = match lag > target {
+            true => for_lag.max(keep_up(1.0)),
+            false => for_lag,
+        };
         self.samples.push_back(Sample {
             at: now,
             load,
@@ -213,6 +230,16 @@ impl Scaler {
         }
     }
 
+    /// The lag that is there because a sink gathers rows.
+    fn gathered(&self, rate: f64, bounds: &Bounds) -> f64 {
+        if bounds.gathers.is_zero() {
+            return 0.0;
+        }
+        let rates = self.samples.iter().map(|sample| sample.rate).chain([rate]);
+        let mean = rates.sum::<f64>() / (self.samples.len() + 1) as f64;
+        mean * (bounds.gathers + WRITE).as_secs_f64()
+    }
+
     /// Learns what a pod can do: as much as the same pods have just done, at least; and no more,
     /// where there was a backlog all the time, or the lag has become too large. In the latter case
     /// they may have been busy with their partitions rather than with records.
@@ -220,7 +247,7 @@ impl Scaler {
         let arrived = load.records - last.load.records;
         let processed = arrived - (load.lag - last.load.lag);
         let too_much = load.lag > bounds.target_lag * i64::from(pods.wanted);
-        let backlog = last.load.lag >= processed;
+        let backlog = last.load.lag > processed;
         let done = match backlog {
             false if too_much => processed.max(arrived / 2),
             _ => processed,
@@ -289,7 +316,7 @@ impl Scaler {
         let mean = |samples: &[&Sample]| {
             samples.iter().map(|sample| sample.rate).sum::<f64>() / samples.len().max(1) as f64
         };
-        mean(&second) > mean(&first) * RISE
+        !first.is_empty() && mean(&second) > mean(&first) * RISE
     }
 
     /// Whether it is known what was in the last so many seconds.

@@ -10,6 +10,7 @@ fn bounds(min: i32, max: i32) -> Bounds {
         target_lag: 10_000,
         up: Duration::ZERO,
         down: Duration::from_secs(60),
+        gathers: Duration::ZERO,
     }
 }
 
@@ -185,12 +186,49 @@ fn what_a_person_bounds_holds_whatever_is_seen() {
         serde_saphyr::from_str::<Scaling>(&text).unwrap()
     };
     let bounds = |min, max| {
-        let bounds = Bounds::new(&scaling(min, max), 4);
+        let bounds = Bounds::new(&scaling(min, max), &[], 4);
         (bounds.min, bounds.max)
     };
     assert_eq!(bounds(0, None), (0, 4));
     assert_eq!(bounds(1, Some(3)), (1, 3));
     assert_eq!(bounds(8, Some(9)), (4, 4));
+}
+
+#[test]
+fn a_burst_that_is_stored_in_time_needs_no_more_pods() {
+    let bursts = (0..720).map(|visit| match visit % 12 {
+        0 => load((visit / 12 + 1) * 9_000, 7_400),
+        _ => load((visit / 12 + 1) * 9_000, 0),
+    });
+    let bursts: Vec<_> = bursts.collect();
+    assert_eq!(decide_all(&bursts, running(1), &bounds(1, 4)), [1; 720]);
+}
+
+#[test]
+fn nor_do_rows_that_a_sink_gathers_until_it_commits() {
+    let gathering = Bounds {
+        gathers: Duration::from_secs(10),
+        ..bounds(0, 4)
+    };
+    let steady = |visit: i64| load(visit * 20_000, (visit % 3) * 20_000);
+    let loads: Vec<_> = (0..200).map(steady).collect();
+    assert_eq!(decide_all(&loads, running(1), &gathering), [1; 200]);
+    let behind = loads.iter().zip(1..).map(|(seen, visit)| {
+        let seen = seen.unwrap();
+        load(seen.records, seen.lag + visit * 5_000)
+    });
+    let behind: Vec<_> = behind.collect();
+    assert_eq!(decide_all(&behind, running(1), &gathering)[199], 2);
+}
+
+#[test]
+fn however_short_the_window_what_is_steady_does_not_rise() {
+    let short = Bounds {
+        down: Duration::from_secs(5),
+        ..bounds(0, 4)
+    };
+    let steady: Vec<_> = (0..40).map(|visit| load(5 * visit, 0)).collect();
+    assert_eq!(decide_all(&steady, running(4), &short)[39], 3);
 }
 
 #[test]
