@@ -25,7 +25,8 @@ pub struct Scaling {
     #[schemars(range(min = 1, max = 1000))]
     pub max_replicas: Option<i32>,
     /// Records of lag per pod: with more, pods are added. They are taken away again when fewer can
-    /// keep up with what arrives, by what a pod was seen to process.
+    /// keep up with what arrives, by what a pod was seen to process. The rows that a Delta Lake sink
+    /// gathers until its next commit (`commitInterval`) aren't counted.
     #[serde(default = "ten_thousand")]
     #[schemars(range(min = 1))]
     pub target_lag: i64,
