@@ -15,6 +15,7 @@
 use std::{
     collections::VecDeque,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -27,6 +28,7 @@ use rdkafka::{
     producer::{DeliveryFuture, FutureRecord, Producer as _},
 };
 use serde_json::Value;
+use tokio::sync::oneshot;
 
 use crate::{
     dead_letter::Letter,
@@ -36,12 +38,15 @@ use crate::{
 };
 
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// A call that takes longer than this, though it has a timeout of its own, may never come back
+/// (<https://github.com/confluentinc/librdkafka/issues/5511>).
+const HUNG: Duration = Duration::from_secs(30);
 const CONCERN: &str = "transaction";
 
 /// A producer doesn't go on, though it may have a broker: another one may. With librdkafka 2.12 it was seen to
 /// wait for ever for a transaction that Kafka was restarted under.
 #[derive(Debug, thiserror::Error)]
-#[error("nothing was delivered for {} s: another producer tries", LOST.as_secs())]
+#[error("the producer doesn't go on: another one tries")]
 pub struct Stalled;
 
 /// A producer that has taken over. While one of its transactions is open, those who read the topic wait
@@ -131,7 +136,11 @@ impl Transactions {
         let begun = Instant::now();
         loop {
             let (producer, call) = (self.producer.clone(), call.clone());
-            match tokio::task::spawn_blocking(move || call(&producer)).await? {
+            let (done, result) = oneshot::channel();
+            // Not one of the runtime's, which would be waited for at its end.
+            thread::Builder::new().spawn(move || done.send(call(&producer)))?;
+            let result = tokio::time::timeout(HUNG, result).await;
+            match result.map_err(|_| Stalled)?? {
                 Err(KafkaError::Transaction(error)) if error.is_retriable() => {
                     if begun.elapsed() > LOST {
                         bail!("the transaction doesn't go on, and another producer tries: {error}");

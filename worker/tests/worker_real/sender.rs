@@ -1,6 +1,10 @@
 //! Batches of records that are in the topic once, whatever happens to Kafka while they are sent.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
@@ -8,12 +12,15 @@ use rdkafka::{
     error::KafkaResult,
     producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer},
 };
+use tokio::sync::oneshot;
 
 use crate::support::Pipeline;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Kafka may be restarted several times meanwhile.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// For one attempt.
+const ATTEMPT: Duration = Duration::from_secs(60);
 
 /// Sends each batch in a transaction with its number, and so knows which of them were committed. Each attempt
 /// is a new producer's: one that Kafka was taken from at the wrong moment may never connect again.
@@ -46,14 +53,17 @@ impl Sender {
     /// Sends records with their keys, in this order.
     pub async fn send(&mut self, records: Vec<(String, Vec<u8>)>) {
         self.batches += 1;
-        let sender = self.clone();
-        let sent = tokio::task::spawn_blocking(move || {
-            let deadline = Instant::now() + PATIENCE;
-            while let Err(error) = sender.attempt(&records) {
-                assert!(Instant::now() < deadline, "{error}");
+        let (deadline, records) = (Instant::now() + PATIENCE, Arc::new(records));
+        loop {
+            let (sender, records) = (self.clone(), records.clone());
+            let (done, result) = oneshot::channel();
+            // It may never come back: see `Transactions::call`.
+            thread::spawn(move || done.send(sender.attempt(&records)));
+            match tokio::time::timeout(ATTEMPT, result).await {
+                Ok(Ok(Ok(()))) => return,
+                other => assert!(Instant::now() < deadline, "{other:?}"),
             }
-        });
-        sent.await.expect("it is sent");
+        }
     }
 
     fn attempt(&self, records: &[(String, Vec<u8>)]) -> KafkaResult<()> {
