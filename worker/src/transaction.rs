@@ -7,8 +7,9 @@
 //! 2. It reads the position that was committed last, and opens the source there.
 //! 3. It sends records, and commits them with the position after them: both are there, or neither.
 //!
-//! What the producer can't mend (it was shut out, the transaction has timed out, it is lost or doesn't go
-//! on) ends in step 1, with a new producer. A transaction that is given up while the producer lives is sent again, see [`Open`].
+//! What the producer can't mend (it was shut out, the transaction has timed out, it is lost or doesn't
+//! go on) ends in step 1, with a new producer. A transaction that is given up while the producer lives
+//! is sent again, see [`Open`].
 //!
 //! The replay of dead letters does the same, with an id of its own; its position is how far it came.
 
@@ -19,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use bytes::Bytes;
 use rdkafka::{
     ClientConfig, TopicPartitionList,
@@ -142,10 +143,10 @@ impl Transactions {
             let result = tokio::time::timeout(HUNG, result).await;
             match result.map_err(|_| Stalled)?? {
                 Err(KafkaError::Transaction(error)) if error.is_retriable() => {
-                    if begun.elapsed() > LOST {
-                        bail!("the transaction doesn't go on, and another producer tries: {error}");
-                    }
                     let message = format!("Kafka keeps a transaction waiting: {error}");
+                    if begun.elapsed() > LOST {
+                        return Err(anyhow::Error::new(Stalled).context(message));
+                    }
                     self.status.fail(CONCERN, message);
                     delays.wait().await;
                 }

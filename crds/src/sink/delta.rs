@@ -36,10 +36,10 @@ pub struct DeltaSink {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub merge_keys: Vec<String>,
-    /// The columns by whose values the table is laid out in folders, where the sink makes the table; of
-    /// another one, those that it has. An empty text in them is stored as null, as Spark does, and one that
-    /// is too long for the name of a folder (255 bytes; letters that aren't ASCII take 6 or more) goes to
-    /// the dead-letter topic, as does an empty one that is in `mergeKeys` too.
+    /// The columns by whose values the table is laid out in folders. A table that is there already keeps
+    /// its own layout: name the columns of that. An empty text in them is stored as null, as Spark does,
+    /// and one that is too long for the name of a folder (255 bytes; letters that aren't ASCII take 6 or
+    /// more) goes to the dead-letter topic, as does an empty one that is in `mergeKeys` too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4))]
     pub partition_by: Vec<String>,

@@ -116,11 +116,9 @@ fn of_run(run: &RunStatus) -> String {
                 0 => String::new(),
                 dead => format!("; ingest: {dead} dead letters"),
             };
-            let warning = run
-                .warning
-                .iter()
-                .map(|warning| format!("; ingest: {warning}"));
-            let warning: String = warning.collect();
+            let warning = run.warning.as_ref();
+            let warning = warning.map(|warning| format!("; ingest: {warning}"));
+            let warning = warning.unwrap_or_default();
             let sinks = of_sinks(&run.sinks);
             format!("run {name}: {records} records, all stored{ingest}{warning}{sinks}")
         }

@@ -235,9 +235,8 @@ impl Scaler {
         if bounds.gathers.is_zero() {
             return 0.0;
         }
-        let rates = self.samples.iter().map(|sample| sample.rate).chain([rate]);
-        let mean = rates.sum::<f64>() / (self.samples.len() + 1) as f64;
-        mean * (bounds.gathers + WRITE).as_secs_f64()
+        let rates = self.samples.iter().map(|sample| sample.rate);
+        mean(rates.chain([rate])) * (bounds.gathers + WRITE).as_secs_f64()
     }
 
     /// Learns what a pod can do: as much as the same pods have just done, at least; and no more,
@@ -313,10 +312,8 @@ impl Scaler {
         let (first, second): (Vec<_>, Vec<_>) = self
             .during(now, bounds.down)
             .partition(|sample| now.duration_since(sample.at) > half);
-        let mean = |samples: &[&Sample]| {
-            samples.iter().map(|sample| sample.rate).sum::<f64>() / samples.len().max(1) as f64
-        };
-        !first.is_empty() && mean(&second) > mean(&first) * RISE
+        let rate = |half: Vec<&Sample>| mean(half.iter().map(|sample| sample.rate));
+        !first.is_empty() && rate(second) > rate(first) * RISE
     }
 
     /// Whether it is known what was in the last so many seconds.
@@ -332,6 +329,12 @@ impl Scaler {
             now.duration_since(sample.at) <= window || Some(sample.at) == latest
         })
     }
+}
+
+/// Zero where there are none.
+fn mean(rates: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) = rates.fold((0.0, 0_u32), |(sum, count), rate| (sum + rate, count + 1));
+    sum / f64::from(count.max(1))
 }
 
 /// A number of pods, rounded up.

@@ -152,6 +152,12 @@ impl Reader {
 
     /// Begins a pass, or reads a page of it.
     async fn step(&mut self) -> anyhow::Result<Option<SourceBatch>> {
+        if let (Some(session), Pass::Begins) = (&self.session, &self.pass)
+            && !session.is_current(&self.spec).await?
+        {
+            // Columns were added, or others are there.
+            self.session = None;
+        }
         if self.session.is_none() {
             let session = Session::open(&self.connector, &self.spec, &self.status).await?;
             let order = session.relation.order();
@@ -166,11 +172,7 @@ impl Reader {
         let until = match &self.pass {
             Pass::Reads(until) => until.clone(),
             Pass::Begins | Pass::Over => {
-                match session.is_current(&self.spec).await? {
-                    true => self.pass = session.begin(&self.spec).await?,
-                    // Columns were added, or others are there.
-                    false => self.session = None,
-                }
+                self.pass = session.begin(&self.spec).await?;
                 return Ok(None);
             }
         };
@@ -263,9 +265,7 @@ impl Session {
     ) -> anyhow::Result<Page> {
         let initial = spec.incremental.as_ref().and_then(|of| of.initial.clone());
         let (start, from) = match (after, initial) {
-            (Some(after), _) if after.len() < self.relation.order().len() => {
-                (Start::At, after.to_vec())
-            }
+            (Some(after), _) if after.len() < self.relation.depth() => (Start::At, after.to_vec()),
             (Some(after), _) => (Start::Behind, after.to_vec()),
             (None, Some(initial)) => (Start::At, vec![initial]),
             (None, None) => (Start::Beginning, Vec::new()),

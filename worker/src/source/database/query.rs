@@ -104,6 +104,11 @@ impl Relation {
         self.order.iter().map(|(name, _)| name.clone()).collect()
     }
 
+    /// Number of columns that order the rows.
+    pub fn depth(&self) -> usize {
+        self.order.len()
+    }
+
     /// Whether these are the columns still.
     pub fn has(&self, columns: &[(String, Type)]) -> bool {
         self.columns == columns

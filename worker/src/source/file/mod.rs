@@ -166,18 +166,13 @@ impl Files {
     async fn list(&self) -> Vec<String> {
         let mut delays = Delays::default();
         loop {
-            let error = match self
-                .origin
-                .list(false)
-                .await
-                .map(|names| self.with_begun(names))
-            {
-                Ok(Ok(names)) if !names.is_empty() => {
+            let listed = self.origin.list(false).await;
+            let error = match listed.and_then(|names| self.with_begun(names)) {
+                Ok(names) if !names.is_empty() => {
                     self.status.clear(LIST);
                     return names;
                 }
-                Ok(Ok(_)) => "there are no files".to_owned(),
-                Ok(Err(missing)) => missing,
+                Ok(_) => "there are no files".to_owned(),
                 Err(error) => format!("{error:#}"),
             };
             self.status.fail(LIST, error);
@@ -187,17 +182,16 @@ impl Files {
 
     /// The names with that of the file that was begun; fails where it is neither there nor in the
     /// landing zone.
-    fn with_begun(&self, mut names: Vec<String>) -> Result<Vec<String>, String> {
+    fn with_begun(&self, mut names: Vec<String>) -> anyhow::Result<Vec<String>> {
         let begun = self.position.begun();
         let Some(begun) = begun.filter(|begun| !names.contains(begun)) else {
             return Ok(names);
         };
-        if self.landing.is_none() {
-            return Err(format!(
-                "{begun} isn't there any more, or is empty, and only its first {} records were read; put it back, or in its place a file that has just a line end",
-                self.position.done.records
-            ));
-        }
+        anyhow::ensure!(
+            self.landing.is_some(),
+            "{begun} isn't there any more, or is empty, and only its first {} records were read; put it back, or in its place a file that has just a line end",
+            self.position.done.records
+        );
         names.push(begun.clone());
         names.sort();
         Ok(names)

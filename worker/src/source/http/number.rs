@@ -123,20 +123,16 @@ impl Numbers {
     /// number behind it. One that has given nothing else may not know the parameter.
     fn end_again(&self, number: u64) -> Page {
         if number == self.paging.first_page + 2 {
-            self.always_again(number);
+            let parameter = &self.paging.parameter;
+            let message = format!(
+                "the pages up to `{parameter}={number}` are the first one again, so that the source took this for the end; records are missing unless that was the only page: does the API know `{parameter}`?"
+            );
+            self.pager.fetch.lacks(message);
         }
         Page {
             records: Vec::new(),
             next: None,
         }
-    }
-
-    fn always_again(&self, number: u64) {
-        let parameter = &self.paging.parameter;
-        let message = format!(
-            "the pages up to `{parameter}={number}` are the first one again, so that the source took this for the end; records are missing unless that was the only page: does the API know `{parameter}`?"
-        );
-        self.pager.fetch.lacks(message);
     }
 
     fn passed_over(&self, number: u64) {
