@@ -115,7 +115,7 @@ pub struct CassandraConnection {
     /// A Secret with the keys `username` and `password`; no authentication where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret: Option<SecretReference>,
-    /// TLS; plain text where absent.
+    /// TLS; plain text where absent. Each node's certificate must have the node's IP address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
 }

@@ -95,8 +95,9 @@ pub struct DataPipelineSpec {
     /// `DataGap`. For those of a source's topic see `source.topic.onGap`.
     #[serde(default)]
     pub on_data_gap: OnDataGap,
-    /// Resources of each worker container; the operator's default where absent. A process pod divides
-    /// its memory limit among its sinks; the status warns where that is too small.
+    /// Resources of each worker container, in place of all of the operator's default: say requests and
+    /// limits. A process pod divides its memory limit among its sinks; the status warns where that is
+    /// too small.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
     /// The Kafka cluster; the operator's default where absent.

@@ -416,7 +416,7 @@ impl Source<'_> {
                 let path = folder.join(file);
                 tokio::fs::read_to_string(&path).await.map_err(|error| {
                     Error::SecretMissing(format!(
-                        "the operator's default credentials lack the file `{file}` ({error}): give the operator the Secret `{secret}` with the key `{key}`"
+                        "the operator's default credentials lack the file `{file}` ({error}): give the operator, in its own namespace, the Secret `{secret}` with the key `{key}`"
                     ))
                 })
             }

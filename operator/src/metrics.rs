@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -26,8 +27,11 @@ pub struct Metrics {
     writes: Family<Writes, Counter>,
     lag: Family<SinkLabels, Gauge>,
     rows: Family<SinkLabels, Gauge>,
+    conditions: Family<ConditionLabels, Gauge>,
     /// Whose lag and rows are told.
     sinks: Mutex<BTreeSet<SinkLabels>>,
+    /// The conditions that are told.
+    told: Mutex<BTreeSet<ConditionLabels>>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -54,6 +58,16 @@ pub struct SinkLabels {
     pub sink: String,
 }
 
+/// A condition of a pipeline as it is now.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
+struct ConditionLabels {
+    namespace: String,
+    pipeline: String,
+    r#type: String,
+    status: String,
+    reason: String,
+}
+
 /// What the operator writes to.
 #[derive(Clone, Copy, Debug)]
 pub enum System {
@@ -74,7 +88,9 @@ impl Default for Metrics {
             writes: Family::default(),
             lag: Family::default(),
             rows: Family::default(),
+            conditions: Family::default(),
             sinks: Mutex::default(),
+            told: Mutex::default(),
             registry: Registry::default(),
         };
         registry.register(
@@ -101,6 +117,11 @@ impl Default for Metrics {
             "pipeline_rows",
             "Rows that a sink has written",
             metrics.rows.clone(),
+        );
+        registry.register(
+            "pipeline_condition",
+            "The conditions of a pipeline as they are now; always 1",
+            metrics.conditions.clone(),
         );
         for system in [
             System::Kafka,
@@ -160,9 +181,33 @@ impl Metrics {
         }
     }
 
-    /// Forgets the sinks of a pipeline that is gone.
+    /// Tells a pipeline's conditions in place of those before.
+    pub fn conditions(&self, namespace: &str, pipeline: &str, conditions: &[Condition]) {
+        let labels = conditions.iter().map(|condition| ConditionLabels {
+            namespace: namespace.to_owned(),
+            pipeline: pipeline.to_owned(),
+            r#type: condition.type_.clone(),
+            status: condition.status.clone(),
+            reason: condition.reason.clone(),
+        });
+        let labels: BTreeSet<_> = labels.collect();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = told.extract_if(.., |known| {
+            known.namespace == namespace && known.pipeline == pipeline && !labels.contains(known)
+        });
+        for labels in gone {
+            self.conditions.remove(&labels);
+        }
+        for labels in labels {
+            self.conditions.get_or_create(&labels).set(1);
+            told.insert(labels);
+        }
+    }
+
+    /// Forgets a pipeline that is gone.
     pub fn forget(&self, namespace: &str, pipeline: &str) {
         self.keep(namespace, pipeline, &[]);
+        self.conditions(namespace, pipeline, &[]);
     }
 
     /// Forgets the sinks of a pipeline but these.
@@ -190,6 +235,8 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+
     use super::*;
 
     #[test]
@@ -222,5 +269,30 @@ mod tests {
         }
         metrics.forget("shop", "users");
         assert_eq!(told("millstream_pipeline_lag{").len(), 1);
+    }
+
+    #[test]
+    fn a_condition_is_told_as_it_is_now() {
+        let metrics = Metrics::default();
+        let condition = |status: &str, reason: &str| Condition {
+            last_transition_time: Time(Timestamp::UNIX_EPOCH),
+            message: "which may be long".into(),
+            observed_generation: None,
+            reason: reason.into(),
+            status: status.into(),
+            type_: "Ready".into(),
+        };
+        let told = |pipeline: &str| {
+            let text = metrics.encode();
+            let lines = text.lines().filter(|line| line.contains(pipeline));
+            lines.map(str::to_string).collect::<Vec<_>>()
+        };
+        metrics.conditions("shop", "orders", &[condition("True", "Ready")]);
+        metrics.conditions("shop", "users", &[condition("True", "Ready")]);
+        metrics.conditions("shop", "users", &[condition("False", "WorkerError")]);
+        let expected = "millstream_pipeline_condition{namespace=\"shop\",pipeline=\"users\",type=\"Ready\",status=\"False\",reason=\"WorkerError\"} 1";
+        assert_eq!(told("users"), [expected]);
+        metrics.forget("shop", "users");
+        assert_eq!((told("users").len(), told("orders").len()), (0, 1));
     }
 }

@@ -31,6 +31,9 @@ Examples:
   The schema of an API's answers, whose records are in the array `results`:
     millstream-worker infer --url 'https://randomuser.me/api/?results=200' --records /results
 
+  The same of one that asks for a token:
+    millstream-worker infer --url https://api.example.com/orders --header \"Authorization: Bearer $TOKEN\"
+
   A whole pipeline to start from:
     millstream-worker infer --file licences.csv.gz --pipeline licences > pipeline.yaml
     millstream-worker check -f pipeline.yaml
@@ -55,6 +58,10 @@ pub struct Infer {
     /// Records to read.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     limit: u32,
+    /// A header of the requests, such as 'Authorization: Bearer TOKEN'; it isn't printed. In the pipeline it is
+    /// `source.http.auth`, with a Secret.
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header, conflicts_with = "file")]
+    headers: Vec<(String, String)>,
     /// How long to wait for them, such as `30s` or `2m`.
     #[arg(long, default_value = "30s", value_parser = duration)]
     timeout: Duration,
@@ -81,6 +88,13 @@ impl Infer {
         let name = self.origin.file.iter().map(|file| file.to_string_lossy());
         let mut names = name.map(|name| name.to_ascii_lowercase());
         names.any(|name| [".csv", ".tsv"].iter().any(|ending| name.contains(ending)))
+    }
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    match text.split_once(':') {
+        Some((name, value)) => Ok((name.trim().to_owned(), value.trim().to_owned())),
+        None => Err("write NAME: VALUE".into()),
     }
 }
 
@@ -114,8 +128,11 @@ pub struct Inferred {
 /// Reads, infers and prints.
 pub async fn run(arguments: &Infer) -> anyhow::Result<ExitCode> {
     let fields = source_fields(arguments)?;
-    let source: Source =
+    let mut source: Source =
         serde_json::from_value(fields.clone()).context("can't read that source")?;
+    if let Some(http) = &mut source.http {
+        http.headers.extend(arguments.headers.iter().cloned());
+    }
     let credentials = Credentials::new(PathBuf::new());
     let wanted = Wanted {
         records: arguments.limit as usize,

@@ -190,6 +190,8 @@ pub fn fingerprint(source: &Source, schema: &str) -> String {
     if let Some(topic) = &mut source.topic {
         // How it is reached and where it was begun doesn't change what is in it.
         if let Some(kafka) = &mut topic.kafka {
+            // Another cluster is found out by its records: the position tells the last ones.
+            kafka.bootstrap_servers = String::new();
             kafka.sasl = None;
             kafka.tls = None;
         }
@@ -441,6 +443,7 @@ mod tests {
             let file = by_date(interval);
             json!({"generator": {"replay": {"file": file, "repeat": repeat}}})
         };
+        let topic = |servers: &str| json!({"topic": {"name": "users", "kafka": {"bootstrapServers": servers}}});
         for (one, same) in [
             (
                 json!({"generator": {"seed": 1, "count": 5}}),
@@ -452,6 +455,7 @@ mod tests {
                 json!({"file": {"path": "/data", "replay": {"eventTime": "ts"}}}),
             ),
             (in_s3("a", "b"), in_s3("c", "d")),
+            (topic("one:9092"), topic("one:9092,two:9092")),
         ] {
             let prints = [&one, &same].map(|spec| fingerprint(&source(spec.clone()), "a TEXT"));
             assert_eq!(prints[0], prints[1], "{one} {same}");

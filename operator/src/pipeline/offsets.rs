@@ -57,9 +57,10 @@ impl Offsets {
         self.ends.iter().sum()
     }
 
-    /// The sink that lags most.
-    pub fn slowest(&self) -> Option<&SinkOffsets> {
-        self.sinks.iter().max_by_key(|sink| sink.lag)
+    /// The sink that lags most, of those without an error where there is one.
+    pub fn slowest(&self, failing: &[&str]) -> Option<&SinkOffsets> {
+        let works = |sink: &SinkOffsets| !failing.contains(&sink.name.as_str());
+        self.sinks.iter().max_by_key(|sink| (works(sink), sink.lag))
     }
 
     /// What the status says of the sinks. One without any offset has nothing to say: what was last

@@ -207,14 +207,15 @@ async fn process_replicas(
     let name = Stage::Process.object_name(pipeline);
     let api = context.api::<Deployment>(&namespace(pipeline));
     let pods = pods(api.get_opt(&name).await?);
-    let load = Load::of(offsets, &failing(pipeline));
+    let failing = failing(pipeline);
+    let load = Load::of(offsets, &failing);
     let bounds = Bounds::new(scaling, &pipeline.spec.sinks, topic.partitions);
     let uid = pipeline.uid().unwrap_or_default();
     let replicas = context.memory.of_pipeline(&uid, |memory| {
         memory.scaler.decide(Instant::now(), load, pods, &bounds)
     });
     if replicas != pods.wanted {
-        let sink = offsets.slowest().map_or("", |sink| sink.name.as_str());
+        let sink = offsets.slowest(&failing).map_or("", |sink| &*sink.name);
         let note = format!(
             "process pods: {} → {replicas}; lag: {} (sink `{sink}`)",
             pods.wanted, load.lag

@@ -43,14 +43,16 @@ pub async fn report(
 ) -> Result<(), Error> {
     let before = pipeline.status.clone().unwrap_or_default();
     let status = status(pipeline, &before, outcome, observed);
-    let names: Vec<_> = status.sinks.iter().map(|sink| &*sink.name).collect();
+    let (space, name) = (namespace(pipeline), pipeline.name_any());
+    let sinks: Vec<_> = status.sinks.iter().map(|sink| &*sink.name).collect();
+    context.metrics.keep(&space, &name, &sinks);
     context
         .metrics
-        .keep(&namespace(pipeline), &pipeline.name_any(), &names);
+        .conditions(&space, &name, &status.conditions);
     for sink in &status.sinks {
         let labels = SinkLabels {
-            namespace: namespace(pipeline),
-            pipeline: pipeline.name_any(),
+            namespace: space.clone(),
+            pipeline: name.clone(),
             sink: sink.name.clone(),
         };
         context.metrics.sink(&labels, sink.lag, sink.rows);

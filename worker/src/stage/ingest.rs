@@ -40,6 +40,7 @@ const RENEWAL: Duration = Duration::from_secs(24 * 60 * 60);
 const WORKED: Duration = Duration::from_secs(60);
 const PRODUCE: &str = "produce";
 const POSITION: &str = "position";
+const CHANGED: &str = "another source";
 
 /// A run of a pipeline with a schedule.
 #[derive(Clone, Debug)]
@@ -365,6 +366,7 @@ impl Ingest {
                 Ok(position) => {
                     self.status.clear(POSITION);
                     let position = position.unwrap_or_default();
+                    self.tell_of_another(&position);
                     return Ok(position.of_source(&self.fingerprint, self.end));
                 }
                 Err(error) => {
@@ -375,6 +377,16 @@ impl Ingest {
                     to.clear(self.positions.offsets(&any).await?).await?;
                 }
             }
+        }
+    }
+
+    /// Warns where the source is read from its start that was read before as another one. It stays
+    /// until the pod is replaced.
+    fn tell_of_another(&self, before: &Position) {
+        let anew = self.run.is_some() && self.config.source.begins_anew();
+        if before.position.is_some() && before.source != self.fingerprint && !anew {
+            let message = "the source isn't the one that was read before: it is read from its start, and what both have comes twice";
+            self.status.warn(CHANGED, message);
         }
     }
 

@@ -649,11 +649,15 @@ async fn tables_equal_the_model_whatever_happens() {
     let seeds = seeds();
     let (started, mut records, mut failures) = (Instant::now(), 0, Vec::new());
     for first in seeds.clone().step_by(at_once() as usize) {
-        for outcome in run(first..seeds.end.min(first + at_once()), &pipeline).await {
+        let group = first..seeds.end.min(first + at_once());
+        for outcome in run(group.clone(), &pipeline).await {
             match outcome {
                 Ok(sent) => records += sent,
                 Err(error) => {
-                    eprintln!("{error}");
+                    let at_once = at_once();
+                    eprintln!(
+                        "{error}\nMILLSTREAM_SEEDS={group:?} MILLSTREAM_SEEDS_AT_ONCE={at_once} has the same beside it"
+                    );
                     failures.push(error);
                 }
             }

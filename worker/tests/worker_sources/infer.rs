@@ -2,7 +2,11 @@
 
 use std::{future::ready, process::Command};
 
-use axum::{Router, http::StatusCode, routing::get};
+use axum::{
+    Router,
+    http::{HeaderMap, StatusCode},
+    routing::get,
+};
 
 use crate::files::packed;
 
@@ -29,6 +33,18 @@ async fn start() -> String {
     let packed = packed("gzip", "", THINGS.as_bytes());
     let router = Router::new()
         .route("/api", get(|| async { ANSWER }))
+        .route(
+            "/closed",
+            get(|headers: HeaderMap| async move {
+                let right = headers
+                    .get("authorization")
+                    .is_some_and(|it| it == "Bearer t:k");
+                match right {
+                    true => Ok(ANSWER),
+                    false => Err(StatusCode::UNAUTHORIZED),
+                }
+            }),
+        )
         .route("/things.csv.gz", get(move || ready(packed.clone())))
         .route("/broken", get(|| async { StatusCode::BAD_GATEWAY }));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -59,6 +75,13 @@ async fn a_schema_and_a_pipeline_of_what_an_api_gives() {
         (words(&schema).as_str(), notes.as_str()),
         ("id BIGINT, city TEXT", "")
     );
+
+    let closed = format!("{url}/closed");
+    let of_closed = ["infer", "--url", &closed, "--records", "/results"];
+    let header = ["--header", "Authorization: Bearer t:k"];
+    let (right, of_closed, notes) = worker(&[&of_closed[..], &header].concat());
+    assert!(right, "{notes}");
+    assert_eq!(of_closed, schema);
 
     let (right, _, notes) = worker(&["infer", "--url", &api]);
     assert!(right, "{notes}");

@@ -149,7 +149,10 @@ impl Fetch {
     ) -> anyhow::Result<Self> {
         let mut headers = HeaderMap::new();
         for (name, value) in &spec.headers {
-            headers.insert(HeaderName::try_from(name)?, HeaderValue::try_from(value)?);
+            let header = HeaderName::try_from(name).map_err(anyhow::Error::new);
+            let header = header.and_then(|name| Ok((name, HeaderValue::try_from(value)?)));
+            let (header, value) = header.with_context(|| format!("`headers`: `{name}`"))?;
+            headers.insert(header, value);
         }
         let mut client = Client::builder()
             .timeout(spec.timeout.into())

@@ -425,7 +425,10 @@ impl Mirror {
         let lost = format!("topic {}, {gap}", self.spec.name);
         match self.spec.on_gap {
             OnGap::Continue => {
-                tracing::warn!("DataGap: {lost}; going on with what is there");
+                let message = format!("{lost}; it went on with what is there");
+                tracing::warn!("DataGap: {message}");
+                // It stays: what was passed over isn't there later either.
+                self.status.warn(passed_over(gap.partition), message);
                 self.places.skip(gap);
                 true
             }
@@ -446,6 +449,11 @@ impl Mirror {
 /// The concern under which records of a partition that are gone are shown.
 fn concern(partition: i32) -> String {
     format!("gap in partition {partition} of the source")
+}
+
+/// The concern under which a gap that was passed over is told of.
+fn passed_over(partition: i32) -> String {
+    format!("what was passed over in partition {partition} of the source")
 }
 
 /// What the topic's partitions hold. Blocks.

@@ -16,7 +16,9 @@ use datafusion::arrow::{
     error::ArrowError,
 };
 use millstream_plan::caught;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::{
+    arrow::arrow_reader::ParquetRecordBatchReaderBuilder, file::metadata::RowGroupMetaData,
+};
 use serde::Serialize;
 
 use super::{Input, Output};
@@ -29,8 +31,10 @@ use crate::{
     },
 };
 
-/// Rows that are decoded at once.
-const ROWS: usize = 500;
+/// Rows that are decoded at once, at most: rows of a megabyte each, among many small ones, have room too.
+const ROWS: usize = 32;
+/// What they take on average, at most, where rows are large.
+const BYTES: usize = 4 * 1024 * 1024;
 
 /// Reads a stream by way of a temporary file.
 pub fn read_stream(
@@ -56,9 +60,9 @@ pub fn read_stream(
 /// Reads a file.
 pub fn read_file(file: LocalFile, output: &mut Output<'_>) -> Result<(), ReadError> {
     let mut batches = decoding(|| {
-        ParquetRecordBatchReaderBuilder::try_new(file)?
-            .with_batch_size(ROWS)
-            .build()
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file)?;
+        let rows = rows_at_once(reader.metadata().row_groups());
+        reader.with_batch_size(rows).build()
     })?;
     while let Some(batch) = decoding(|| batches.next().transpose())? {
         let lines = decoding(|| json_lines(&batch))?;
@@ -70,6 +74,16 @@ pub fn read_file(file: LocalFile, output: &mut Output<'_>) -> Result<(), ReadErr
         }
     }
     Ok(())
+}
+
+/// By the largest average of the row groups.
+fn rows_at_once(groups: &[RowGroupMetaData]) -> usize {
+    let average = groups
+        .iter()
+        .map(|group| group.total_byte_size() / group.num_rows().max(1))
+        .max()
+        .and_then(|bytes| usize::try_from(bytes).ok());
+    (BYTES / average.unwrap_or(1).max(1)).clamp(1, ROWS)
 }
 
 /// JSON has no number for NaN, and the library would write null.
@@ -125,4 +139,33 @@ fn decoding<T, E: Display>(decode: impl FnOnce() -> Result<T, E>) -> Result<T, R
 
 fn damaged(error: impl Display) -> ReadError {
     ReadError::Unreadable(format!("it can't be read as Parquet: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use datafusion::arrow::array::StringArray;
+    use parquet::arrow::ArrowWriter;
+
+    use super::*;
+
+    fn groups(values: &[String]) -> Vec<RowGroupMetaData> {
+        let column: Arc<dyn Array> = Arc::new(StringArray::from_iter_values(values));
+        let batch = RecordBatch::try_from_iter([("value", column)]).unwrap();
+        let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        let file = Bytes::from(writer.into_inner().unwrap());
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+        reader.metadata().row_groups().to_vec()
+    }
+
+    #[test]
+    fn of_large_rows_few_are_decoded_at_once() {
+        let small: Vec<_> = (0..100).map(|row| row.to_string()).collect();
+        let large: Vec<_> = (0..9).map(|row| row.to_string().repeat(1 << 20)).collect();
+        let huge = vec!["x".repeat(BYTES + 1)];
+        for (values, rows) in [(small, ROWS), (large, 3), (huge, 1), (vec![], ROWS)] {
+            assert_eq!(rows_at_once(&groups(&values)), rows, "{}", values.len());
+        }
+    }
 }
