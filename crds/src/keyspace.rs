@@ -58,8 +58,9 @@ pub struct KeyspaceSpec {
     #[schemars(length(min = 1, max = 48), regex(pattern = r"^[a-z][a-z0-9_]*$"))]
     pub keyspace_name: Option<String>,
     /// How many replicas are kept, and where; the operator's default where absent, or what Cassandra has.
-    /// More are set at once (repair the keyspace then: they have no rows at first); fewer, or another
-    /// class, are refused.
+    /// More are set at once; fewer, or another class, are refused. New replicas have no rows at first: pause
+    /// the pipelines with a GROUP BY before, and repair the keyspace, or else they may find no state and
+    /// count anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication: Option<Replication>,
     /// Whether writes go through the commit log; what Cassandra has (at first: true) where absent.

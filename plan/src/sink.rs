@@ -190,6 +190,14 @@ impl SinkPlan {
         self.columns.iter().find(|column| column.name == name)
     }
 
+    /// Digits behind the point of a column that is a DECIMAL.
+    pub fn scale(&self, name: &str) -> Option<i8> {
+        match self.column(name)?.data_type {
+            DataType::Decimal128(_, scale) => Some(scale),
+            _ => None,
+        }
+    }
+
     /// What the column of this name is, where it follows from the record's fields alone: an SQL
     /// expression, the same for all that are the same but for how names are written. None for a
     /// constant.

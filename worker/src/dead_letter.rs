@@ -1,6 +1,6 @@
 //! Records that can't be processed go to the dead-letter topic, with the reason in a header.
 
-use std::sync::Arc;
+use std::{fmt::Display, pin::pin, sync::Arc};
 
 use futures::future::join_all;
 use millstream_api::worker::{MAX_DEAD_LETTER_BYTES, dead_letter};
@@ -11,10 +11,11 @@ use rdkafka::{
     producer::FutureRecord,
     util::Timeout,
 };
+use tokio::time::timeout;
 
 use crate::{
     batch::{Batch, Rejected},
-    kafka::LazyProducer,
+    kafka::{LOST, LazyProducer},
     metrics::StageMetrics,
     retry::Delays,
     status::StatusPart,
@@ -118,8 +119,20 @@ impl DeadLetters {
             };
             // Asked for each time: one that can't go on, or is lost, is replaced.
             let producer = self.producer.get()?;
+            let sending = async {
+                let mut sent = pin!(producer.send(record, Timeout::Never));
+                loop {
+                    match timeout(LOST, &mut sent).await {
+                        Ok(sent) => break sent,
+                        // Some brokers may be there, but not the topic's, or too few of them.
+                        Err(_) => failing
+                            .get_or_insert_with(|| self.status.failing(CONCERN))
+                            .say(self.problem("Kafka takes nothing for it")),
+                    }
+                }
+            };
             let sent = tokio::select! {
-                sent = producer.send(record, Timeout::Never) => sent,
+                sent = sending => sent,
                 () = producer.lost() => continue,
             };
             let Err((error, _)) = sent else {
@@ -133,12 +146,16 @@ impl DeadLetters {
                 continue;
             }
             let failing = failing.get_or_insert_with(|| self.status.failing(CONCERN));
-            failing.say(format!(
-                "can't write to the dead-letter topic {}: {error}",
-                self.topic
-            ));
+            failing.say(self.problem(error));
             delays.wait().await;
         }
+    }
+
+    fn problem(&self, what: impl Display) -> String {
+        format!(
+            "can't write to the dead-letter topic {}: {what}",
+            self.topic
+        )
     }
 
     fn headers(&self, letter: &DeadLetter<'_>, kept: Option<&[u8]>) -> OwnedHeaders {

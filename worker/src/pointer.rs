@@ -3,6 +3,7 @@
 
 use std::{borrow::Cow, cell::OnceCell, fmt};
 
+use serde::de::IgnoredAny;
 use sonic_rs::{JsonType, JsonValueTrait, LazyValue};
 
 use crate::avro::is_avro;
@@ -34,6 +35,9 @@ impl Pointer {
     /// The value that the pointer leads to; none where there isn't any. A token leads into an
     /// object by its name, into an array by its index.
     pub fn find<'a>(&self, json: &'a [u8]) -> Option<&'a str> {
+        if is_too_deep(json) {
+            return None;
+        }
         let whole = sonic_rs::get(json, NO_STEPS).ok()?;
         let mut found = slice(&whole)?;
         for token in &self.tokens {
@@ -55,6 +59,56 @@ impl fmt::Display for Pointer {
 
 const NO_STEPS: [&str; 0] = [];
 
+/// Objects and arrays within each other, at most; as many as serde_json takes.
+pub const MAX_DEPTH: usize = 128;
+
+/// Whether JSON is nested deeper than [`MAX_DEPTH`]. What finds values in it calls itself for each level,
+/// and the stack ends somewhere.
+pub fn is_too_deep(json: &[u8]) -> bool {
+    let begins = |byte: &u8| u8::from(matches!(byte, b'{' | b'['));
+    // Most records don't have so many at all, and are known by a count, which is fast.
+    let count: usize = json
+        .chunks(usize::from(u8::MAX))
+        .map(|chunk| usize::from(chunk.iter().map(begins).sum::<u8>()))
+        .sum();
+    count > MAX_DEPTH && depth(json) > MAX_DEPTH
+}
+
+/// How deep JSON is nested.
+fn depth(json: &[u8]) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let mut bytes = json.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'{' | b'[' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            b'"' => skip_string(&mut bytes),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+fn skip_string(bytes: &mut std::slice::Iter<'_, u8>) {
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => return,
+            b'\\' => {
+                bytes.next();
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Why JSON that is nested too deep isn't read.
+pub fn too_deep(what: &str) -> String {
+    format!("{what} is nested deeper than {MAX_DEPTH} levels")
+}
+
 /// The bytes of a value that was found in borrowed JSON.
 pub fn slice<'a>(value: &LazyValue<'a>) -> Option<&'a str> {
     match value.as_raw_cow() {
@@ -72,11 +126,13 @@ pub enum Presence {
     Null,
 }
 
+type Found<'a> = Vec<(Cow<'a, str>, &'a str)>;
+
 /// Tells a field of a record that is null from one that isn't there. In Avro there is no difference.
 pub struct Fields<'a> {
     record: &'a [u8],
-    /// Found in one pass, when the first of them is asked for.
-    found: OnceCell<Vec<(Cow<'a, str>, &'a str)>>,
+    /// Found in one pass, when the first of them is asked for; or why not all of them are.
+    found: OnceCell<Result<Found<'a>, String>>,
 }
 
 impl<'a> Fields<'a> {
@@ -88,32 +144,46 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Whether the record has a value at a path of field names.
-    pub fn presence(&self, path: &[String]) -> Presence {
+    /// Whether the record has a value at a path of field names. Fails where it isn't JSON: what decodes
+    /// records takes some that aren't.
+    pub fn presence(&self, path: &[String]) -> Result<Presence, String> {
         let Some((first, path)) = path.split_first() else {
-            return Presence::Null;
+            return Ok(Presence::Null);
         };
         if is_avro(self.record) {
-            return Presence::Null;
+            return Ok(Presence::Null);
         }
         let found = self.found.get_or_init(|| self.find());
+        let found = found.as_ref().map_err(String::clone)?;
         let Some((_, field)) = found.iter().find(|(name, _)| name == first) else {
-            return Presence::Absent;
+            return Ok(Presence::Absent);
         };
         for end in 0..=path.len() {
             match sonic_rs::get(*field, &path[..end]) {
-                Err(_) => return Presence::Absent,
-                Ok(value) if value.is_null() => return Presence::Null,
+                Err(_) => return Ok(Presence::Absent),
+                Ok(value) if value.is_null() => return Ok(Presence::Null),
                 Ok(_) => {}
             }
         }
-        Presence::Null
+        Ok(Presence::Null)
     }
 
-    fn find(&self) -> Vec<(Cow<'a, str>, &'a str)> {
-        let fields = sonic_rs::to_object_iter(self.record).map_while(Result::ok);
-        let sliced = fields.filter_map(|(name, value)| Some((name, slice(&value)?)));
-        sliced.collect()
+    fn find(&self) -> Result<Found<'a>, String> {
+        let mut found = Vec::new();
+        for field in sonic_rs::to_object_iter(self.record) {
+            // The library's own error has the record in it.
+            let (name, value) = field.map_err(|_| not_json(self.record))?;
+            found.extend(slice(&value).map(|value| (name, value)));
+        }
+        Ok(found)
+    }
+}
+
+/// Why a record can't be read as JSON.
+pub fn not_json(record: &[u8]) -> String {
+    match serde_json::from_slice::<IgnoredAny>(record) {
+        Err(error) => format!("the record isn't valid JSON: {error}"),
+        Ok(_) => "the record isn't valid JSON".to_owned(),
     }
 }
 
@@ -168,13 +238,37 @@ mod tests {
         let fields = Fields::of(record);
         let presence = |path: &str| {
             let path: Vec<_> = path.split('.').map(str::to_owned).collect();
-            fields.presence(&path)
+            fields.presence(&path).unwrap()
         };
         assert_eq!(presence("venue"), Presence::Null);
         assert_eq!(presence("venue.name"), Presence::Null);
         assert_eq!(presence("name.first"), Presence::Null);
         assert_eq!(presence("name.last"), Presence::Absent);
         assert_eq!(presence("city"), Presence::Absent);
+    }
+
+    #[test]
+    fn what_is_behind_a_fault_is_neither_null_nor_absent() {
+        let record = b"{\"email\": \"A\", \"memo\": \"two\nlines\", \"note\": null}";
+        let presence = Fields::of(record).presence(&["note".to_owned()]);
+        assert!(presence.is_err_and(|error| error.contains("isn't valid JSON: ")));
+    }
+
+    #[test]
+    fn what_is_nested_too_deep_is_not_looked_into() {
+        let nested = |levels: usize| {
+            let (open, close) = ("[".repeat(levels), "]".repeat(levels));
+            format!(r#"{{"id": 1, "text": "\\\"[[", "deep": {open}{close}}}"#)
+        };
+        let id = Pointer::parse("/id");
+        assert_eq!(id.find(nested(MAX_DEPTH - 1).as_bytes()), Some("1"));
+        for levels in [MAX_DEPTH, 1_000_000] {
+            assert!(is_too_deep(nested(levels).as_bytes()));
+            assert_eq!(id.find(nested(levels).as_bytes()), None);
+        }
+        let side_by_side = format!("[{}[]]", "[],".repeat(1_000));
+        assert!(!is_too_deep(side_by_side.as_bytes()));
+        assert!(!is_too_deep(format!("\"{}", "[".repeat(1_000)).as_bytes()));
     }
 
     #[test]

@@ -11,10 +11,12 @@ use millstream_api::worker::MAX_RECORD_BYTES;
 use millstream_plan::{ExecError, Expectations, ROW_COLUMN, SinkExecutor, SinkPlan};
 
 use crate::{
+    avro::is_avro,
     batch::{Batch, Record, Rejected},
     decode::{DECODED, Decode},
     expectations::{self, Failed, Stop},
     lookup::Joined,
+    pointer,
 };
 
 /// Decoder and query of a sink.
@@ -174,7 +176,10 @@ fn refusal(value: Option<&[u8]>) -> Option<String> {
     let Some(value) = value else {
         return Some("the record has no value".to_owned());
     };
-    (value.len() > MAX_RECORD_BYTES).then(|| too_large(value.len()))
+    if value.len() > MAX_RECORD_BYTES {
+        return Some(too_large(value.len()));
+    }
+    (!is_avro(value) && pointer::is_too_deep(value)).then(|| pointer::too_deep("the record"))
 }
 
 /// The reason for which a record of so many bytes is refused.

@@ -39,7 +39,7 @@ pub fn check(
     match told.and_then(|told| read(told.data.as_ref()?.get("worker.yaml")?)) {
         Some(former) => {
             let cassandra = pipeline.spec.cassandra.as_ref().or(default);
-            check_groups(&former, cassandra, accepted)
+            check_groups(&former, cassandra, &pipeline.spec.schema, accepted)
         }
         None => Ok(()),
     }
@@ -72,8 +72,14 @@ fn check_keyspace(
 fn check_groups(
     former: &ProcessConfig,
     cassandra: Option<&CassandraConnection>,
+    schema: &str,
     accepted: &Accepted,
 ) -> Result<(), Refusal> {
+    let now = ProcessConfig {
+        schema: schema.to_owned(),
+        lookups: accepted.lookups.clone(),
+        ..former.clone()
+    };
     let moved = two_cassandras(former.cassandra.as_ref(), cassandra);
     let sinks = accepted.sinks.iter();
     for sink in sinks.filter(|sink| accepted.grouped.contains(&sink.name)) {
@@ -93,6 +99,10 @@ fn check_groups(
             format!(
                 "its groups were counted in {there}, and would be counted from nothing in {here}: go back to the former table, or give the sink a new name"
             )
+        } else if let Some(key) = rescaled((former, before), (&now, sink)) {
+            format!(
+                "its key `{key}` would have another number of digits behind the point, and 1.5 and 1.50 are two keys to Cassandra: its groups would be counted from nothing; go back, cast the key in the SQL to what it was, or let a sink of a new name write into a new table"
+            )
         } else {
             continue;
         };
@@ -100,6 +110,20 @@ fn check_groups(
         return Err(Refusal::Incompatible(format!("sink `{name}`: {problem}")));
     }
     Ok(())
+}
+
+/// The column of a sink's primary key whose scale isn't what it was.
+fn rescaled(
+    before: (&ProcessConfig, &SinkConfig),
+    now: (&ProcessConfig, &SinkConfig),
+) -> Option<String> {
+    let plans = [before, now].map(|(config, sink)| planned(config, sink).ok());
+    let mut keys = now.1.cassandra()?.table.primary_key.columns();
+    let key = keys.find(|key| {
+        let scales = plans.each_ref().map(|plan| plan.as_ref()?.scale(key));
+        matches!(scales, [Some(before), Some(now)] if before != now)
+    });
+    key.map(ToString::to_string)
 }
 
 fn planned(config: &ProcessConfig, sink: &SinkConfig) -> Result<SinkPlan, PlanError> {

@@ -3,7 +3,7 @@
 mod session;
 pub mod value;
 
-pub use session::{Connecting, connect};
+pub use session::{Connecting, connect, one_datacenter};
 
 /// The concern under which errors of Cassandra are shown.
 pub const CASSANDRA: &str = "cassandra";

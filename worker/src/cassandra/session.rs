@@ -1,6 +1,6 @@
 //! The connection to Cassandra.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::{
     FutureExt,
@@ -26,6 +26,7 @@ use crate::{
 /// At most between two attempts to connect.
 const RETRY: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const DATACENTERS: &str = "datacenters";
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection without an answer is closed after twice this time, and with it goes what waits to be
 /// sent there: requests that have timed out are among it, each as large as its rows.
@@ -63,6 +64,28 @@ async fn session(builder: &SessionBuilder, contact_points: &str, status: &[Statu
                 delays.wait().await;
             }
         }
+    }
+}
+
+/// Returns where Cassandra has one datacenter. With several, a quorum of the one that a state is read
+/// from needn't have what that of another has acknowledged.
+pub async fn one_datacenter(session: &Session, status: &StatusPart) {
+    let mut delays = Delays::default();
+    loop {
+        let cluster = session.get_cluster_state();
+        let nodes = cluster.get_nodes_info().iter();
+        let names: BTreeSet<_> = nodes
+            .filter_map(|node| node.datacenter.as_deref())
+            .collect();
+        if names.len() < 2 {
+            return status.clear(DATACENTERS);
+        }
+        let names = names.into_iter().collect::<Vec<_>>().join(", ");
+        let message = format!(
+            "Cassandra has several datacenters ({names}), and groups are counted in one: name it in cassandra.datacenter"
+        );
+        status.fail(DATACENTERS, message);
+        status.alive_while(delays.wait()).await;
     }
 }
 

@@ -330,6 +330,8 @@ impl Assignment {
         };
         let mut failed = None;
         for (partition, next) in positions {
+            // Many without a leader take long, and that is no standstill.
+            self.status.turned();
             let timeout = match failed {
                 // Partitions whose leader is away aren't waited for one after the other.
                 Some(_) => TIMEOUT / 10,

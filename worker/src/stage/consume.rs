@@ -23,7 +23,7 @@ use crate::{
     avro::decode::AvroTopic,
     batch::{Batch, MAX_BYTES, MAX_RECORDS, Rejected},
     budget::{GROUPED_BATCH, SinkMemory},
-    cassandra::Connecting,
+    cassandra::{self, Connecting},
     config::Credentials,
     dead_letter::DeadLetters,
     decode::Decode,
@@ -91,6 +91,8 @@ pub struct Parts {
     pub avro: Option<AvroTopic>,
     /// Where the configuration has Cassandra.
     pub session: Option<Connecting>,
+    /// Whether it prefers the nodes of one datacenter.
+    pub prefers_datacenter: bool,
     /// Those of the sinks.
     pub credentials: Credentials,
 }
@@ -170,22 +172,26 @@ impl SinkStage {
             let consumer = self.consumer()?;
             let started = Instant::now();
             let result = self.consume(&consumer, shutdown).await;
+            match &result {
+                Ok(()) | Err(Stop::Fatal(_)) => {}
+                Err(Stop::Retry(message)) => status.fail(READ, message),
+                Err(Stop::Batch(error)) => {
+                    status.fail(PROCESS, format!("a batch can't be processed: {error:#}"));
+                }
+                Err(Stop::Expectation(message)) => status.fail(EXPECTATIONS, message),
+            }
             // Leaving the group waits for its coordinator.
             let left = tokio::task::spawn_blocking(move || drop(consumer));
             status.alive_while(left).await?;
             match result {
                 Ok(()) => return Ok(()),
                 Err(Stop::Fatal(error)) => return Err(error),
-                Err(Stop::Retry(message)) => status.fail(READ, message),
-                Err(Stop::Batch(error)) => {
-                    status.fail(PROCESS, format!("a batch can't be processed: {error:#}"));
-                }
-                Err(Stop::Expectation(message)) => {
+                Err(Stop::Expectation(_)) => {
                     // A restart does no better: the pipeline has to be changed, and that is one.
-                    status.fail(EXPECTATIONS, message);
                     status.alive_while(shutdown.cancelled()).await;
                     return Ok(());
                 }
+                Err(Stop::Retry(_) | Stop::Batch(_)) => {}
             }
             if started.elapsed() > WORKED {
                 delays = Delays::default();
@@ -545,6 +551,9 @@ impl SinkStage {
 /// Opens the states of a sink's groups; waits for their table.
 async fn open_groups(parts: &Parts) -> anyhow::Result<Groups> {
     let session = parts.session.clone().context(NO_CASSANDRA)?.await;
+    if !parts.prefers_datacenter {
+        cassandra::one_datacenter(&session, &parts.status).await;
+    }
     let beside = parts.config.cassandra().context(NO_CASSANDRA)?;
     let ttl = parts.config.ttl_seconds();
     let states = StateTable::open(

@@ -10,6 +10,7 @@ use datafusion::arrow::{
 };
 use millstream_api::worker::MAX_RECORD_BYTES;
 use millstream_plan::{RecordSchema, SinkPlan};
+use serde::de::IgnoredAny;
 
 use crate::{
     batch::Batch,
@@ -86,6 +87,7 @@ fn fits(record: &[u8]) -> Result<(), String> {
         return Err(too_large(record.len()));
     }
     match record.trim_ascii_start().first() {
+        Some(b'{') if pointer::is_too_deep(record) => Err(pointer::too_deep("the record")),
         Some(b'{') => Ok(()),
         _ => Err("the record isn't a JSON object".to_owned()),
     }
@@ -99,12 +101,19 @@ fn joined(mut texts: Vec<String>) -> Option<String> {
     }
 }
 
+fn missing(pointer: &Pointer, record: &[u8]) -> String {
+    match serde_json::from_slice::<IgnoredAny>(record) {
+        Ok(_) => format!("the key field `{pointer}` is not in the record"),
+        Err(_) => pointer::not_json(record),
+    }
+}
+
 fn of(pointers: &[Pointer], record: &[u8]) -> Key {
     let mut texts = Vec::with_capacity(pointers.len());
     for pointer in pointers {
         let raw = pointer
             .find(record)
-            .ok_or_else(|| format!("the key field `{pointer}` is not in the record"))?;
+            .ok_or_else(|| missing(pointer, record))?;
         let text = pointer::scalar_text(raw)
             .ok_or_else(|| format!("the key field `{pointer}` is {}", pointer::kind(raw)))?;
         texts.push(text);
@@ -183,6 +192,14 @@ mod tests {
         let keys = Keys::new(&["/a".to_owned()], "").unwrap();
         assert_eq!(keys.admit(b" \n{\"a\": 1}"), Ok(Some("1".into())));
         assert!(keys.admit(b" [1]").is_err());
+        let deep = format!(r#"{{"a": 1, "b": {}"#, "[".repeat(1_000_000));
+        let error = keys.admit(deep.as_bytes()).unwrap_err();
+        assert_eq!(error, "the record is nested deeper than 128 levels");
+        let error = keys.admit(b"{\"b\": \"\n\", \"a\": 1}").unwrap_err();
+        assert!(
+            error.starts_with("the record isn't valid JSON: "),
+            "{error}"
+        );
     }
 
     #[test]

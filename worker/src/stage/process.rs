@@ -183,6 +183,10 @@ impl Stage<'_> {
             memory,
             avro: self.avro.clone(),
             session,
+            prefers_datacenter: config
+                .cassandra
+                .as_ref()
+                .is_some_and(|cassandra| cassandra.datacenter.is_some()),
             credentials: self.credentials.clone(),
         }
     }

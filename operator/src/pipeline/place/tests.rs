@@ -78,10 +78,38 @@ fn told(sinks: &str, servers: &[&str]) -> ProcessConfig {
 /// What is said of a pipeline with these sinks, and this Cassandra, after another.
 fn said(before: &ProcessConfig, sinks: &str, servers: &[&str]) -> String {
     let accepted = accept(&pipeline(sinks), &[]).unwrap();
-    match check_groups(before, Some(&cassandra(servers)), &accepted) {
+    let schema = &pipeline(sinks).spec.schema;
+    match check_groups(before, Some(&cassandra(servers)), schema, &accepted) {
         Ok(()) => String::new(),
         Err(refusal) => format!("{}: {refusal}", refusal.reason()),
     }
+}
+
+#[test]
+fn a_key_keeps_the_digits_behind_its_point() {
+    let of = |schema: &str| {
+        let sql = "SELECT id, count(*) AS n FROM records GROUP BY id";
+        let mut pipeline = pipeline(&rows("s", sql, "ks", "t"));
+        pipeline.spec.schema = schema.into();
+        pipeline
+    };
+    let said = |before: &str, now: &str| {
+        let former = ProcessConfig {
+            schema: before.into(),
+            sinks: accept(&of(before), &[]).unwrap().sinks,
+            ..told(&rows("s", COUNTS, "ks", "t"), &["a"])
+        };
+        let accepted = accept(&of(now), &[]).unwrap();
+        let checked = check_groups(&former, Some(&cassandra(&["a"])), now, &accepted);
+        checked.err().map(|refusal| refusal.to_string())
+    };
+    assert_eq!(said("id DECIMAL(10, 2)", "id DECIMAL(12, 2)"), None);
+    assert_eq!(said("id UUID", "id UUID, name TEXT"), None);
+    let refused = said("id DECIMAL(10, 2)", "id DECIMAL(12, 4)").unwrap();
+    assert!(
+        refused.contains("its key `id` would have another"),
+        "{refused}"
+    );
 }
 
 #[test]

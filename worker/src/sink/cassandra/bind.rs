@@ -152,7 +152,7 @@ impl Binder {
                 if in_key {
                     return Err(null_key(&target.name));
                 }
-                let marker = null_or_unset(target, &fields);
+                let marker = null_or_unset(target, &fields)?;
                 whole &= marker == NULL;
                 bound.bytes.extend(marker.to_be_bytes());
                 continue;
@@ -198,11 +198,11 @@ pub fn null_key(name: &str) -> String {
 }
 
 /// What a null is written as: a field that isn't in the record leaves the cell alone.
-fn null_or_unset(target: &Target, fields: &Fields<'_>) -> i32 {
-    match &target.path {
-        Some(path) if fields.presence(path) == Presence::Absent => UNSET,
+fn null_or_unset(target: &Target, fields: &Fields<'_>) -> Result<i32, String> {
+    Ok(match &target.path {
+        Some(path) if fields.presence(path)? == Presence::Absent => UNSET,
         _ => NULL,
-    }
+    })
 }
 
 impl BoundRows {

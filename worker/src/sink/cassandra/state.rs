@@ -232,6 +232,7 @@ fn levels(rows: ConsistencyLevel) -> (ConsistencyLevel, ConsistencyLevel) {
         One | LocalOne | LocalQuorum => (LocalQuorum, LocalQuorum),
         Quorum => (Quorum, Quorum),
         EachQuorum => (EachQuorum, LocalQuorum),
-        All => (All, LocalOne),
+        // One replica may have a state that wasn't acknowledged, and the next one not.
+        All => (All, LocalQuorum),
     }
 }

@@ -158,7 +158,7 @@ impl Binder {
         for (target, column) in self.targets.iter().zip(columns) {
             let value = value(column, row, target.kind)
                 .map_err(|reason| format!("column `{}`: {reason}", target.name))?;
-            if value != Bson::Null || !is_absent(target, &record_fields) {
+            if value != Bson::Null || !is_absent(target, &record_fields)? {
                 fields.insert(target.name.clone(), value);
             }
         }
@@ -197,9 +197,11 @@ fn size(value: &Bson) -> usize {
 }
 
 /// Whether the record says nothing of the field.
-fn is_absent(target: &Target, fields: &Fields<'_>) -> bool {
-    let path = target.path.as_ref();
-    path.is_some_and(|path| fields.presence(path) == Presence::Absent)
+fn is_absent(target: &Target, fields: &Fields<'_>) -> Result<bool, String> {
+    match &target.path {
+        Some(path) => Ok(fields.presence(path)? == Presence::Absent),
+        None => Ok(false),
+    }
 }
 
 /// Puts together what is said of one document. A record that was replayed stays alone: a newer

@@ -79,6 +79,9 @@ fn find<'a>(body: &'a Bytes, pointer: &Pointer) -> Result<&'a str, String> {
     // The whole answer is checked, for the part that is wanted may come before a fault.
     serde_json::from_str::<IgnoredAny>(text)
         .map_err(|error| format!("the answer isn't JSON: {error}"))?;
+    if pointer::is_too_deep(text.as_bytes()) {
+        return Err(pointer::too_deep("the answer"));
+    }
     pointer
         .find(text.as_bytes())
         .ok_or_else(|| format!("{} is not in the answer, {}", place(pointer), holds(text)))
