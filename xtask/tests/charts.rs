@@ -140,7 +140,13 @@ fn the_operator_may_do_what_it_needs_and_no_more() {
     let Some(objects) = render("millstream", &[]) else {
         return;
     };
-    let rules = &find(&objects, "ClusterRole")["rules"];
+    let bound = &find(&objects, "ClusterRoleBinding")["roleRef"]["name"];
+    let roles = objects
+        .iter()
+        .filter(|object| object["kind"] == "ClusterRole");
+    let (own, others): (Vec<_>, Vec<_>) =
+        roles.partition(|role| role["metadata"]["name"] == *bound);
+    let rules = &own[0]["rules"];
     let all = rules.to_string();
     for forbidden in [
         "*",
@@ -168,6 +174,29 @@ fn the_operator_may_do_what_it_needs_and_no_more() {
     assert_eq!(lease[1]["resourceNames"], json!(["millstream-operator"]));
     let namespace = json!("--lease-namespace=millstream-system");
     assert!(array(&pod(&objects)["containers"][0]["args"]).contains(&namespace));
+
+    // For people: what they may view includes the resources.
+    assert_eq!(others.len(), 1);
+    let label = "rbac.authorization.k8s.io/aggregate-to-view";
+    assert_eq!(others[0]["metadata"]["labels"][label], "true");
+    assert_eq!(
+        others[0]["rules"][0]["verbs"],
+        json!(["get", "list", "watch"])
+    );
+}
+
+#[test]
+fn an_account_that_is_there_already_is_taken() {
+    let values = ["serviceAccount.create=false", "serviceAccount.name=mine"];
+    let Some(objects) = render("millstream", &values) else {
+        return;
+    };
+    assert!(
+        objects
+            .iter()
+            .all(|object| object["kind"] != "ServiceAccount")
+    );
+    assert_eq!(pod(&objects)["serviceAccountName"], "mine");
 }
 
 #[test]
@@ -316,6 +345,8 @@ fn wrong_values_are_refused() {
             "keyspaceReplication",
         ),
         ("resync=often", "resync"),
+        ("resync=500ms", "resync"),
+        ("kafka.tls.caSecret=authority", "enabled"),
     ] {
         let Some(output) = helm("template", "millstream", &[value]) else {
             return;
