@@ -60,8 +60,8 @@ pub struct Infer {
     limit: u32,
     /// A header of the requests, such as 'Authorization: Bearer TOKEN'; it isn't printed. In the pipeline it is
     /// `source.http.auth`, with a Secret.
-    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header, conflicts_with = "file")]
-    headers: Vec<(String, String)>,
+    #[arg(long = "header", value_name = "NAME: VALUE", conflicts_with = "file")]
+    headers: Vec<String>,
     /// How long to wait for them, such as `30s` or `2m`.
     #[arg(long, default_value = "30s", value_parser = duration)]
     timeout: Duration,
@@ -91,11 +91,12 @@ impl Infer {
     }
 }
 
-fn header(text: &str) -> Result<(String, String), String> {
-    match text.split_once(':') {
-        Some((name, value)) => Ok((name.trim().to_owned(), value.trim().to_owned())),
-        None => Err("write NAME: VALUE".into()),
-    }
+/// A header's name and value; the error doesn't show it.
+fn header(text: &str) -> anyhow::Result<(String, String)> {
+    let (name, value) = text
+        .split_once(':')
+        .context("--header: there is no `:` in it; write 'NAME: VALUE'")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
 
 /// A name for a pipeline, and for the sink, the keyspace and the table that are named after it.
@@ -131,7 +132,10 @@ pub async fn run(arguments: &Infer) -> anyhow::Result<ExitCode> {
     let mut source: Source =
         serde_json::from_value(fields.clone()).context("can't read that source")?;
     if let Some(http) = &mut source.http {
-        http.headers.extend(arguments.headers.iter().cloned());
+        let headers = arguments.headers.iter().map(|text| header(text));
+        for (name, value) in headers.collect::<anyhow::Result<Vec<_>>>()? {
+            http.headers.insert(name, value);
+        }
     }
     let credentials = Credentials::new(PathBuf::new());
     let wanted = Wanted {

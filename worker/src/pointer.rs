@@ -1,10 +1,11 @@
 //! JSON Pointers (RFC 6901) over raw JSON: values are found and sliced, never written anew, so
 //! numbers, the order of keys and non-ASCII text stay as they came.
 
-use std::{borrow::Cow, cell::OnceCell, fmt};
+use std::{borrow::Cow, cell::OnceCell, collections::BTreeMap, fmt};
 
 use serde::de::IgnoredAny;
-use sonic_rs::{JsonType, JsonValueTrait, LazyValue};
+use serde_json::value::RawValue;
+use sonic_rs::{JsonValueTrait, LazyValue};
 
 use crate::avro::is_avro;
 
@@ -48,6 +49,22 @@ impl Pointer {
             found = slice(&child.ok()?)?;
         }
         Some(found)
+    }
+
+    /// As [`Pointer::find`], more slowly, and however deep the JSON is nested.
+    pub fn find_deep<'a>(&self, json: &'a str) -> Option<&'a str> {
+        let mut found: &RawValue = serde_json::from_str(json).ok()?;
+        for token in &self.tokens {
+            let parent = found.get();
+            found = match token.parse::<usize>() {
+                Ok(index) if parent.starts_with('[') => elements(parent).ok()?.get(index)?,
+                _ => {
+                    let fields: BTreeMap<String, &RawValue> = serde_json::from_str(parent).ok()?;
+                    fields.get(token)?
+                }
+            };
+        }
+        Some(found.get())
     }
 }
 
@@ -112,9 +129,14 @@ fn skip_string(bytes: &mut std::slice::Iter<'_, u8>) {
     }
 }
 
-/// Why JSON that is nested too deep isn't read.
-pub fn too_deep(what: &str) -> String {
-    format!("{what} is nested deeper than {MAX_DEPTH} levels")
+/// Why a record that is nested too deep isn't taken.
+pub fn too_deep() -> String {
+    format!("the record is nested deeper than {MAX_DEPTH} levels")
+}
+
+/// The elements of an array, however deep they are nested.
+pub fn elements(array: &str) -> serde_json::Result<Vec<&RawValue>> {
+    serde_json::from_str(array)
 }
 
 /// The bytes of a value that was found in borrowed JSON.
@@ -197,14 +219,14 @@ pub fn not_json(record: &[u8]) -> String {
 
 /// What kind of value this is, for messages.
 pub fn kind(raw: &str) -> &'static str {
-    match sonic_rs::get(raw, NO_STEPS).map(|value| value.get_type()) {
-        Ok(JsonType::Null) => "null",
-        Ok(JsonType::Boolean) => "a boolean",
-        Ok(JsonType::Number) => "a number",
-        Ok(JsonType::String) => "a string",
-        Ok(JsonType::Object) => "an object",
-        Ok(JsonType::Array) => "an array",
-        Err(_) => "not JSON",
+    match raw.trim_ascii_start().as_bytes().first() {
+        Some(b'n') => "null",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'-' | b'0'..=b'9') => "a number",
+        Some(b'"') => "a string",
+        Some(b'{') => "an object",
+        Some(b'[') => "an array",
+        _ => "not JSON",
     }
 }
 
@@ -280,6 +302,9 @@ mod tests {
             assert!(is_too_deep(nested(levels).as_bytes()));
             assert_eq!(id.find(nested(levels).as_bytes()), None);
         }
+        let deep = nested(1_000_000);
+        assert_eq!(id.find_deep(&deep), Some("1"));
+        assert_eq!(kind(&deep), "an object");
         let side_by_side = format!("[{}[]]", "[],".repeat(1_000));
         assert!(!is_too_deep(side_by_side.as_bytes()));
         assert!(!is_too_deep(format!("\"{}", "[".repeat(1_000)).as_bytes()));

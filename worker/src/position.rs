@@ -188,13 +188,9 @@ pub fn fingerprint(source: &Source, schema: &str) -> String {
         }
     }
     if let Some(topic) = &mut source.topic {
-        // How it is reached and where it was begun doesn't change what is in it.
-        if let Some(kafka) = &mut topic.kafka {
-            // Another cluster is found out by its records: the position tells the last ones.
-            kafka.bootstrap_servers = String::new();
-            kafka.sasl = None;
-            kafka.tls = None;
-        }
+        // How it is reached and where it was begun doesn't change what is in it; the position tells of
+        // which cluster it is.
+        topic.kafka = None;
         topic.schema_registry = None;
         topic.start = Start::default();
         topic.on_gap = OnGap::default();
@@ -456,6 +452,7 @@ mod tests {
             ),
             (in_s3("a", "b"), in_s3("c", "d")),
             (topic("one:9092"), topic("one:9092,two:9092")),
+            (topic("one:9092"), json!({"topic": {"name": "users"}})),
         ] {
             let prints = [&one, &same].map(|spec| fingerprint(&source(spec.clone()), "a TEXT"));
             assert_eq!(prints[0], prints[1], "{one} {same}");

@@ -179,7 +179,7 @@ fn refusal(value: Option<&[u8]>) -> Option<String> {
     if value.len() > MAX_RECORD_BYTES {
         return Some(too_large(value.len()));
     }
-    (!is_avro(value) && pointer::is_too_deep(value)).then(|| pointer::too_deep("the record"))
+    (!is_avro(value) && pointer::is_too_deep(value)).then(pointer::too_deep)
 }
 
 /// The reason for which a record of so many bytes is refused.

@@ -197,6 +197,12 @@ fn an_account_that_is_there_already_is_taken() {
             .all(|object| object["kind"] != "ServiceAccount")
     );
     assert_eq!(pod(&objects)["serviceAccountName"], "mine");
+
+    // As with the values of a release that knew no such value.
+    let Some(objects) = render("millstream", &["serviceAccount.create=null"]) else {
+        return;
+    };
+    find(&objects, "ServiceAccount");
 }
 
 #[test]
@@ -347,6 +353,7 @@ fn wrong_values_are_refused() {
         ("resync=often", "resync"),
         ("resync=500ms", "resync"),
         ("kafka.tls.caSecret=authority", "enabled"),
+        ("serviceAccount.create=false", "/serviceAccount/name"),
     ] {
         let Some(output) = helm("template", "millstream", &[value]) else {
             return;

@@ -32,7 +32,10 @@ use crate::{
     lookup::Joined,
     metrics::{Metrics, StageMetrics},
     retry::Delays,
-    sink::{self, NO_CASSANDRA, Opening, Pace, Sink, cassandra::StateTable},
+    sink::{
+        self, NO_CASSANDRA, Opening, Pace, Sink,
+        cassandra::{StateTable, is_of_one_datacenter},
+    },
     stage::{
         assignment::{Acknowledged, Assignment, Known, READ},
         flow::{Commit, Flow, Running, SinkConsumer},
@@ -551,10 +554,10 @@ impl SinkStage {
 /// Opens the states of a sink's groups; waits for their table.
 async fn open_groups(parts: &Parts) -> anyhow::Result<Groups> {
     let session = parts.session.clone().context(NO_CASSANDRA)?.await;
-    if !parts.prefers_datacenter {
+    let beside = parts.config.cassandra().context(NO_CASSANDRA)?;
+    if !parts.prefers_datacenter && is_of_one_datacenter(beside.consistency) {
         cassandra::one_datacenter(&session, &parts.status).await;
     }
-    let beside = parts.config.cassandra().context(NO_CASSANDRA)?;
     let ttl = parts.config.ttl_seconds();
     let states = StateTable::open(
         session,

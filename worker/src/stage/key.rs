@@ -87,7 +87,7 @@ fn fits(record: &[u8]) -> Result<(), String> {
         return Err(too_large(record.len()));
     }
     match record.trim_ascii_start().first() {
-        Some(b'{') if pointer::is_too_deep(record) => Err(pointer::too_deep("the record")),
+        Some(b'{') if pointer::is_too_deep(record) => Err(pointer::too_deep()),
         Some(b'{') => Ok(()),
         _ => Err("the record isn't a JSON object".to_owned()),
     }

@@ -11,7 +11,7 @@ mod write;
 
 pub use bind::BoundRows;
 pub use encode::{cell, varint};
-pub use state::{GroupKeys, StateTable};
+pub use state::{GroupKeys, StateTable, is_of_one_datacenter};
 
 use std::sync::Arc;
 

@@ -225,6 +225,12 @@ impl StateTable {
     }
 }
 
+/// Whether what is acknowledged is read in the same datacenter only.
+pub fn is_of_one_datacenter(rows: ConsistencyLevel) -> bool {
+    use ConsistencyLevel::LocalQuorum;
+    matches!(levels(rows), (LocalQuorum, LocalQuorum))
+}
+
 /// Consistency levels of writes and reads of states: what was acknowledged is read.
 fn levels(rows: ConsistencyLevel) -> (ConsistencyLevel, ConsistencyLevel) {
     use ConsistencyLevel::*;

@@ -43,6 +43,8 @@ const REFUSALS: u32 = 3;
 /// A `Retry-After` beyond this is a mistake.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 const MAX_REDIRECTS: usize = 10;
+/// The byte order mark of UTF-8.
+const BOM: &[u8] = "\u{feff}".as_bytes();
 
 pub struct Fetch {
     client: Client,
@@ -319,7 +321,8 @@ impl Fetch {
         for _ in 0..=MAX_REDIRECTS {
             let response = self.send(&url).await?;
             match redirect(&url, &response)? {
-                Some(target) => url = target,
+                // The key is put back where it belongs.
+                Some(target) => url = self.auth.without_key(target),
                 None if response.status().is_success() => {
                     let status = response.status();
                     let may_be_empty = matches!(status.as_u16(), 204 | 205);
@@ -331,6 +334,7 @@ impl Fetch {
                             ..Failure::from("the answer is empty".to_owned())
                         });
                     }
+                    let body = without_bom(body);
                     return Ok(Answer { body, url, links });
                 }
                 None => return Err(self.unsuccessful(&response)),
@@ -342,11 +346,17 @@ impl Fetch {
 
     /// Sends one request when it may be sent.
     async fn send(&self, url: &Url) -> Result<Response, Failure> {
-        while let Some(until) = self.quiet_until() {
-            tokio::time::sleep_until(until).await;
-        }
-        if let Some(limit) = &self.limit {
-            limit.until_ready().await;
+        loop {
+            while let Some(until) = self.quiet_until() {
+                tokio::time::sleep_until(until).await;
+            }
+            if let Some(limit) = &self.limit {
+                limit.until_ready().await;
+            }
+            // Another request may have been told to wait while this one waited for its turn.
+            if self.quiet_until().is_none() {
+                break;
+            }
         }
         let request = if is_home(&self.home, url) {
             let request = self.client.get(self.auth.sign_url(url.clone()));
@@ -436,11 +446,21 @@ fn redirect(url: &Url, response: &Response) -> Result<Option<Url>, Failure> {
     }
 }
 
-/// All `Link` headers as one.
+/// All `Link` headers as one. Some servers write URLs and titles that aren't ASCII.
 fn links(headers: &HeaderMap) -> String {
     let links = headers.get_all(LINK).iter();
-    let texts: Vec<_> = links.filter_map(|link| link.to_str().ok()).collect();
+    let texts: Vec<_> = links
+        .map(|link| String::from_utf8_lossy(link.as_bytes()))
+        .collect();
     texts.join(", ")
+}
+
+/// A byte order mark may be ignored (RFC 8259, section 8.1).
+fn without_bom(body: Bytes) -> Bytes {
+    match body.starts_with(BOM) {
+        true => body.slice(BOM.len()..),
+        false => body,
+    }
 }
 
 /// The whole chain of an error, without the URL: its query may hold what isn't for everybody.
@@ -494,6 +514,16 @@ mod tests {
         }
         fetch.be_quiet(Duration::from_secs(120));
         assert!(fetch.quiet_until() > until);
+    }
+
+    #[test]
+    fn links_need_not_be_ascii() {
+        let mut headers = HeaderMap::new();
+        for link in ["</a?city=Zürich>; rel=\"next\"", "</b>; rel=\"last\""] {
+            headers.append(LINK, HeaderValue::from_bytes(link.as_bytes()).unwrap());
+        }
+        let joined = "</a?city=Zürich>; rel=\"next\", </b>; rel=\"last\"";
+        assert_eq!(links(&headers), joined);
     }
 
     #[test]

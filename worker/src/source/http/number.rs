@@ -39,6 +39,7 @@ impl Numbers {
     fn totalled(self: Arc<Self>, total: Pointer, start: u64) -> Pages {
         let first = self.clone();
         let first = async move {
+            let mut before = first.given_before(start).await;
             let parse = |answer: &Answer| {
                 let records = first.pager.records_of(answer)?;
                 let total = match answer.body.is_empty() {
@@ -47,16 +48,24 @@ impl Numbers {
                 };
                 Ok((records, total))
             };
-            let (records, total) = first.get(start, parse).await.unzip();
-            let total = total.unwrap_or_default();
+            let parameter = &first.paging.parameter;
+            let (records, total) = loop {
+                let (records, total) = first.get(start, &parse).await.unzip();
+                let given = records.as_deref().unwrap_or_default();
+                if first
+                    .pager
+                    .takes(&mut before, parameter, start, given)
+                    .await
+                {
+                    break (records, total.unwrap_or_default());
+                }
+            };
             // The number of the page after the last one.
-            (records, first.paging.first_page.saturating_add(total))
+            let end = first.paging.first_page.saturating_add(total);
+            (records, end, before)
         };
-        let pages = move |(records, end): (Option<Vec<Bytes>>, u64)| {
+        let pages = move |(records, end, before): (Option<Vec<Bytes>>, u64, Before)| {
             let first = self.numbered(start, end, records);
-            let mut before = Before::default();
-            // The second page is compared with the first one.
-            before.again(&first.records);
             let numbers = self.clone();
             let fetch = move |number: u64| {
                 let numbers = numbers.clone();
@@ -93,9 +102,8 @@ impl Numbers {
             let numbers = self.clone();
             async move {
                 let (mut number, given_before, mut before) = state?;
-                if number == start && start > numbers.paging.first_page {
-                    // A worker before this one has given it.
-                    before.again(&numbers.some(start - 1).await);
+                if number == start {
+                    before = numbers.given_before(start).await;
                 }
                 let mut records = numbers.some(number).await;
                 if before.again(&records) {
@@ -117,6 +125,15 @@ impl Numbers {
             }
         })
         .boxed()
+    }
+
+    /// The page before the start, which a worker before this one has given.
+    async fn given_before(&self, start: u64) -> Before {
+        let mut before = Before::default();
+        if start > self.paging.first_page {
+            before.again(&self.some(start - 1).await);
+        }
+        before
     }
 
     /// The end, where a page is the one before again: some servers give their last page for every

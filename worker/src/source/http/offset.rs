@@ -39,9 +39,11 @@ impl Offsets {
         let counting = self.clone();
         let end = async move {
             let count = counting.count(&count).await;
-            count.min(counting.paging.max_records.unwrap_or(u64::MAX))
+            let end = count.min(counting.paging.max_records.unwrap_or(u64::MAX));
+            let limit = counting.limit(start).min(end.saturating_sub(start));
+            (end, counting.given_before(start, limit).await)
         };
-        let pages = move |end: u64| {
+        let pages = move |(end, before): (u64, Before)| {
             let size = self.paging.page_size.max(1);
             let all = self.clone();
             let next = move |offset: &u64| Some(offset.saturating_add(size)).filter(|at| *at < end);
@@ -52,8 +54,7 @@ impl Offsets {
                 async move { all.page(offset, end).await }
             };
             let parameter = &self.paging.offset_parameter;
-            self.pager
-                .side_by_side(starts, parameter, Before::default(), fetch)
+            self.pager.side_by_side(starts, parameter, before, fetch)
         };
         end.into_stream().flat_map(pages).boxed()
     }
@@ -64,6 +65,7 @@ impl Offsets {
         let limit = self.paging.page_size.max(1);
         let limit = limit.min(end.saturating_sub(offset));
         let (mut records, mut bytes) = (Vec::new(), 0);
+        let (mut before, parameter) = (Before::default(), &self.paging.offset_parameter);
         loop {
             let missing = limit - records.len() as u64;
             if missing == 0 {
@@ -76,8 +78,11 @@ impl Offsets {
             if more.is_empty() {
                 break;
             }
-            records.extend(more);
-            bytes += length;
+            // The rest isn't what there is already, from a server that doesn't know the parameter.
+            if self.pager.takes(&mut before, parameter, at, &more).await {
+                records.extend(more);
+                bytes += length;
+            }
         }
         let full = records.len() as u64 == limit;
         let next = offset.saturating_add(limit);
@@ -99,6 +104,9 @@ impl Offsets {
             let offsets = self.clone();
             async move {
                 let (offset, given_before, mut before) = state?;
+                if offset == start {
+                    before = offsets.given_before(start, offsets.limit(start)).await;
+                }
                 let mut records = offsets.some(offset).await;
                 let (pager, parameter) = (&offsets.pager, &offsets.paging.offset_parameter);
                 while !pager.takes(&mut before, parameter, offset, &records).await {
@@ -115,6 +123,17 @@ impl Offsets {
             }
         })
         .boxed()
+    }
+
+    /// The first so many records, where a worker before this one has given them: a server that doesn't
+    /// know the parameter gives them again.
+    async fn given_before(&self, start: u64, limit: u64) -> Before {
+        let mut before = Before::default();
+        if start > 0 && limit > 0 {
+            let first = self.part(0, limit, 0).await;
+            before.again(&first.unwrap_or_default().0);
+        }
+        before
     }
 
     /// Records to ask for at this offset: a page, or what is left of `maxRecords`.

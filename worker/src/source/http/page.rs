@@ -18,6 +18,14 @@ pub fn records(body: Bytes, pointer: &Pointer) -> Result<Vec<Bytes>, String> {
     let found = body.slice_ref(found.as_bytes());
     match found.first() {
         Some(b'{') => Ok(vec![found]),
+        Some(b'[') if pointer::is_too_deep(&found) => {
+            let array = std::str::from_utf8(&found).map_err(|error| error.to_string())?;
+            let records = pointer::elements(array).map_err(|error| error.to_string())?;
+            let records = records
+                .iter()
+                .map(|raw| found.slice_ref(raw.get().as_bytes()));
+            Ok(records.collect())
+        }
         Some(b'[') => sonic_rs::to_array_iter(found.as_ref())
             .map(|record| {
                 let record = record.map_err(|error| error.to_string())?;
@@ -60,7 +68,8 @@ fn whole(text: &str) -> Option<u64> {
 /// The text of a string or a number in an answer whose JSON was checked; none where there isn't any,
 /// or null, false or nothing in it.
 pub fn optional_text(body: &Bytes, pointer: &Pointer) -> Result<Option<String>, String> {
-    match pointer.find(body) {
+    let text = std::str::from_utf8(body).unwrap_or_default();
+    match look(text, pointer) {
         None | Some("null" | "false" | "\"\"") => Ok(None),
         Some(found) => match pointer::scalar_text(found) {
             Some(text) => Ok(Some(text)),
@@ -79,12 +88,16 @@ fn find<'a>(body: &'a Bytes, pointer: &Pointer) -> Result<&'a str, String> {
     // The whole answer is checked, for the part that is wanted may come before a fault.
     serde_json::from_str::<IgnoredAny>(text)
         .map_err(|error| format!("the answer isn't JSON: {error}"))?;
-    if pointer::is_too_deep(text.as_bytes()) {
-        return Err(pointer::too_deep("the answer"));
-    }
-    pointer
-        .find(text.as_bytes())
+    look(text, pointer)
         .ok_or_else(|| format!("{} is not in the answer, {}", place(pointer), holds(text)))
+}
+
+/// A record that is nested too deep is to be found before it can be refused.
+fn look<'a>(text: &'a str, pointer: &Pointer) -> Option<&'a str> {
+    match pointer::is_too_deep(text.as_bytes()) {
+        true => pointer.find_deep(text),
+        false => pointer.find(text.as_bytes()),
+    }
 }
 
 fn place(pointer: &Pointer) -> String {
@@ -98,7 +111,7 @@ fn place(pointer: &Pointer) -> String {
 fn holds(text: &str) -> String {
     const SHOWN: usize = 10;
     let kind = pointer::kind(text);
-    if !text.trim_start().starts_with('{') {
+    if !text.trim_start().starts_with('{') || pointer::is_too_deep(text.as_bytes()) {
         return format!("which is {kind}");
     }
     let fields = sonic_rs::to_object_iter(text);
@@ -133,6 +146,24 @@ mod tests {
         );
         assert_eq!(records_of(r#" {"a": 1} "#, "").unwrap(), [r#"{"a": 1}"#]);
         assert!(records_of("[]", "").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_record_that_is_nested_too_deep_is_one_among_others() {
+        let deep = format!("{}1{}", r#"{"a":"#.repeat(100_000), "}".repeat(100_000));
+        let body = format!(r#"{{"results": [ {{"b": 1.50}} , {deep},7], "next": ["x"]}}"#);
+        let expected = vec![r#"{"b": 1.50}"#.to_owned(), deep, "7".to_owned()];
+        assert_eq!(records_of(&body, "/results"), Ok(expected));
+        let body = Bytes::from(body);
+        let next = optional_text(&body, &Pointer::parse("/next/0"));
+        assert_eq!(next, Ok(Some("x".into())));
+        let error = number(&body, &Pointer::parse("/results/1/a"), "count").unwrap_err();
+        assert!(
+            error.contains("is an object, not a whole number"),
+            "{error}"
+        );
+        let error = records_of(&"[".repeat(100_000), "/items").unwrap_err();
+        assert!(error.contains("isn't JSON"), "{error}");
     }
 
     #[test]

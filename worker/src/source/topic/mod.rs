@@ -3,8 +3,8 @@
 //! The topic is copied into the pipeline's own: that gives the records the pipeline's key and
 //! encoding, and leaves one way from there to the sinks. The position is the offset of the next
 //! record of each topic partition, with the time of the last one: that is read again first, as a topic
-//! that was made anew has another record there. No consumer group is joined: there is one reader, and
-//! its place is kept with the pipeline.
+//! that was made anew has another record there. So has that of another cluster, whose name is kept as well.
+//! No consumer group is joined: there is one reader, and its place is kept with the pipeline.
 
 mod place;
 mod record;
@@ -378,6 +378,13 @@ impl Mirror {
         let (consumer, topic) = (self.consumer.clone(), self.spec.name.clone());
         let found = tokio::task::spawn_blocking(move || watermarks(&consumer, &topic));
         let mut watermarks = found.await??;
+        // Once for each client: it leaks a name each time, and doesn't go to another cluster.
+        if self.looked.is_none() {
+            let consumer = self.consumer.clone();
+            let cluster = move || consumer.client().fetch_cluster_id(TIMEOUT);
+            let cluster = tokio::task::spawn_blocking(cluster).await?;
+            cluster.into_iter().for_each(|id| self.places.enter(id));
+        }
         for marks in &mut watermarks {
             if let Some(last) = self.places.beyond(marks.partition, marks.high) {
                 let (consumer, topic) = (self.consumer.clone(), self.spec.name.clone());

@@ -58,7 +58,7 @@ impl fmt::Display for Gap {
         )?;
         match self.marks {
             Some(_) if self.anew => {
-                f.write_str("but the records before that aren't those that were read")
+                f.write_str("but the records before that aren't those that were read, or are another Kafka cluster's")
             }
             Some(Watermarks { low, high, .. }) => write!(f, "but holds {low} to {high}"),
             None => f.write_str("but isn't there any more"),
@@ -149,11 +149,15 @@ pub struct Places {
     places: BTreeMap<i32, Place>,
     /// Whether the topic was read before.
     begun: bool,
+    /// The id of the Kafka cluster that they are places of, as far as it is known.
+    cluster: Option<String>,
+    /// Another one that is read, while places of the former are left.
+    entered: Option<String>,
 }
 
 impl Places {
-    /// The places of a position: an array with the offset for each partition, and one with the last
-    /// record before it, where that is known: how far before, and its timestamp.
+    /// The places of a position: an array with the offset for each partition, one with the last record
+    /// before it, where that is known: how far before, and its timestamp; and the cluster's id.
     pub fn new(position: Option<&Value>) -> anyhow::Result<Self> {
         let Some(position) = position else {
             return Ok(Places::default());
@@ -175,6 +179,8 @@ impl Places {
         Ok(Places {
             places: places.collect(),
             begun: true,
+            cluster: position["cluster"].as_str().map(Into::into),
+            entered: None,
         })
     }
 
@@ -189,10 +195,25 @@ impl Places {
             Some([place.next - last.offset, last.timestamp])
         });
         let last: Vec<_> = last.collect();
-        let position = json!({"offsets": offsets, "last": last});
-        match last.iter().any(Option::is_some) && position.to_string().len() <= MAX_BYTES {
-            true => position,
-            false => json!({"offsets": offsets}),
+        let mut position = json!({"offsets": offsets});
+        if let Some(cluster) = &self.cluster {
+            position["cluster"] = json!(cluster);
+        }
+        let mut whole = position.clone();
+        whole["last"] = json!(last);
+        match last.iter().any(Option::is_some) && whole.to_string().len() <= MAX_BYTES {
+            true => whole,
+            false => position,
+        }
+    }
+
+    /// Takes note of the cluster that is read: another one has other logs.
+    pub fn enter(&mut self, cluster: String) {
+        if self.cluster.as_ref().is_some_and(|known| *known != cluster) {
+            self.places.values_mut().for_each(|place| place.anew = true);
+            self.entered = Some(cluster);
+        } else {
+            self.cluster = Some(cluster);
         }
     }
 
@@ -257,6 +278,9 @@ impl Places {
             }
             None => self.places.remove(&gap.partition),
         };
+        if self.places.values().all(|place| !place.anew) {
+            self.cluster = self.entered.take().or(self.cluster.take());
+        }
     }
 
     /// Stops reading a partition; whether it was read.
@@ -427,6 +451,43 @@ mod tests {
             assert_eq!(places.position(), json!({"offsets": [0]}));
             assert_eq!(places.gap(0, Some(&marks)), None);
         }
+    }
+
+    #[test]
+    fn another_cluster_has_other_logs() {
+        let kept = json!({"offsets": [8, 3], "cluster": "A"});
+        let marks = [marks(0, 0, 20), marks(1, 2, 9)];
+        let mut places = Places::new(Some(&kept)).unwrap();
+        let gaps = |places: &Places| {
+            let gaps = marks
+                .iter()
+                .map(|marks| places.gap(marks.partition, Some(marks)));
+            gaps.collect::<Vec<_>>()
+        };
+        places.enter("A".into());
+        assert_eq!(gaps(&places), [None, None]);
+        assert_eq!(places.position(), kept);
+
+        places.enter("B".into());
+        for gap in gaps(&places) {
+            assert_eq!(
+                places.position()["cluster"],
+                "A",
+                "so the next worker sees it too"
+            );
+            places.skip(&gap.unwrap());
+        }
+        places.enter("B".into());
+        assert_eq!(gaps(&places), [None, None]);
+        assert_eq!(
+            places.position(),
+            json!({"offsets": [0, 2], "cluster": "B"})
+        );
+
+        let mut unknown = Places::new(Some(&json!({"offsets": [8, 3]}))).unwrap();
+        unknown.enter("A".into());
+        assert_eq!(gaps(&unknown), [None, None]);
+        assert_eq!(unknown.position(), kept);
     }
 
     #[test]

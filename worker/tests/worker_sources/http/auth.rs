@@ -91,7 +91,11 @@ async fn credentials_go_to_their_own_server_alone() {
             links.to_string().into_response()
         };
         let (home, seen_at_home) = witness(answer).await;
-        let elsewhere = other.url.clone();
+        // The server repeats the query.
+        let elsewhere = match auth.pointer("/apiKey/query") {
+            Some(_) => format!("{}?key=s3cr%26t", other.url),
+            None => other.url.clone(),
+        };
         let redirect = move || Redirect::temporary(&elsewhere).into_response();
         let (moved, seen_before_moving) = witness(redirect).await;
 
@@ -198,6 +202,46 @@ async fn a_rate_limit_is_kept() {
     let took = started.elapsed();
     assert!(took > Duration::from_millis(450), "{took:?}");
     assert_eq!(api.requests(), 8);
+}
+
+#[tokio::test]
+async fn a_server_that_wants_to_be_left_alone_is_by_those_that_wait_for_their_turn_too() {
+    const WAIT: Duration = Duration::from_secs(3);
+    let refused_at = Arc::new(Mutex::new(None));
+    let at = refused_at.clone();
+    let api = Api::start(move |request, asked| {
+        let mut refused_at = at.lock().unwrap();
+        match request {
+            // The number of records, and the first page.
+            0 => json!({"count": 4}).to_string().into_response(),
+            1 => {
+                *refused_at = Some(Instant::now());
+                (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "3")]).into_response()
+            }
+            _ => {
+                let quiet = refused_at.unwrap().elapsed();
+                assert!(quiet >= WAIT, "asked after {quiet:?}");
+                let offset = asked.number("offset");
+                Value::from(records(offset..offset + 1))
+                    .to_string()
+                    .into_response()
+            }
+        }
+    })
+    .await;
+    let count = json!({"query": {"count": "1"}, "pointer": "/count"});
+    let settings = json!({
+        "rateLimit": {"requests": 4}, "concurrency": 4,
+        "pagination": {"limitOffset": {"pageSize": 1, "count": count}},
+    });
+    let (_, part) = status();
+    let batches: Vec<_> = open(api.source(settings), None, part).collect().await;
+    assert_eq!(texts(&batches), ids(0..4));
+    assert_eq!(
+        api.requests(),
+        1 + 1 + 4,
+        "each was answered the first time"
+    );
 }
 
 /// Every kind of page of a server that knows its clients and can't take much.

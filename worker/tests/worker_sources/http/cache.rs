@@ -246,6 +246,23 @@ async fn another_question_has_another_answer() {
 }
 
 #[tokio::test]
+async fn another_account_has_other_records() {
+    let Some(redis) = Redis::start().await else {
+        return;
+    };
+    let api = numbers(12).await;
+    let mut settings = redis.settings();
+    settings["auth"] = json!({"bearer": {"tokenSecret": {"name": "api", "key": "token"}}});
+    let spec = api.source(settings);
+    for (token, expected) in [("mine", 0), ("mine", 1), ("yours", 0), ("yours", 1)] {
+        // The Secret has the same name in another namespace.
+        std::fs::write(redis.folder.path().join("http-token"), token).unwrap();
+        let (_, hits, _) = read(spec.clone(), redis.folder.path(), None).await;
+        assert_eq!(hits, expected, "{token}");
+    }
+}
+
+#[tokio::test]
 async fn an_empty_result_is_not_kept() {
     let Some(redis) = Redis::start().await else {
         return;

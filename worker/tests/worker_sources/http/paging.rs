@@ -7,7 +7,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::StreamExt;
-use millstream_worker::source::SourceBatch;
+use millstream_worker::{
+    source::{Records, SourceBatch},
+    status::Status,
+};
 use serde_json::{Value, json};
 
 use super::{Api, Asked, all, ids, open, records, refused, status, texts};
@@ -15,12 +18,14 @@ use super::{Api, Asked, all, ids, open, records, refused, status, texts};
 #[tokio::test]
 async fn one_answer_is_one_batch_with_its_bytes() {
     let body = r#"{"results": [{"name": "Zoë", "postcode": 7.0}, {"n": 1.50}]}"#;
-    let api = Api::start(move |_, _| body.into_response()).await;
-    let batches = all(api.source(json!({"records": "/results"})), None).await;
-    assert_eq!(
-        texts(&batches),
-        [r#"{"name": "Zoë", "postcode": 7.0}"#, r#"{"n": 1.50}"#]
-    );
+    for mark in ["", "\u{feff}"] {
+        let api = Api::start(move |_, _| format!("{mark}{body}").into_response()).await;
+        let batches = all(api.source(json!({"records": "/results"})), None).await;
+        assert_eq!(
+            texts(&batches),
+            [r#"{"name": "Zoë", "postcode": 7.0}"#, r#"{"n": 1.50}"#]
+        );
+    }
 }
 
 #[tokio::test]
@@ -319,40 +324,79 @@ async fn a_page_that_is_not_even_empty_is_told_of() {
     }
 }
 
-#[tokio::test]
-async fn a_page_that_is_the_one_before_again_is_not_taken() {
+/// Three ways of paging, and from where on the second page of ten records is read.
+fn paged_by_ten() -> [(Value, Value, &'static str); 3] {
     let count = json!({"query": {"select": "count"}, "pointer": "/count"});
-    for (paging, says) in [
-        (json!({"limitOffset": {"pageSize": 10}}), "`offset=10`"),
+    let offset = json!({"at": {"offset": 10}});
+    [
         (
-            json!({"limitOffset": {"pageSize": 10, "count": count}}),
+            json!({"limitOffset": {"pageSize": 10}}),
+            offset.clone(),
             "`offset=10`",
         ),
-        (json!({"pageNumber": {"totalPages": "/pages"}}), "`page=2`"),
-    ] {
-        // It knows none of the parameters.
-        let api = Api::start(|_, _| {
-            json!({"items": records(0..10), "count": 30, "pages": 3})
-                .to_string()
-                .into_response()
-        })
-        .await;
-        let (status, part) = status();
-        let spec = json!({"records": "/items", "pagination": paging});
-        let mut source = open(api.source(spec), None, part);
-        assert_eq!(texts(&[source.next().await.unwrap()]), ids(0..10));
-        let told = async {
-            while status.report().errors.is_empty() {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::select! {
-            _ = source.next() => panic!("it is taken: {paging}"),
-            () = told => {}
+        (
+            json!({"limitOffset": {"pageSize": 10, "count": count}}),
+            offset,
+            "`offset=10`",
+        ),
+        (
+            json!({"pageNumber": {"totalPages": "/pages"}}),
+            json!({"at": {"page": 2}}),
+            "`page=2`",
+        ),
+    ]
+}
+
+/// An API that knows none of the parameters.
+async fn ignorant() -> Api {
+    Api::start(|_, _| {
+        json!({"items": records(0..10), "count": 30, "pages": 3})
+            .to_string()
+            .into_response()
+    })
+    .await
+}
+
+/// Expects that nothing more is taken, and the status to say so of the page with this parameter.
+async fn nothing_is_taken(source: &mut Records, status: &Status, parameter: &str) {
+    let told = async {
+        while status.report().errors.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let error = &status.report().errors["ingest"];
-        assert!(error.contains(says), "{error}");
+    };
+    tokio::select! {
+        _ = source.next() => panic!("it is taken: {parameter}"),
+        () = told => {}
     }
+    let error = &status.report().errors["ingest"];
+    assert!(error.contains(parameter), "{error}");
+}
+
+#[tokio::test]
+async fn a_page_that_is_the_one_before_again_is_not_taken() {
+    for (paging, from, says) in paged_by_ten() {
+        let api = ignorant().await;
+        let spec = api.source(json!({"records": "/items", "pagination": paging}));
+        let (told, part) = status();
+        let mut source = open(spec.clone(), None, part);
+        assert_eq!(texts(&[source.next().await.unwrap()]), ids(0..10));
+        nothing_is_taken(&mut source, &told, says).await;
+        // Nor by a worker that goes on there.
+        let (told, part) = status();
+        let mut source = open(spec, Some(&from), part);
+        nothing_is_taken(&mut source, &told, says).await;
+    }
+}
+
+#[tokio::test]
+async fn the_rest_of_a_page_that_is_its_beginning_again_is_not_taken() {
+    let count = json!({"query": {"select": "count"}, "pointer": "/count"});
+    let paging = json!({"limitOffset": {"pageSize": 1_000, "count": count}});
+    let api = ignorant().await;
+    let (told, part) = status();
+    let spec = json!({"records": "/items", "pagination": paging});
+    let mut source = open(api.source(spec), None, part);
+    nothing_is_taken(&mut source, &told, "`offset=10`").await;
 }
 
 #[tokio::test]

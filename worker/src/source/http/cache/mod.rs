@@ -11,13 +11,16 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use millstream_api::source::{HttpSource, http::RedisCache};
+use millstream_api::source::{
+    HttpSource,
+    http::{RedisCache, credentials},
+};
 use redis::{AsyncConnectionConfig, Client, RedisError, aio::MultiplexedConnection};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    config::Credentials,
+    config::{ConfigError, Credentials},
     metrics::StageMetrics,
     pointer::Pointer,
     source::http::{
@@ -86,7 +89,7 @@ impl Cache {
             client: client::open(&redis, files)?,
             key: format!("{}{}", redis.key_prefix, redis.key),
             record_key: redis.record_key.as_deref().map(Pointer::parse),
-            source: fingerprint(spec),
+            source: fingerprint(spec, files)?,
             spec: redis,
             status,
             metrics,
@@ -209,21 +212,23 @@ fn parse(element: Vec<u8>) -> Option<Page> {
     })
 }
 
-/// A fingerprint of what is asked for, and by whom.
-fn fingerprint(spec: &HttpSource) -> String {
+/// A fingerprint of what is asked for, and by whom: a Secret of the same name may be another account's.
+fn fingerprint(spec: &HttpSource, files: &Credentials) -> Result<String, ConfigError> {
+    use credentials::{API_KEY, PASSWORD, TOKEN, USERNAME};
+    let account = [TOKEN, USERNAME, PASSWORD, API_KEY].map(|name| files.read(name));
+    let account: Vec<_> = account.into_iter().collect::<Result<_, _>>()?;
     let asked = serde_json::json!([
         spec.url,
         spec.query,
         spec.headers,
         spec.auth,
         spec.records,
-        spec.pagination
+        spec.pagination,
+        account
     ]);
     let digest = Sha256::digest(asked.to_string());
-    digest[..8]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let digest = digest[..8].iter().map(|byte| format!("{byte:02x}"));
+    Ok(digest.collect())
 }
 
 #[cfg(test)]
