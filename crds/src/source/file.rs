@@ -239,7 +239,7 @@ fn us_east_1() -> String {
 }
 
 /// How records are written: `ndjson` is one JSON object a line, `jsonArray` an array of objects, `csv`
-/// rows of text whose numbers and booleans the pipeline's schema tells, `parquet` Apache Parquet. Found
+/// rows of text whose numbers and booleans the pipeline's schema tells, `parquet` Apache Parquet, whose bytes become hexadecimal text. Found
 /// out by the file's name and beginning where absent.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]

@@ -224,10 +224,7 @@ async fn identify(
             let last_base = known.and_then(|status| status.timestamp_base);
             TopicMark {
                 id: uuid::Uuid::new_v4().to_string(),
-                // Later than any other, even where the clock was set back.
-                base: now
-                    .as_microsecond()
-                    .max(last_base.map_or(0, |base| base + 1)),
+                base: later_base(now.as_microsecond(), last_base),
                 written: now.as_second(),
                 keys,
             }
@@ -236,6 +233,18 @@ async fn identify(
     context.metrics.wrote(System::Kafka);
     kafka.set_mark(name, &mark).await?;
     Ok(mark)
+}
+
+/// A base in microseconds of write timestamps that are later than all with the last base, also where the
+/// clock was set back since: an offset was added to each of them.
+fn later_base(now: i64, last: Option<i64>) -> i64 {
+    /// As many as no partition has. Not added to a clock that goes on: what people write by hand has to be
+    /// later than rows.
+    const OFFSETS: i64 = 1 << 40;
+    match last {
+        Some(last) if last >= now => last + OFFSETS,
+        _ => now,
+    }
 }
 
 async fn report(
@@ -286,4 +295,19 @@ fn message(topic: &Topic, observed: &ObservedTopic) -> String {
     }
     let plural = if there == 1 { "" } else { "s" };
     format!("topic `{name}` has {there} partition{plural}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn write_timestamps_rise_from_topic_to_topic() {
+        assert_eq!(later_base(1_000, None), 1_000);
+        assert_eq!(later_base(1_000, Some(999)), 1_000);
+        for set_back in [1_000, 2_000] {
+            let offset = 1_000_000_000_000;
+            assert!(later_base(1_000, Some(set_back)) > set_back + offset);
+        }
+    }
 }

@@ -28,7 +28,8 @@ pub struct Binder {
     /// The columns of the primary key come first: a row's key is the beginning of its cells.
     targets: Vec<Target>,
     key_columns: usize,
-    single_partition_key: bool,
+    /// How many of them are the partition key.
+    partition_columns: usize,
     timestamps: Versions,
 }
 
@@ -92,7 +93,7 @@ impl Binder {
         Ok(Binder {
             targets,
             key_columns: keys.len(),
-            single_partition_key: table.primary_key.partition_key.len() == 1,
+            partition_columns: table.primary_key.partition_key.len(),
             timestamps: Versions::new(plan, timestamp_base),
         })
     }
@@ -145,6 +146,7 @@ impl Binder {
         let fields = Fields::of(batch.value(source).unwrap_or_default());
         let start = bound.bytes.len();
         let mut key_end = start;
+        let mut key = KeySize::new(self.partition_columns);
         let mut whole = true;
         for (position, (target, column)) in self.targets.iter().zip(columns).enumerate() {
             let in_key = position < self.key_columns;
@@ -164,8 +166,7 @@ impl Binder {
             .map_err(|reason| format!("column `{}`: {reason}", target.name))?;
             if in_key {
                 key_end = bound.bytes.len();
-                let alone = self.single_partition_key && position == 0;
-                check_key(&target.name, alone, key_end - before - 4)?;
+                key.add(&target.name, key_end - before - 4)?;
             }
         }
         bound.rows.push(BoundRow {
@@ -179,17 +180,48 @@ impl Binder {
     }
 }
 
-/// Holds a part of a primary key to what Cassandra takes; `alone` says that it is the partition key.
-pub fn check_key(name: &str, alone: bool, length: usize) -> Result<(), String> {
-    if length > MAX_KEY_BYTES {
-        return Err(format!(
-            "the primary key column `{name}` has {length} bytes, Cassandra takes {MAX_KEY_BYTES} at most"
-        ));
+/// Holds a primary key to what Cassandra takes, column by column: so many bytes of all columns of the
+/// partition key, and of all clustering columns.
+pub struct KeySize {
+    partition_columns: usize,
+    columns: usize,
+    bytes: usize,
+}
+
+impl KeySize {
+    /// What Cassandra writes beside each column of a partition key that has several.
+    const BESIDE: usize = 3;
+
+    pub fn new(partition_columns: usize) -> Self {
+        KeySize {
+            partition_columns,
+            columns: 0,
+            bytes: 0,
+        }
     }
-    if length == 0 && alone {
-        return Err(format!("the partition key column `{name}` is empty"));
+
+    /// Adds the next column of so many bytes.
+    pub fn add(&mut self, name: &str, length: usize) -> Result<(), String> {
+        if self.columns == self.partition_columns {
+            self.bytes = 0;
+        }
+        self.columns += 1;
+        if self.partition_columns == 1 && self.columns == 1 && length == 0 {
+            return Err(format!("the partition key column `{name}` is empty"));
+        }
+        let composite = self.partition_columns > 1 && self.columns <= self.partition_columns;
+        self.bytes += length + if composite { Self::BESIDE } else { 0 };
+        let bytes = self.bytes;
+        match bytes > MAX_KEY_BYTES {
+            true if length == bytes => Err(format!(
+                "the primary key column `{name}` has {bytes} bytes, Cassandra takes {MAX_KEY_BYTES} at most"
+            )),
+            true => Err(format!(
+                "the primary key has {bytes} bytes up to its column `{name}`, Cassandra takes {MAX_KEY_BYTES} of a partition key, and of the clustering columns, at most"
+            )),
+            false => Ok(()),
+        }
     }
-    Ok(())
 }
 
 /// Why a row without a part of its primary key can't be written.
@@ -354,6 +386,28 @@ mod tests {
     use crate::transform::Transform;
 
     const BASE: i64 = 1_700_000_000_000_000;
+
+    #[test]
+    fn a_primary_key_is_as_long_as_cassandra_takes() {
+        for (partition_columns, lengths, says) in [
+            (1, [0, 1, 1], "column `0` is empty"),
+            (2, [0, 1, 1], ""),
+            (1, [65_535, 65_534, 1], ""),
+            (1, [65_536, 0, 0], "column `0` has 65536 bytes"),
+            (1, [1, 65_535, 1], "65536 bytes up to its column `2`"),
+            (2, [32_764, 32_765, 65_535], ""),
+            (2, [32_764, 32_766, 0], "65536 bytes up to its column `1`"),
+        ] {
+            let mut key = KeySize::new(partition_columns);
+            let mut columns = lengths.into_iter().enumerate();
+            let held = columns.try_for_each(|(name, length)| key.add(&name.to_string(), length));
+            let error = held.err().unwrap_or_default();
+            assert!(
+                error.contains(says) && error.is_empty() == says.is_empty(),
+                "{error}"
+            );
+        }
+    }
 
     /// Binds records, given with their offsets, to `users (id uuid, name text, age int)`.
     fn bind(sql: &str, records: &[(i64, &str)]) -> (Vec<String>, Vec<Rejected>) {

@@ -19,7 +19,7 @@ use crate::{
     retry::Delays,
     sink::{
         cassandra::{
-            bind::{BoundRows, Cells, check_key, null_key},
+            bind::{BoundRows, Cells, KeySize, null_key},
             encode::cell,
             insert_statement, meaning, prepare,
             write::Writer,
@@ -34,7 +34,8 @@ use crate::{
 /// row is one group.
 pub struct GroupKeys {
     columns: Vec<KeyColumn>,
-    alone: bool,
+    /// How many of them are the partition key.
+    partition_columns: usize,
 }
 
 struct KeyColumn {
@@ -59,7 +60,7 @@ impl GroupKeys {
         });
         Ok(GroupKeys {
             columns: columns.collect::<anyhow::Result<_>>()?,
-            alone: table.primary_key.partition_key.len() == 1,
+            partition_columns: table.primary_key.partition_key.len(),
         })
     }
 
@@ -80,15 +81,15 @@ impl GroupKeys {
 
     fn encode_row(&self, values: &[Column], row: usize) -> Result<Vec<u8>, String> {
         let mut bytes = Vec::with_capacity(24 * self.columns.len());
-        for (index, (column, value)) in self.columns.iter().zip(values).enumerate() {
+        let mut key = KeySize::new(self.partition_columns);
+        for (column, value) in self.columns.iter().zip(values) {
             if value.is_null(row) {
                 return Err(null_key(&column.name));
             }
             let before = bytes.len();
             cell(&mut bytes, |bytes| value.encode(row, &column.cql, bytes))
                 .map_err(|reason| format!("column `{}`: {reason}", column.name))?;
-            let alone = self.alone && index == 0;
-            check_key(&column.name, alone, bytes.len() - before - 4)?;
+            key.add(&column.name, bytes.len() - before - 4)?;
         }
         Ok(bytes)
     }

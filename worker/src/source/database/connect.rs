@@ -10,6 +10,8 @@ use tokio_postgres::{Client, Config, NoTls, config::SslMode};
 use crate::{config::Credentials, source::database::tls::Tls, tls::authorities};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// For each address of the host, so that one that is silent doesn't stand for the others.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(3);
 /// A server that is gone without a word is given up after so long.
 const SILENCE: Duration = Duration::from_secs(15);
 
@@ -35,7 +37,7 @@ impl Connector {
             .dbname(&connection.database)
             .user(&connection.user)
             .application_name("millstream")
-            .connect_timeout(CONNECT_TIMEOUT)
+            .connect_timeout(ADDRESS_TIMEOUT)
             .keepalives_idle(SILENCE)
             .keepalives_interval(Duration::from_secs(5))
             .keepalives_retries(3)

@@ -45,6 +45,8 @@ pub struct Batches {
     bytes: BytesMut,
     lengths: Vec<usize>,
     rejected: Vec<(Bytes, String)>,
+    /// Of their values.
+    rejected_bytes: usize,
     status: StatusPart,
 }
 
@@ -60,6 +62,7 @@ impl Batches {
             bytes: BytesMut::new(),
             lengths: Vec::new(),
             rejected: Vec::new(),
+            rejected_bytes: 0,
         }
     }
 
@@ -107,7 +110,7 @@ impl Batches {
 
     fn flush_if_full(&mut self) -> Result<(), ReadError> {
         let count = self.lengths.len() + self.rejected.len();
-        if count < MAX_RECORDS && self.bytes.len() < MAX_BYTES {
+        if count < MAX_RECORDS && self.bytes.len() + self.rejected_bytes < MAX_BYTES {
             return Ok(());
         }
         self.flush()
@@ -127,6 +130,7 @@ impl Batches {
     fn hand_over(&mut self, records: Vec<Bytes>) -> Result<(), ReadError> {
         // It goes on, though it may have failed before.
         self.status.clear(READ);
+        self.rejected_bytes = 0;
         let batch = SourceBatch {
             records,
             rejected: std::mem::take(&mut self.rejected),
@@ -178,10 +182,7 @@ impl Take for Batches {
 
     fn reject(&mut self, value: &[u8], reason: String) -> Result<(), ReadError> {
         self.rejected.push((Bytes::copy_from_slice(value), reason));
-        // A rejected value may be large.
-        if value.len() > MAX_BYTES {
-            return self.flush();
-        }
+        self.rejected_bytes += value.len();
         self.flush_if_full()
     }
 

@@ -136,11 +136,16 @@ impl Player {
 
     /// Begins with a batch of the files; the records of it that were played before.
     fn begin(&mut self, records: Vec<Bytes>, after: Value) -> usize {
-        let passed = self.position.played;
+        let (passed, size) = (self.position.played, records.len());
         self.playing = records.into_iter();
         self.playing.by_ref().take(passed).for_each(drop);
         self.after = after;
+        // Files that couldn't be read on may give a smaller batch than before.
+        let left = passed.saturating_sub(size);
         self.finish();
+        if self.playing.len() == 0 {
+            self.position.played = left;
+        }
         passed
     }
 

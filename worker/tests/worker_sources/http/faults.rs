@@ -154,7 +154,9 @@ async fn an_answer_that_memory_has_no_room_for_is_refused() {
     // A page of which the server gives one record at a time.
     let api = Api::start(move |_, asked| match asked.parameter("select") {
         Some(_) => r#"{"count": 3}"#.into_response(),
-        None => small.clone().into_response(),
+        None => small
+            .replacen('x', &asked.parameters["offset"], 1)
+            .into_response(),
     })
     .await;
     let count = json!({"query": {"select": "count"}, "pointer": "/count"});

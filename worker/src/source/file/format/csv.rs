@@ -112,7 +112,10 @@ enum Kind {
 fn header(row: &ByteRecord, schema: &RecordSchema) -> Result<Vec<Column>, ReadError> {
     let mut columns = Vec::<Column>::with_capacity(row.len());
     for (index, name) in row.iter().enumerate() {
-        let name = String::from_utf8_lossy(name);
+        let name = std::str::from_utf8(name).map_err(|_| {
+            let number = index + 1;
+            ReadError::Unreadable(format!("column {number} of the header isn't UTF-8"))
+        })?;
         let name = match name.trim() {
             // As Spark and others name it.
             "" => format!("_c{index}"),

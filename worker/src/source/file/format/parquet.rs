@@ -12,12 +12,18 @@ use arrow_json::{
 };
 use datafusion::arrow::{
     array::{Array, ArrowPrimitiveType, AsArray, PrimitiveArray, RecordBatch},
-    datatypes::{DataType, FieldRef, Float32Type, Float64Type},
+    datatypes::{DataType, FieldRef, Fields, Float32Type, Float64Type, Schema, TimeUnit},
     error::ArrowError,
 };
 use millstream_plan::caught;
 use parquet::{
-    arrow::arrow_reader::ParquetRecordBatchReaderBuilder, file::metadata::RowGroupMetaData,
+    arrow::arrow_reader::{
+        ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+    },
+    basic::{ConvertedType, Type as PhysicalType},
+    errors::ParquetError,
+    file::{metadata::RowGroupMetaData, reader::ChunkReader},
+    schema::types::ColumnDescPtr,
 };
 use serde::Serialize;
 
@@ -60,7 +66,7 @@ pub fn read_stream(
 /// Reads a file.
 pub fn read_file(file: LocalFile, output: &mut Output<'_>) -> Result<(), ReadError> {
     let mut batches = decoding(|| {
-        let reader = ParquetRecordBatchReaderBuilder::try_new(file)?;
+        let reader = open(file)?;
         let rows = rows_at_once(reader.metadata().row_groups());
         reader.with_batch_size(rows).build()
     })?;
@@ -74,6 +80,50 @@ pub fn read_file(file: LocalFile, output: &mut Output<'_>) -> Result<(), ReadErr
         }
     }
     Ok(())
+}
+
+fn open<R: ChunkReader + 'static>(
+    file: R,
+) -> Result<ParquetRecordBatchReaderBuilder<R>, ParquetError> {
+    let found = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())?;
+    let mut leaves = found.parquet_schema().columns().iter();
+    let fields = found.schema().fields().iter();
+    let fields: Fields = fields.map(|field| meant(field, &mut leaves)).collect();
+    let schema = Schema::new_with_metadata(fields, found.schema().metadata().clone());
+    let options = ArrowReaderOptions::new().with_schema(Arc::new(schema));
+    let metadata = ArrowReaderMetadata::try_new(found.metadata().clone(), options)?;
+    Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(
+        file, metadata,
+    ))
+}
+
+/// A field as what wrote the file meant it, where the library takes it for something else: the nanoseconds of
+/// an INT96 would wrap around before 1677 and after 2262, and an ENUM is a text. Its leaves are the next
+/// columns of the file.
+fn meant<'a>(field: &FieldRef, leaves: &mut impl Iterator<Item = &'a ColumnDescPtr>) -> FieldRef {
+    let data_type = match field.data_type() {
+        DataType::Struct(fields) => {
+            DataType::Struct(fields.iter().map(|field| meant(field, leaves)).collect())
+        }
+        DataType::List(element) => DataType::List(meant(element, leaves)),
+        DataType::LargeList(element) => DataType::LargeList(meant(element, leaves)),
+        DataType::FixedSizeList(element, size) => {
+            DataType::FixedSizeList(meant(element, leaves), *size)
+        }
+        DataType::Map(entry, sorted) => DataType::Map(meant(entry, leaves), *sorted),
+        leaf => match (leaf, leaves.next()) {
+            (DataType::Timestamp(TimeUnit::Nanosecond, zone), Some(column))
+                if column.physical_type() == PhysicalType::INT96 =>
+            {
+                DataType::Timestamp(TimeUnit::Microsecond, zone.clone())
+            }
+            (DataType::Binary, Some(column)) if column.converted_type() == ConvertedType::ENUM => {
+                DataType::Utf8
+            }
+            _ => leaf.clone(),
+        },
+    };
+    Arc::new(field.as_ref().clone().with_data_type(data_type))
 }
 
 /// By the largest average of the row groups.
@@ -145,7 +195,12 @@ fn damaged(error: impl Display) -> ReadError {
 mod tests {
     use bytes::Bytes;
     use datafusion::arrow::array::StringArray;
-    use parquet::arrow::ArrowWriter;
+    use parquet::{
+        arrow::ArrowWriter,
+        data_type::{ByteArray, ByteArrayType, Int96, Int96Type},
+        file::writer::SerializedFileWriter,
+        schema::parser::parse_message_type,
+    };
 
     use super::*;
 
@@ -157,6 +212,56 @@ mod tests {
         let file = Bytes::from(writer.into_inner().unwrap());
         let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
         reader.metadata().row_groups().to_vec()
+    }
+
+    #[test]
+    fn old_times_and_enums_are_what_was_meant() {
+        const SCHEMA: &str = "message m { required int96 at; required group of { optional binary status (ENUM); } optional binary raw; }";
+        /// Days from the beginning of the Julian period to 1970.
+        const JULIAN_1970: i64 = 2_440_588;
+        let schema = Arc::new(parse_message_type(SCHEMA).unwrap());
+        let mut writer = SerializedFileWriter::new(Vec::new(), schema, Default::default()).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        let times = ["0001-01-01", "1970-01-02", "9999-12-31"].map(|date| {
+            let date: chrono::NaiveDate = date.parse().unwrap();
+            let days = (date - chrono::NaiveDate::default()).num_days() + JULIAN_1970;
+            let mut time = Int96::new();
+            time.set_data(1_000, 0, u32::try_from(days).unwrap());
+            time
+        });
+        let mut column = group.next_column().unwrap().unwrap();
+        column
+            .typed::<Int96Type>()
+            .write_batch(&times, None, None)
+            .unwrap();
+        column.close().unwrap();
+        let texts = ["PAID", "OPEN", "PAID"].map(ByteArray::from);
+        while let Some(mut column) = group.next_column().unwrap() {
+            let there = [1; 3];
+            let column_of = column.typed::<ByteArrayType>();
+            column_of.write_batch(&texts, Some(&there), None).unwrap();
+            column.close().unwrap();
+        }
+        group.close().unwrap();
+        let file = Bytes::from(writer.into_inner().unwrap());
+        let mut batches = open(file).unwrap().build().unwrap();
+        let lines = json_lines(&batches.next().unwrap().unwrap()).unwrap();
+        let lines = String::from_utf8(lines).unwrap();
+        let expected = [
+            ("0001-01-01", "PAID"),
+            ("1970-01-02", "OPEN"),
+            ("9999-12-31", "PAID"),
+        ];
+        for (line, (date, status)) in lines.lines().zip(expected) {
+            let raw: String = status.bytes().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(
+                line,
+                format!(
+                    r#"{{"at":"{date}T00:00:00.000001","of":{{"status":"{status}"}},"raw":"{raw}"}}"#
+                )
+            );
+        }
+        assert_eq!(lines.lines().count(), 3);
     }
 
     #[test]
